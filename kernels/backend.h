@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The only door to a device: its memory, its streams, its operations. Operations are enqueued on a stream and run in
+ * the order of their enqueuing; nothing is awaited but by stream_sync(), so that a forward pass needs no host round
+ * trip. A backend that computes on the calling thread (ref, cpu) runs an operation to its end before it returns.
+ *
+ * All calls of one backend come from one thread at a time. Errors: 0 or negative errno (-ENOMEM, -EIO: the device is
+ * lost, -EOPNOTSUPP: not this type or shape); an error of an enqueued operation may appear at a later call on the
+ * same stream, at stream_sync() at the latest. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "op.h"
+
+struct backend;
+struct buffer; /* memory of the device */
+struct stream;
+
+enum {
+        /* capabilities */
+        BACKEND_HOST_MEMORY = 1 << 0, /* buffer_import() makes host memory usable in place, without a copy */
+        BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
+};
+
+struct backend_ops {
+        const char *name;
+        void (*free)(struct backend *b);
+
+        /* New zeroed memory, aligned to 64 bytes at least. */
+        int (*buffer_new)(struct backend *b, uint64_t size, struct buffer **ret);
+        /* Makes `size` bytes of host memory (weights of a mapped file) readable for operations: in place where the
+         * backend has BACKEND_HOST_MEMORY, else by an upload. The host memory must outlive the buffer if in place. */
+        int (*buffer_import)(struct backend *b, const void *host, uint64_t size, struct buffer **ret);
+        void (*buffer_free)(struct buffer *buffer);
+        struct device_ptr (*buffer_address)(struct buffer *buffer);
+
+        int (*stream_new)(struct backend *b, struct stream **ret);
+        void (*stream_free)(struct stream *s);
+        /* Waits until everything enqueued has run; the first error of any of it. */
+        int (*stream_sync)(struct stream *s);
+
+        /* Copies enqueued like operations. The host side must stay untouched until stream_sync(). */
+        int (*upload)(struct stream *s, struct device_ptr dst, const void *src, uint64_t size);
+        int (*download)(struct stream *s, void *dst, struct device_ptr src, uint64_t size);
+        int (*fill_zero)(struct stream *s, struct device_ptr dst, uint64_t size);
+
+        int (*embed)(struct stream *s, const struct op_embed *op);
+        int (*rms_norm)(struct stream *s, const struct op_rms_norm *op);
+        int (*matmul)(struct stream *s, const struct op_matmul *op);
+        int (*rope)(struct stream *s, const struct op_rope *op);
+        int (*kv_store)(struct stream *s, const struct op_kv_store *op);
+        int (*attention)(struct stream *s, const struct op_attention *op);
+        int (*glu)(struct stream *s, const struct op_glu *op);
+        int (*add)(struct stream *s, const struct op_add *op);
+        int (*gather)(struct stream *s, const struct op_gather *op);
+        int (*route)(struct stream *s, const struct op_route *op);
+        int (*moe)(struct stream *s, const struct op_moe *op);
+};
+
+/* Every backend's object begins with this. */
+struct backend {
+        const struct backend_ops *ops;
+        uint32_t flags;
+};
+
+/* The plain C definition of every operation; one thread. For tests and for machines that nothing else suits. */
+int backend_ref_new(struct backend **ret);
+
+struct backend_cpu_options {
+        uint32_t threads; /* including the caller; 0: what the affinity mask and the cgroup's quota allow */
+        const char *isa;  /* "c", "avx2", "avx512": at most this; NULL: the best this machine has (MOED_ISA overrides) */
+};
+
+/* All cores of this machine; -EINVAL for an unknown isa name. */
+int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *options);
+
+/* What it chose: "avx512-vnni, 2 threads". The string lives as long as the backend. */
+const char *backend_cpu_describe(struct backend *b);
+
+static inline void backend_freep(struct backend **b) {
+        if (*b)
+                (*b)->ops->free(*b);
+}

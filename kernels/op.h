@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* One argument struct per operation, the same for ref/, cpu/ and cuda/. Activations are float32, rows of tokens;
+ * weights are in the file's block format. Every pointer is a device address: only a backend may follow it.
+ *
+ * An operation computes each of its rows from that row alone, in an order fixed by the row's own content
+ * (promise P2): the same bits whatever other rows the call carries. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "quant.h"
+
+/* An address in a backend's memory. On the CPU it happens to be a host address; above kernels/ nobody may know. */
+struct device_ptr {
+        uint64_t address;
+};
+
+#define DEVICE_NULL ((struct device_ptr) { 0 })
+
+static inline struct device_ptr device_offset(struct device_ptr p, uint64_t bytes) {
+        return (struct device_ptr) { p.address + bytes };
+}
+
+/* A matrix, or a stack of them: [stack][rows][cols], rows contiguous, type's blocks along cols. */
+struct weight {
+        struct device_ptr data;
+        enum quant_type type;
+        uint32_t rows, cols;
+        uint32_t stack; /* number of experts; 1 for a plain matrix */
+};
+
+enum { KV_PAGE_TOKENS = 32 };
+
+/* The rows of one iteration: which sequence and position each row is, and where sequences keep their KV. All
+ * arrays are on the device. Rows of one sequence are neighbours, in rising position. */
+struct op_rows {
+        uint32_t n;
+        struct device_ptr ids;        /* i32 [n] token ids */
+        struct device_ptr positions;  /* i32 [n] from 0 */
+        struct device_ptr sequences;  /* i32 [n] row of page_table */
+        struct device_ptr page_table; /* i32 [sequences][page_table_stride]: position / KV_PAGE_TOKENS → page */
+        uint32_t page_table_stride;
+        uint32_t position_max;        /* highest position in the batch: bounds scratch and grid sizes */
+};
+
+/* y[t,:] = scale * table[ids[t],:]      y: [n, cols] */
+struct op_embed {
+        uint32_t n;
+        struct weight table;
+        struct device_ptr ids;
+        struct device_ptr y;
+        float scale;
+};
+
+/* y[r,:] = w * x[r,:] / sqrt(mean(x[r,:]²) + eps)   for n rows of `dim`; strides in floats; y may be x.
+ * Per-head norms are calls with n = tokens × heads. w: f32 [dim], or null for none. (arXiv 1910.07467) */
+struct op_rms_norm {
+        uint32_t n, dim;
+        struct device_ptr x, w, y;
+        uint32_t x_stride, y_stride;
+        float eps;
+};
+
+/* For each of `count` matrices that share the input: y = x Wᵀ (+ bias), or y += with `accumulate`.
+ * x: [n, w.cols], x_stride floats apart; y: [n, w.rows], y_stride floats apart. All w.cols are equal. */
+struct op_matmul {
+        uint32_t n;
+        struct device_ptr x;
+        uint32_t x_stride;
+        uint32_t count; /* 1 to 4 */
+        bool accumulate;
+        struct op_matmul_out {
+                struct weight w;
+                struct device_ptr bias; /* f32 [w.rows] or null */
+                struct device_ptr y;
+                uint32_t y_stride;
+        } out[4];
+};
+
+enum rope_pairs {
+        ROPE_ADJACENT, /* (2i, 2i+1): llama, DeepSeek */
+        ROPE_HALVES,   /* (i, i + dims/2): NeoX, qwen, olmoe */
+};
+
+/* Turns pair i of every head by the angle position × frequencies[i] and scales it by `magnitude`, in place.
+ * x: [n][heads][head_dim], `stride` floats between tokens; `dims` values of each head from `offset` take part.
+ * frequencies: f32 [dims/2], made once by the engine (bases, Llama 3.1 factors and YaRN are all in them).
+ * (arXiv 2104.09864; 2309.00071) */
+struct op_rope {
+        uint32_t n, heads, head_dim, dims, offset, stride;
+        enum rope_pairs pairs;
+        float magnitude;
+        struct device_ptr x, positions, frequencies;
+};
+
+/* Pages of one layer: K as [page][kv_heads][KV_PAGE_TOKENS][k_dim], V as [page][kv_heads][KV_PAGE_TOKENS][v_dim],
+ * of type F16 or F32. */
+struct kv_layer {
+        struct device_ptr k, v;
+        enum quant_type type;
+        uint32_t kv_heads, k_dim, v_dim;
+};
+
+/* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v: [n][kv_heads][v_dim]. */
+struct op_kv_store {
+        struct op_rows rows;
+        struct kv_layer kv;
+        struct device_ptr k, v;
+};
+
+/* out[t,h,:] = softmax over s ≤ pos(t) (and s > pos(t) - window, if a window) of (scale q·k_s) times v_s; head h
+ * reads kv head h / (heads / kv_heads). The keys of the batch's own rows are in their pages already.
+ * q: [n][heads][k_dim], out: [n][heads][v_dim]. sinks: f32 [heads], a logit without value, or null. softcap: 0 for none. */
+struct op_attention {
+        struct op_rows rows;
+        struct kv_layer kv;
+        uint32_t heads;
+        float scale, softcap;
+        uint32_t window;
+        struct device_ptr sinks;
+        struct device_ptr q, out;
+};
+
+enum act_kind {
+        ACT_SWIGLU, /* silu(gate) × up */
+        ACT_GEGLU,  /* gelu_tanh(gate) × up */
+};
+
+/* y[i] = act(gate[i]) × up[i], n rows of `dim`, contiguous; y may be gate. */
+struct op_glu {
+        uint32_t n, dim;
+        enum act_kind act;
+        struct device_ptr gate, up, y;
+};
+
+/* y[i] += scale × x[i]   over n values */
+struct op_add {
+        uint64_t n;
+        struct device_ptr x, y;
+        float scale;
+};
+
+/* y[i,:] = x[index[i],:]   n rows of `dim`; index: i32 [n] */
+struct op_gather {
+        uint32_t n, dim;
+        struct device_ptr x, index, y;
+};
+
+enum route_gate {
+        ROUTE_SOFTMAX,         /* softmax over all experts, then the k best */
+        ROUTE_SIGMOID,         /* sigmoid, the bias added for choosing only */
+        ROUTE_SQRT_SOFTPLUS,
+        ROUTE_SOFTMAX_CHOSEN,  /* the k best logits, softmax over those */
+};
+
+/* Chooses experts for each row: the caps[t] ≤ k best, by falling score, ties to the lower expert number.
+ * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer.
+ * Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`),
+ * counts i32 [n] = caps[t]; used: u32 [n], counts[t] is added to it (null: not counted). Entries past the count are
+ * id -1, weight 0. A score that is not finite counts as the lowest. */
+struct op_route {
+        uint32_t n, experts, k;
+        enum route_gate gate;
+        bool normalize;
+        float scale;
+        struct device_ptr logits;
+        struct device_ptr bias; /* f32 [experts] or null */
+        uint32_t groups, groups_used; /* group-limited routing; 0, 0 for none */
+        struct device_ptr caps;
+        struct device_ptr ids, weights, counts, used;
+};
+
+/* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in that
+ * order. x, y: [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read
+ * once per call however many rows chose it. Entries with an id outside the stack are skipped. */
+struct op_moe {
+        uint32_t n, k;
+        enum act_kind act;
+        struct weight gate, up, down;
+        struct device_ptr x, y;
+        struct device_ptr ids, weights, counts;
+};

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Block formats of GGUF tensors: a row of `cols` values is cols / block_values blocks of block_bytes bytes, one
+ * after the other. The enum values are the type numbers of the file format (GGUF specification, "ggml_type"). */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum quant_type {
+        QUANT_F32 = 0,
+        QUANT_F16 = 1,
+        QUANT_Q4_0 = 2,
+        QUANT_Q8_0 = 8,
+        QUANT_Q4_K = 12,
+        QUANT_Q6_K = 14,
+        QUANT_I32 = 26,
+        QUANT_BF16 = 30,
+        _QUANT_MAX = 40,
+};
+
+struct quant_info {
+        const char *name;      /* as users know it: "Q4_K" */
+        uint32_t block_values; /* values per block; 1 for plain types */
+        uint32_t block_bytes;
+        bool weights;          /* usable as a matrix: it has a dot product (I32 has none) */
+        /* The definition of the format: writes `n` values, n a multiple of block_values. `src` needs no alignment. */
+        void (*dequantize)(float *dst, const void *src, size_t n);
+};
+
+/* The row of the table for a type number from a file, or NULL when this build does not know it. */
+const struct quant_info *quant_info(uint32_t type);
+
+/* Bytes of a row of `cols` values; `cols` must be a multiple of the block. */
+static inline size_t quant_row_bytes(const struct quant_info *info, uint64_t cols) {
+        return cols / info->block_values * info->block_bytes;
+}
