@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the service sees of the engine: a model on a backend, sequences with their KV pages, and steps: one forward
+ * pass over rows of many sequences. Nothing here knows clients, budgets in time, or the clock.
+ *
+ * All calls come from one thread, but that model_info(), model_tokenizer() and model_chat_template() may be used from
+ * any thread while the model lives. Returns 0, a negative errno (our trouble), or a positive ENGINE_E_*. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backend.h"
+#include "base/reason.h"
+
+struct chat_template;
+struct model;
+struct sequence;
+struct step;
+struct tokenizer;
+
+enum {
+        _ENGINE_E_SUCCESS,
+        ENGINE_E_MODEL,   /* the file is refused; the reason says where */
+        ENGINE_E_PAGES,   /* no KV page is free now */
+        ENGINE_E_CONTEXT, /* the sequence would pass the model's context */
+        ENGINE_E_TOKEN,   /* an id outside the vocabulary */
+        ENGINE_E_ROWS,    /* more rows than model_options.rows_max */
+};
+
+struct model_options {
+        enum quant_type kv_type; /* QUANT_F16 or QUANT_F32 */
+        uint64_t kv_bytes;       /* arena of KV pages, bytes; rounded down to whole pages; at least one full context fits
+                                  * or the context shrinks to what fits */
+        uint32_t rows_max;       /* most rows of one step */
+        uint32_t context_max;    /* 0: the model's own */
+};
+
+struct model_info {
+        const char *architecture, *name, *file; /* owned by the model */
+        uint64_t parameters, file_bytes, weight_bytes;
+        uint64_t kv_bytes_per_token; /* over all layers */
+        uint32_t context, vocab, layers, moe_layers, experts, experts_used;
+        uint32_t kv_pages;           /* in the arena */
+};
+
+/* Maps the file, checks it, puts its weights on `backend` (in place where it can) and reserves the KV arena. The backend
+ * must outlive the model. */
+int model_open(struct model **ret, struct backend *backend, const char *path, const struct model_options *options,
+               struct reason *reason);
+/* No sequence and no step of the model may be left. Takes NULL. */
+void model_free(struct model *model);
+void model_freep(struct model **model);
+
+const struct model_info *model_info(const struct model *model);
+const struct tokenizer *model_tokenizer(const struct model *model);
+/* NULL when the model has no template of a known family. */
+const struct chat_template *model_chat_template(const struct model *model);
+uint32_t model_kv_pages_free(const struct model *model);
+
+/* A text in the making: how many tokens are in KV, and the pages that hold them. */
+int sequence_new(struct sequence **ret, struct model *model);
+/* Gives its pages back. Not while a step that holds it is running. Takes NULL. */
+void sequence_free(struct sequence *sequence);
+void sequence_freep(struct sequence **sequence);
+/* Tokens that are in KV: the position of the next row. */
+uint32_t sequence_length(const struct sequence *sequence);
+uint32_t sequence_pages(const struct sequence *sequence);
+/* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
+int sequence_reserve(struct sequence *sequence, uint32_t tokens);
+/* Forgets every token from `length` on and gives back pages that are empty then. */
+void sequence_truncate(struct sequence *sequence, uint32_t length);
+
+/* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
+struct step_part {
+        struct sequence *sequence;
+        const int32_t *tokens;   /* [count], stays untouched until the step ends */
+        /* [count]: routed experts that each row may use, summed over the MoE layers. Spread over the layers so that
+         * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
+        const uint32_t *allowances;
+        uint32_t count;
+        bool logits;             /* logits of the last of these rows are wanted */
+
+        /* results, valid from the end of the step to the start of the next one */
+        const float *logits_out; /* [vocab], NULL if not wanted; owned by the step */
+        uint64_t used;           /* routed experts evaluated, summed over rows and layers */
+        uint32_t used_last;      /* by the last row */
+};
+
+/* One per model; reused for all its steps. */
+int step_new(struct step **ret, struct model *model);
+void step_free(struct step *step);
+void step_freep(struct step **step);
+
+/* Begins a forward pass over all rows of all parts; `parts` stays in place and untouched until the step ends. All
+ * sequences differ. Nothing has changed if it fails (ENGINE_E_*). */
+int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
+/* Does a bounded piece of it (one layer), so that a caller can look after its other work in between. Returns 1 while
+ * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
+ * (the sequences are as before). */
+int step_advance(struct step *step);

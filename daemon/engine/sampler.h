@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Chooses one token from one row of logits. Pure but for its own generator: same state, same logits, same token. */
+
+#include <stdint.h>
+
+struct sampler_params {
+        float temperature;        /* 0: greedy; else > 0 */
+        uint32_t top_k;           /* 0: all */
+        float top_p;              /* (0, 1]; 1: all */
+        float min_p;              /* [0, 1); 0: all */
+        float repetition_penalty; /* > 0; 1: none (arXiv 1909.05858) */
+        float presence_penalty, frequency_penalty; /* 0: none */
+        uint32_t penalty_window;  /* latest tokens that count; 0: all */
+        uint64_t seed;
+};
+
+#define SAMPLER_GREEDY                                                                                       \
+        { .temperature = 0.0f, .top_p = 1.0f, .repetition_penalty = 1.0f }
+
+/* NULL when the values make sense, else a sentence naming the wrong one and its range. NaN is refused. */
+const char *sampler_params_check(const struct sampler_params *params);
+
+struct sampler; /* parameters, generator, scratch of one stream */
+
+/* -ENOMEM. `params` were checked. */
+int sampler_new(struct sampler **ret, const struct sampler_params *params, uint32_t vocab);
+void sampler_free(struct sampler *sampler);
+
+/* The distribution after all filters: order as in the fixtures (penalties over `history`, temperature, top-k (ties with
+ * the k-th stay), top-p, min-p, softmax). Writes probabilities [vocab], zero for what was cut. For tests and choosing. */
+void sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
+                          float *probabilities);
+
+/* Draws a token. `logprob` (may be NULL) gets the natural logarithm of its probability under softmax of the raw logits.
+ * History: prompt and generated tokens, in order. Logits that are not finite count as impossible; if all are, token 0. */
+int32_t sampler_choose(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
+                       float *logprob);

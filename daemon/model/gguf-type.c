@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+#include "gguf.h"
+
+#include "base/util.h"
+
+/* Sizes: github.com/ggml-org/ggml, include/ggml.h (numbers) and src/ggml-common.h (block structs). Numbers that
+ * are absent were withdrawn from the format. */
+static const struct gguf_tensor_type tensor_types[] = {
+        [0] = { "F32", 1, 4 },       [1] = { "F16", 1, 2 },       [2] = { "Q4_0", 32, 18 },
+        [3] = { "Q4_1", 32, 20 },    [6] = { "Q5_0", 32, 22 },    [7] = { "Q5_1", 32, 24 },
+        [8] = { "Q8_0", 32, 34 },    [9] = { "Q8_1", 32, 36 },    [10] = { "Q2_K", 256, 84 },
+        [11] = { "Q3_K", 256, 110 }, [12] = { "Q4_K", 256, 144 }, [13] = { "Q5_K", 256, 176 },
+        [14] = { "Q6_K", 256, 210 }, [15] = { "Q8_K", 256, 292 }, [16] = { "IQ2_XXS", 256, 66 },
+        [17] = { "IQ2_XS", 256, 74 }, [18] = { "IQ3_XXS", 256, 98 }, [19] = { "IQ1_S", 256, 50 },
+        [20] = { "IQ4_NL", 32, 18 }, [21] = { "IQ3_S", 256, 110 }, [22] = { "IQ2_S", 256, 82 },
+        [23] = { "IQ4_XS", 256, 136 }, [24] = { "I8", 1, 1 },     [25] = { "I16", 1, 2 },
+        [26] = { "I32", 1, 4 },      [27] = { "I64", 1, 8 },      [28] = { "F64", 1, 8 },
+        [29] = { "IQ1_M", 256, 56 }, [30] = { "BF16", 1, 2 },     [34] = { "TQ1_0", 256, 54 },
+        [35] = { "TQ2_0", 256, 66 }, [39] = { "MXFP4", 32, 17 },  [40] = { "NVFP4", 64, 36 },
+};
+
+static const char *const type_names[_GGUF_TYPE_MAX] = {
+        [GGUF_U8] = "u8",         [GGUF_I8] = "i8",       [GGUF_U16] = "u16", [GGUF_I16] = "i16",
+        [GGUF_U32] = "u32",       [GGUF_I32] = "i32",     [GGUF_F32] = "f32", [GGUF_BOOL] = "bool",
+        [GGUF_STRING] = "string", [GGUF_ARRAY] = "array", [GGUF_U64] = "u64", [GGUF_I64] = "i64",
+        [GGUF_F64] = "f64",
+};
+
+const struct gguf_tensor_type *gguf_tensor_type(uint32_t type) {
+        if (type >= ELEMENTS(tensor_types) || !tensor_types[type].name)
+                return NULL;
+        return &tensor_types[type];
+}
+
+const char *gguf_type_name(enum gguf_type type) {
+        return (unsigned) type < _GGUF_TYPE_MAX ? type_names[type] : "unknown";
+}
