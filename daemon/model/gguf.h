@@ -66,7 +66,7 @@ struct gguf_array {
         enum gguf_type type; /* of the elements; never GGUF_ARRAY */
         uint64_t n;
         const uint8_t *data;
-        const uint64_t *index; /* strings only: [n] offset of each one's length field from data */
+        const uint64_t *index; /* strings only: [n + 1] where each one's length field is, from data, and the end */
 };
 
 struct gguf_tensor {
