@@ -79,6 +79,8 @@ struct op_matmul {
         } out[4];
 };
 
+enum { ROPE_PAIRS_MAX = 512 }; /* more is refused with -EOPNOTSUPP */
+
 enum rope_pairs {
         ROPE_ADJACENT, /* (2i, 2i+1): llama, DeepSeek */
         ROPE_HALVES,   /* (i, i + dims/2): NeoX, qwen, olmoe */
@@ -148,6 +150,8 @@ struct op_gather {
         struct device_ptr x, index, y;
 };
 
+enum { ROUTE_EXPERTS_MAX = 4096 }; /* more is refused with -EOPNOTSUPP */
+
 enum route_gate {
         ROUTE_SOFTMAX,         /* softmax over all experts, then the k best */
         ROUTE_SIGMOID,         /* sigmoid, the bias added for choosing only */
@@ -167,7 +171,9 @@ struct op_route {
         float scale;
         struct device_ptr logits;
         struct device_ptr bias; /* f32 [experts] or null */
-        uint32_t groups, groups_used; /* group-limited routing; 0, 0 for none */
+        /* Group-limited routing, 0, 0 for none: only experts of the groups_used best of `groups` equal groups. A
+         * group scores as its best expert, with ROUTE_SIGMOID as the sum of its two best, bias included. */
+        uint32_t groups, groups_used;
         struct device_ptr caps;
         struct device_ptr ids, weights, counts, used;
 };

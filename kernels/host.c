@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "host.h"
+
+struct buffer {
+        void *data;
+        void *allocation; /* NULL: imported */
+};
+
+enum { HOST_ALIGN = 64 };
+
+int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret) {
+        struct buffer *buffer;
+
+        if (size > SIZE_MAX - HOST_ALIGN)
+                return -ENOMEM;
+        buffer = malloc(sizeof(*buffer));
+        if (!buffer)
+                return -ENOMEM;
+        /* calloc() takes large blocks fresh from the kernel: an arena costs memory only where it was written. */
+        buffer->allocation = calloc(1, size + HOST_ALIGN);
+        if (!buffer->allocation) {
+                free(buffer);
+                return -ENOMEM;
+        }
+        buffer->data = (void *) (((uintptr_t) buffer->allocation + HOST_ALIGN - 1) & ~(uintptr_t) (HOST_ALIGN - 1));
+        *ret = buffer;
+        return 0;
+}
+
+int host_buffer_import(struct backend *b, const void *host, uint64_t size, struct buffer **ret) {
+        struct buffer *buffer = malloc(sizeof(*buffer));
+
+        if (!buffer)
+                return -ENOMEM;
+        /* Nothing writes through it: imported memory is only ever weights. */
+        *buffer = (struct buffer) { .data = (void *) host };
+        *ret = buffer;
+        return 0;
+}
+
+void host_buffer_free(struct buffer *buffer) {
+        if (!buffer)
+                return;
+        free(buffer->allocation);
+        free(buffer);
+}
+
+struct device_ptr host_buffer_address(struct buffer *buffer) {
+        return host_device_ptr(buffer->data);
+}
+
+int host_stream_new(struct backend *b, struct stream **ret) {
+        struct stream *s = malloc(sizeof(*s));
+
+        if (!s)
+                return -ENOMEM;
+        s->backend = b;
+        *ret = s;
+        return 0;
+}
+
+void host_stream_free(struct stream *s) {
+        free(s);
+}
+
+int host_stream_sync(struct stream *s) {
+        return 0;
+}
+
+int host_upload(struct stream *s, struct device_ptr dst, const void *src, uint64_t size) {
+        if (size)
+                memcpy(host_address(dst), src, size);
+        return 0;
+}
+
+int host_download(struct stream *s, void *dst, struct device_ptr src, uint64_t size) {
+        if (size)
+                memcpy(dst, host_address(src), size);
+        return 0;
+}
+
+int host_fill_zero(struct stream *s, struct device_ptr dst, uint64_t size) {
+        if (size)
+                memset(host_address(dst), 0, size);
+        return 0;
+}
+
+static bool weight_supported(const struct weight *w) {
+        const struct quant_info *info = quant_info(w->type);
+
+        return info && info->weights && w->cols % info->block_values == 0;
+}
+
+int host_check_embed(const struct op_embed *op) {
+        return weight_supported(&op->table) ? 0 : -EOPNOTSUPP;
+}
+
+int host_check_matmul(const struct op_matmul *op) {
+        if (op->count < 1 || op->count > ELEMENTS(op->out))
+                return -EOPNOTSUPP;
+        for (uint32_t i = 0; i < op->count; i++)
+                if (!weight_supported(&op->out[i].w) || op->out[i].w.cols != op->out[0].w.cols)
+                        return -EOPNOTSUPP;
+        return 0;
+}
+
+int host_check_kv(const struct kv_layer *kv) {
+        bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_F32) && kv->kv_heads > 0;
+
+        return supported ? 0 : -EOPNOTSUPP;
+}
+
+int host_check_attention(const struct op_attention *op) {
+        int r = host_check_kv(&op->kv);
+
+        if (r == 0 && op->heads % op->kv.kv_heads != 0)
+                r = -EOPNOTSUPP;
+        return r;
+}
+
+int host_check_route(const struct op_route *op) {
+        bool supported = op->experts <= ROUTE_EXPERTS_MAX && op->k <= op->experts &&
+                         op->groups_used <= op->groups && (op->groups == 0 || op->experts % op->groups == 0);
+
+        if (supported && op->groups > 0)
+                supported = op->k <= op->experts / op->groups * op->groups_used;
+        return supported ? 0 : -EOPNOTSUPP;
+}
+
+int host_check_moe(const struct op_moe *op) {
+        bool supported = weight_supported(&op->gate) && weight_supported(&op->up) &&
+                         weight_supported(&op->down) && op->gate.cols == op->up.cols &&
+                         op->gate.rows == op->up.rows && op->down.cols == op->gate.rows &&
+                         op->down.rows == op->gate.cols;
+
+        return supported ? 0 : -EOPNOTSUPP;
+}

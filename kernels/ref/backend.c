@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "host.h"
+#include "ref.h"
+
+static void ref_free(struct backend *b) {
+        free(b);
+}
+
+static int op_embed(struct stream *s, const struct op_embed *op) {
+        int r = host_check_embed(op);
+
+        if (r == 0)
+                ref_embed(op, 0, op->n);
+        return r;
+}
+
+static int op_rms_norm(struct stream *s, const struct op_rms_norm *op) {
+        ref_rms_norm(op, 0, op->n);
+        return 0;
+}
+
+static void matmul_row(const struct op_matmul *op, const struct op_matmul_out *out, uint32_t t, const void *x) {
+        const struct weight *w = &out->w;
+        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
+        float *y = (float *) host_address(out->y) + (size_t) t * out->y_stride;
+        const float *bias = host_address(out->bias);
+
+        for (uint32_t i = 0; i < w->rows; i++) {
+                float v = ref_dot(w->type, (const char *) host_address(w->data) + i * row_bytes, x, w->cols);
+
+                if (bias)
+                        v += bias[i];
+                y[i] = op->accumulate ? y[i] + v : v;
+        }
+}
+
+static int op_matmul(struct stream *s, const struct op_matmul *op) {
+        _cleanup_(freep) void *input = NULL;
+        int r = host_check_matmul(op);
+
+        if (r)
+                return r;
+        input = aligned_alloc(64, dot_input_bytes(DOT_FLOAT, op->out[0].w.cols));
+        if (!input)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < op->count; i++)
+                for (uint32_t t = 0; t < op->n; t++) {
+                        const float *x = (const float *) host_address(op->x) + (size_t) t * op->x_stride;
+
+                        ref_dot_input(dot_input(op->out[i].w.type), input, x, op->out[i].w.cols);
+                        matmul_row(op, &op->out[i], t, input);
+                }
+        return 0;
+}
+
+static int op_rope(struct stream *s, const struct op_rope *op) {
+        if (op->dims / 2 > ROPE_PAIRS_MAX)
+                return -EOPNOTSUPP;
+        ref_rope(op, 0, op->n);
+        return 0;
+}
+
+static int op_kv_store(struct stream *s, const struct op_kv_store *op) {
+        int r = host_check_kv(&op->kv);
+
+        if (r == 0)
+                ref_kv_store(op, 0, op->rows.n);
+        return r;
+}
+
+static int op_attention(struct stream *s, const struct op_attention *op) {
+        int r = host_check_attention(op);
+
+        if (r == 0)
+                ref_attention(op, 0, (uint64_t) op->rows.n * op->heads);
+        return r;
+}
+
+static int op_glu(struct stream *s, const struct op_glu *op) {
+        ref_glu(op, 0, op->n);
+        return 0;
+}
+
+static int op_add(struct stream *s, const struct op_add *op) {
+        ref_add(op, 0, op->n);
+        return 0;
+}
+
+static int op_gather(struct stream *s, const struct op_gather *op) {
+        ref_gather(op, 0, op->n);
+        return 0;
+}
+
+static int op_route(struct stream *s, const struct op_route *op) {
+        int r = host_check_route(op);
+
+        if (r == 0)
+                ref_route(op, 0, op->n);
+        return r;
+}
+
+/* Scratch of one (row, expert) pair. */
+struct moe_scratch {
+        void *x, *hidden_input;
+        float *hidden;
+};
+
+static void moe_scratch_deinit(struct moe_scratch *m) {
+        free(m->x);
+        free(m->hidden_input);
+        free(m->hidden);
+}
+
+static int moe_scratch_init(struct moe_scratch *m, const struct op_moe *op) {
+        m->x = aligned_alloc(64, dot_input_bytes(DOT_FLOAT, op->gate.cols));
+        m->hidden_input = aligned_alloc(64, dot_input_bytes(DOT_FLOAT, op->down.cols));
+        m->hidden = malloc(op->down.cols * sizeof(float));
+        return m->x && m->hidden_input && m->hidden ? 0 : -ENOMEM;
+}
+
+static float moe_dot(const struct weight *w, uint32_t expert, uint32_t row, const void *x) {
+        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
+
+        return ref_dot(w->type, (const char *) host_address(w->data) + ((size_t) expert * w->rows + row) * row_bytes,
+                       x, w->cols);
+}
+
+static void moe_expert(const struct op_moe *op, struct moe_scratch *m, const float *x, float *y, uint32_t expert,
+                       float weight) {
+        ref_dot_input(dot_input(op->gate.type), m->x, x, op->gate.cols);
+        for (uint32_t i = 0; i < op->gate.rows; i++)
+                m->hidden[i] = ref_act(op->act, moe_dot(&op->gate, expert, i, m->x));
+        ref_dot_input(dot_input(op->up.type), m->x, x, op->up.cols);
+        for (uint32_t i = 0; i < op->up.rows; i++)
+                m->hidden[i] *= moe_dot(&op->up, expert, i, m->x);
+        ref_dot_input(dot_input(op->down.type), m->hidden_input, m->hidden, op->down.cols);
+        for (uint32_t i = 0; i < op->down.rows; i++)
+                y[i] += weight * moe_dot(&op->down, expert, i, m->hidden_input);
+}
+
+static int op_moe(struct stream *s, const struct op_moe *op) {
+        _cleanup_(moe_scratch_deinit) struct moe_scratch m = { 0 };
+        const int32_t *ids = host_address(op->ids), *counts = host_address(op->counts);
+        const float *weights = host_address(op->weights);
+        int r;
+
+        r = host_check_moe(op);
+        if (r == 0)
+                r = moe_scratch_init(&m, op);
+        if (r)
+                return r;
+        for (uint32_t t = 0; t < op->n; t++)
+                for (uint32_t j = 0; j < op->k && (int32_t) j < counts[t]; j++) {
+                        size_t slot = (size_t) t * op->k + j, dim = op->gate.cols;
+
+                        if (ids[slot] < 0 || (uint32_t) ids[slot] >= op->gate.stack)
+                                continue;
+                        moe_expert(op, &m, (const float *) host_address(op->x) + t * dim,
+                                   (float *) host_address(op->y) + t * dim, ids[slot], weights[slot]);
+                }
+        return 0;
+}
+
+static const struct backend_ops ref_ops = {
+        .name = "ref",
+        .free = ref_free,
+        HOST_MEMORY_OPS,
+        .embed = op_embed,
+        .rms_norm = op_rms_norm,
+        .matmul = op_matmul,
+        .rope = op_rope,
+        .kv_store = op_kv_store,
+        .attention = op_attention,
+        .glu = op_glu,
+        .add = op_add,
+        .gather = op_gather,
+        .route = op_route,
+        .moe = op_moe,
+};
+
+int backend_ref_new(struct backend **ret) {
+        struct backend *b = malloc(sizeof(*b));
+
+        if (!b)
+                return -ENOMEM;
+        *b = (struct backend) { .ops = &ref_ops, .flags = BACKEND_HOST_MEMORY };
+        *ret = b;
+        return 0;
+}

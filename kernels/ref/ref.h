@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The plain C definition of every operation. A function computes the items [begin, end) of an operation; items do
+ * not touch each other, so that any split of them over threads gives the same bits. No function fails: shapes were
+ * checked before (host.h). */
+
+#include "op.h"
+
+/* Items: rows. */
+void ref_embed(const struct op_embed *op, uint32_t begin, uint32_t end);
+void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
+void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end);
+void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end);
+void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end);
+void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
+void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
+
+/* Items: values. */
+void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
+
+/* Items: row × heads + head. */
+void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);
+
+/* What a weight type is multiplied with. 8-bit activations: blocks of 32 (Q8_32) or 256 (Q8_256) values, each with
+ * the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose largest magnitude
+ * is below 1e-35 is zero. */
+enum dot_input {
+        DOT_FLOAT,
+        DOT_Q8_32,
+        DOT_Q8_256,
+        _DOT_INPUT_MAX,
+};
+
+enum dot_input dot_input(enum quant_type type);
+
+/* Bytes of a row of `cols` values in that form, a multiple of 64. A Q8 row is: int8 q[cols]; float d[cols / block];
+ * and then the sums of q as int16 over each 16 values (Q8_256). */
+size_t dot_input_bytes(enum dot_input input, uint32_t cols);
+
+static inline const float *q8_32_scales(const void *row, uint32_t cols) {
+        return (const float *) ((const char *) row + cols);
+}
+
+static inline const float *q8_256_scales(const void *row, uint32_t cols) {
+        return (const float *) ((const char *) row + cols);
+}
+
+static inline const int16_t *q8_256_sums(const void *row, uint32_t cols) {
+        return (const int16_t *) ((const char *) row + cols + cols / 256 * sizeof(float));
+}
+
+/* Brings a row into that form. `dst` is aligned to 64 bytes. */
+void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols);
+
+/* The dot product of a weight row in `type`'s blocks and an activation row in the type's form: exact integers within
+ * a block, float32 between blocks, in rising order. */
+float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols);
+
+float ref_act(enum act_kind act, float gate);

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+#include <string.h>
+
+#include "float16.h"
+#include "host.h"
+#include "ref.h"
+
+void ref_embed(const struct op_embed *op, uint32_t begin, uint32_t end) {
+        const struct quant_info *info = quant_info(op->table.type);
+        const char *table = host_address(op->table.data);
+        const int32_t *ids = host_address(op->ids);
+        uint32_t cols = op->table.cols;
+
+        for (uint32_t t = begin; t < end; t++) {
+                float *y = (float *) host_address(op->y) + (size_t) t * cols;
+
+                if (ids[t] < 0 || (uint32_t) ids[t] >= op->table.rows) {
+                        memset(y, 0, cols * sizeof(*y));
+                        continue;
+                }
+                info->dequantize(y, table + (size_t) ids[t] * quant_row_bytes(info, cols), cols);
+                for (uint32_t i = 0; i < cols && op->scale != 1.0f; i++)
+                        y[i] *= op->scale;
+        }
+}
+
+void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end) {
+        const float *w = host_address(op->w);
+
+        for (uint32_t t = begin; t < end; t++) {
+                const float *x = (const float *) host_address(op->x) + (size_t) t * op->x_stride;
+                float *y = (float *) host_address(op->y) + (size_t) t * op->y_stride;
+                float sum = 0.0f, scale;
+
+                for (uint32_t i = 0; i < op->dim; i++)
+                        sum += x[i] * x[i];
+                scale = 1.0f / sqrtf(sum / (float) op->dim + op->eps);
+                for (uint32_t i = 0; i < op->dim; i++)
+                        y[i] = w ? w[i] * (x[i] * scale) : x[i] * scale;
+        }
+}
+
+static void rope_head(const struct op_rope *op, float *x, const float *cosines, const float *sines, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++) {
+                float *a = op->pairs == ROPE_ADJACENT ? x + 2 * i : x + i;
+                float *b = op->pairs == ROPE_ADJACENT ? a + 1 : a + op->dims / 2;
+                float u = *a, v = *b;
+
+                *a = u * cosines[i] - v * sines[i];
+                *b = u * sines[i] + v * cosines[i];
+        }
+}
+
+void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end) {
+        const int32_t *positions = host_address(op->positions);
+        const float *frequencies = host_address(op->frequencies);
+        float cosines[ROPE_PAIRS_MAX], sines[ROPE_PAIRS_MAX];
+
+        for (uint32_t t = begin; t < end; t++) {
+                float *x = (float *) host_address(op->x) + (size_t) t * op->stride + op->offset;
+
+                for (uint32_t i = 0; i < op->dims / 2; i++) {
+                        float angle = (float) positions[t] * frequencies[i];
+
+                        cosines[i] = cosf(angle) * op->magnitude;
+                        sines[i] = sinf(angle) * op->magnitude;
+                }
+                for (uint32_t h = 0; h < op->heads; h++)
+                        rope_head(op, x + (size_t) h * op->head_dim, cosines, sines, op->dims / 2);
+        }
+}
+
+static void kv_write(enum quant_type type, void *base, size_t at, const float *src, uint32_t n) {
+        if (type == QUANT_F32) {
+                memcpy((float *) base + at, src, n * sizeof(*src));
+                return;
+        }
+        for (uint32_t i = 0; i < n; i++)
+                ((uint16_t *) base)[at + i] = f16_from_f32(src[i]);
+}
+
+void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end) {
+        const int32_t *positions = host_address(op->rows.positions), *sequences = host_address(op->rows.sequences);
+        const int32_t *pages = host_address(op->rows.page_table);
+        const struct kv_layer *kv = &op->kv;
+
+        for (uint32_t t = begin; t < end; t++) {
+                size_t entry = (size_t) sequences[t] * op->rows.page_table_stride + positions[t] / KV_PAGE_TOKENS;
+
+                for (uint32_t h = 0; h < kv->kv_heads; h++) {
+                        size_t head = (size_t) t * kv->kv_heads + h;
+                        size_t slot = ((size_t) pages[entry] * kv->kv_heads + h) * KV_PAGE_TOKENS +
+                                      positions[t] % KV_PAGE_TOKENS;
+
+                        kv_write(kv->type, host_address(kv->k), slot * kv->k_dim,
+                                 (const float *) host_address(op->k) + head * kv->k_dim, kv->k_dim);
+                        kv_write(kv->type, host_address(kv->v), slot * kv->v_dim,
+                                 (const float *) host_address(op->v) + head * kv->v_dim, kv->v_dim);
+                }
+        }
+}
+
+float ref_act(enum act_kind act, float gate) {
+        if (act == ACT_SWIGLU)
+                return gate / (1.0f + expf(-gate));
+        /* gelu, tanh form (arXiv 1606.08415): sqrt(2 / pi) = 0.79788… */
+        return 0.5f * gate * (1.0f + tanhf(0.797884561f * (gate + 0.044715f * gate * gate * gate)));
+}
+
+void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end) {
+        const float *gate = host_address(op->gate), *up = host_address(op->up);
+        float *y = host_address(op->y);
+
+        for (size_t i = (size_t) begin * op->dim; i < (size_t) end * op->dim; i++)
+                y[i] = ref_act(op->act, gate[i]) * up[i];
+}
+
+void ref_add(const struct op_add *op, uint64_t begin, uint64_t end) {
+        const float *x = host_address(op->x);
+        float *y = host_address(op->y);
+
+        for (uint64_t i = begin; i < end; i++)
+                y[i] += op->scale * x[i];
+}
+
+void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end) {
+        const float *x = host_address(op->x);
+        const int32_t *index = host_address(op->index);
+        float *y = host_address(op->y);
+
+        for (uint32_t i = begin; i < end; i++)
+                memcpy(y + (size_t) i * op->dim, x + (size_t) index[i] * op->dim, op->dim * sizeof(*y));
+}
