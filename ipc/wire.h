@@ -32,7 +32,7 @@ enum {
 enum wire_wait {
         WIRE_WAIT_NONE = 0,    /* it looks by itself */
         WIRE_WAIT_FUTEX = 1,   /* it sleeps in FUTEX_WAIT on wire_daemon_page.completion_tail */
-        WIRE_WAIT_EVENTFD = 2, /* it polls the eventfd that `hello` returned */
+        WIRE_WAIT_FD = 2,      /* it polls the wake descriptor that `hello` returned */
         _WIRE_WAIT_MASK = 3,
 };
 
@@ -55,7 +55,8 @@ struct wire_daemon_page {
         _Alignas(WIRE_LINE) _Atomic uint32_t submission_head;
         /* completions published; release; the futex word */
         _Alignas(WIRE_LINE) _Atomic uint32_t completion_tail;
-        /* 1: the daemon sleeps or is about to; ring its bell (the eventfd) after publishing a submission */
+        /* odd: the daemon sleeps or is about to; ring its bell (the eventfd) after publishing a submission, once for
+         * each value. Grows by one with each change. */
         _Alignas(WIRE_LINE) _Atomic uint32_t need_wakeup;
         /* 1: the daemon has closed the connection; nothing further will come. The reason is in the control socket. */
         _Alignas(WIRE_LINE) _Atomic uint32_t closed;
