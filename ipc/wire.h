@@ -60,8 +60,12 @@ struct wire_daemon_page {
         _Alignas(WIRE_LINE) _Atomic uint32_t need_wakeup;
         /* 1: the daemon has closed the connection; nothing further will come. The reason is in the control socket. */
         _Alignas(WIRE_LINE) _Atomic uint32_t closed;
+        /* 1: events of this connection wait for room in the completion ring. A client that has taken all there is, has
+         * stored completion_head and (after a full fence) sees 1 here, rings the bell if need_wakeup says so. */
+        _Alignas(WIRE_LINE) _Atomic uint32_t room_wanted;
 };
-static_assert(sizeof(struct wire_daemon_page) == 4 * WIRE_LINE, "ABI");
+static_assert(sizeof(struct wire_daemon_page) == 5 * WIRE_LINE, "ABI");
+static_assert(offsetof(struct wire_daemon_page, room_wanted) == 256, "ABI");
 static_assert(offsetof(struct wire_daemon_page, completion_tail) == 64, "ABI");
 static_assert(offsetof(struct wire_daemon_page, need_wakeup) == 128, "ABI");
 
