@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* moed.conf(5): read whole, checked whole, into a struct that never changes afterwards; a reload makes a new one. Every
+ * mistake is reported, not only the first, as `file:line: Key=value: what is allowed`. The files belong to the
+ * administrator (or the user, in a user instance) but are read as carefully as if they did not. One thread. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/reason.h"
+#include "policy.h"
+
+enum {
+        CONFIG_FILE_MAX = 1024 * 1024, /* bytes of one file */
+        CONFIG_LINE_MAX = 8192,
+        CONFIG_MODELS_MAX = 256,
+        CONFIG_MODEL_NAME_MAX = 64,    /* bytes, letters digits and . _ - : */
+        CONFIG_MESSAGES_MAX = 100,     /* kept by a report; further ones are counted */
+};
+
+enum {
+        _CONFIG_E_SUCCESS,
+        CONFIG_E_INVALID, /* the report has at least one error */
+};
+
+enum config_scope {
+        CONFIG_SYSTEM, /* /etc/moed, /run/moed, /usr/lib/moed */
+        CONFIG_USER,   /* $XDG_CONFIG_HOME/moed, else ~/.config/moed */
+};
+
+enum config_kv_type {
+        CONFIG_KV_F16,
+        CONFIG_KV_F32,
+};
+
+/* What one uid may hold, over all its connections unless it says otherwise. */
+struct config_limits {
+        uint32_t connections_max;
+        uint32_t streams_max;      /* generations running at once */
+        uint32_t queue_max;        /* generations waiting for a place among them or for KV pages */
+        uint32_t ring_entries_max; /* of one connection's rings; a power of two is the most that is used of it */
+        uint64_t arena_max;        /* bytes */
+        uint64_t prompt_bytes_max; /* bytes of one request's prompt */
+};
+
+struct config_model {
+        char *name, *file; /* file: absolute */
+        bool is_default;   /* of exactly one, if there are any */
+};
+
+struct config {
+        char *source;                /* the main file; NULL: there was none, all is default */
+        char *socket;                /* NULL: the instance's own place */
+        mode_t socket_mode;
+        uint32_t threads;            /* 0: as many as the machine has to give */
+        uint64_t kv_memory;          /* bytes of KV pages per model */
+        enum config_kv_type kv_type;
+        uint32_t rows_max, prompt_rows_max;
+        uint32_t context_max;        /* tokens; 0: the model's own */
+        uint32_t spin_usec;
+        uint64_t drain_timeout_nsec;
+        int log_level;               /* LOG_ERR … LOG_DEBUG */
+        struct config_limits limits;
+        struct config_model *models; /* in order of appearance */
+        size_t n_models;
+        struct policy_table budgets;
+};
+
+/* What was found on the way. */
+struct config_report {
+        struct config_message {
+                bool error; /* else a warning */
+                char *text; /* one line, "file:line: …" */
+        } *messages;
+        size_t n_messages;
+        size_t n_errors, n_warnings; /* also those that found no place */
+};
+
+#define CONFIG_REPORT_NULL { .messages = NULL }
+
+void config_report_deinit(struct config_report *report);
+
+/* Defaults only. -ENOMEM. */
+int config_new(struct config **ret);
+/* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the scope's
+ * folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of their
+ * names). A path that is given must exist; without one, no file at all gives the defaults. Every message goes to
+ * `report`. CONFIG_E_INVALID; negative errno: no memory. */
+int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report);
+/* Takes NULL. */
+void config_free(struct config *config);
+void config_freep(struct config **config);
+
+/* `--model NAME=FILE` of the command line: adds a model or replaces the file of one with that name; the first added
+ * becomes the default when no section says Default=yes. A relative file is taken from the working directory.
+ * CONFIG_E_INVALID with a reason; negative errno. */
+int config_add_model(struct config *config, const char *name, const char *file, struct reason *reason);
+/* The default, or NULL when there is none. */
+const struct config_model *config_default_model(const struct config *config);

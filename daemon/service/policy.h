@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Whose budget is whose: rules from moed.conf and from `moectl budget set`, and the search for the rule that holds
+ * for a peer. Identities come from the kernel; nothing here looks at what a client says. One thread.
+ *
+ * A rule is named `unit:NAME`, `uid:N`, `gid:N` or `default`. Each key of a policy is taken from the most specific
+ * rule that matches the peer and sets it: unit, then uid, then gid (the first such rule in the order of the
+ * configuration), then default, then what is built in. Accounting: a peer whose unit has a rule is booked on the unit;
+ * every other one on its uid, so gid and default rules are templates, from which each uid gets its own share. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/reason.h"
+#include "sched.h"
+
+enum {
+        POLICY_UNIT_MAX = 255, /* bytes of a unit's name, as systemd's UNIT_NAME_MAX */
+        POLICY_NAME_MAX = POLICY_UNIT_MAX + 8,
+        POLICY_RULES_MAX = 4096,
+        POLICY_WEIGHT_MAX = 10000,
+        POLICY_EXPERTS_MILLI_MAX = 1024 * 1000,
+};
+
+enum {
+        _POLICY_E_SUCCESS,
+        POLICY_E_SYNTAX,  /* not a principal, or a value out of range; the reason says what is allowed */
+        POLICY_E_UNKNOWN, /* no such user or group */
+        POLICY_E_ABSENT,  /* reset: nothing was set at run time for this principal */
+        POLICY_E_FULL,    /* POLICY_RULES_MAX */
+};
+
+enum policy_kind {
+        POLICY_KIND_DEFAULT, /* in rising order of precedence */
+        POLICY_KIND_GID,
+        POLICY_KIND_UID,
+        POLICY_KIND_UNIT,
+};
+
+enum policy_key {
+        POLICY_KEY_EXPERTS_MAX,
+        POLICY_KEY_WEIGHT,
+        _POLICY_KEY_N,
+};
+
+/* Name of the key in moed.conf: "ExpertsMax", "Weight". */
+const char *policy_key_name(enum policy_key key);
+
+struct policy_principal {
+        enum policy_kind kind;
+        uint32_t id;                   /* uid or gid; 0 for the other kinds */
+        char unit[POLICY_UNIT_MAX + 1]; /* else "" */
+};
+
+/* Reads `default`, `uid:alice`, `uid:1000`, `gid:staff`, `unit:foo.service`. Asks the user database for names.
+ * POLICY_E_SYNTAX, POLICY_E_UNKNOWN. */
+int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason);
+/* Writes the canonical name, ids as numbers; at most POLICY_NAME_MAX bytes with the terminator. */
+void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]);
+
+struct policy_rule {
+        struct policy_principal principal;
+        struct policy policy;
+        uint32_t keys;                 /* bit (1 << policy_key): the rule sets this key */
+        char *name;                    /* as its author wrote it: "uid:alice" */
+        char *sources[_POLICY_KEY_N];  /* where each key was set: "/etc/moed/moed.conf:12", "moectl budget set" */
+};
+
+/* Rules in the order of the configuration, at most one per principal. */
+struct policy_table {
+        struct policy_rule *rules;
+        size_t n_rules;
+};
+
+#define POLICY_TABLE_NULL { .rules = NULL }
+
+void policy_table_deinit(struct policy_table *table);
+/* The rule of exactly this principal, or NULL. Valid until the table changes. */
+const struct policy_rule *policy_table_find(const struct policy_table *table, const struct policy_principal *principal);
+/* Sets one key of the principal's rule, which is made where there is none; the later one wins. The value is in the unit
+ * of struct policy and in range. -ENOMEM, POLICY_E_FULL. */
+int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
+                     enum policy_key key, uint32_t value, const char *source);
+/* Takes a key back: the rule stays, so that its place in the order does. -ENOMEM, POLICY_E_FULL. */
+int policy_table_clear(struct policy_table *table, const struct policy_principal *principal, const char *name,
+                       enum policy_key key);
+
+/* What is in force: the configuration's table with the run-time settings over it. */
+struct policy_book {
+        struct policy_table config, overrides, effective;
+};
+
+#define POLICY_BOOK_NULL { .config = POLICY_TABLE_NULL }
+
+void policy_book_deinit(struct policy_book *book);
+/* Takes a copy of the configuration's rules; run-time settings stay. On -ENOMEM nothing has changed. Principals that
+ * the service holds must be looked up anew. */
+int policy_book_load(struct policy_book *book, const struct policy_table *config);
+/* `moectl budget set`: sets the keys in `keys` from `policy`. Values are checked: POLICY_E_SYNTAX, POLICY_E_FULL. */
+int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
+                    const struct policy *policy, const char *source, struct reason *reason);
+/* `moectl budget reset`: forgets what was set at run time. POLICY_E_ABSENT. */
+int policy_book_reset(struct policy_book *book, const struct policy_principal *principal);
+/* Rules in force for `moectl budget show`, in order. Valid until the book changes. */
+const struct policy_table *policy_book_rules(const struct policy_book *book);
+
+struct policy_identity {
+        const char *unit;     /* unit of the system manager that the peer runs in, or NULL. Never the name of a user
+                               * manager's unit: its user could choose it */
+        uint32_t uid;
+        const uint32_t *gids; /* primary and supplementary */
+        size_t n_gids;
+};
+
+struct policy_match {
+        struct policy policy;
+        struct policy_principal principal;               /* who is charged: a unit or a uid */
+        const struct policy_rule *rules[_POLICY_KEY_N];  /* which rule gave each key; NULL: built in. Valid until the
+                                                          * book changes */
+};
+
+/* Always finds one. */
+void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret);
+/* "ExpertsMax=2 of uid:alice (/etc/moed/moed.conf:12)" or "Weight=100, the default": which rule gave the key. */
+void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret);
