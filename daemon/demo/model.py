@@ -146,8 +146,7 @@ class Layer(nn.Module):
             q = q.reshape(rows * s.kv_heads, -1, s.head_dim)   # heads that share k, v: one matrix
             k, v = k.flatten(0, 1), v.flatten(0, 1)
             mask = torch.full((length, length), float('-inf')).triu(1).repeat(s.heads // s.kv_heads, 1)
-            scores = torch.baddbmm(mask, q, k.mT, alpha=s.head_dim ** -0.5) if False else \
-                (q @ k.mT).float() * s.head_dim ** -0.5 + mask
+            scores = (q @ k.mT).float() * s.head_dim ** -0.5 + mask
             o = (scores.softmax(-1).to(BF16) @ v).view(rows, s.heads, length, s.head_dim)
             out.append(o.transpose(1, 2).reshape(rows * length, -1))
         return _Linear.apply(torch.cat(out), self.attn_output)
