@@ -64,7 +64,6 @@ enum {
 
 struct msgpack_object;
 struct msgpack_object_kv;
-struct msgpack_zone;
 
 /* Views into a message, valid as long as it. They are small: pass them by value. */
 struct control_value {
@@ -160,6 +159,7 @@ void control_put_u64(struct control_builder *builder, const char *key, uint64_t 
 void control_put_i64(struct control_builder *builder, const char *key, int64_t value);
 void control_put_double(struct control_builder *builder, const char *key, double value);
 void control_put_bool(struct control_builder *builder, const char *key, bool value);
+/* NULL is put as nil, which the getters take for absent. */
 void control_put_string(struct control_builder *builder, const char *key, const char *value);
 void control_put_text(struct control_builder *builder, const char *key, const void *data, size_t size);
 void control_put_binary(struct control_builder *builder, const char *key, const void *data, size_t size);
@@ -177,7 +177,7 @@ int control_builder_finish(struct control_builder *builder, const void **ret, si
 int control_socket_prepare(int fd);
 
 /* One packet, never blocking, never SIGPIPE; the descriptors stay the caller's. Returns 0, CONTROL_E_AGAIN,
- * CONTROL_E_CLOSED, CONTROL_E_REFUSED (too large), or a negative errno. */
+ * CONTROL_E_CLOSED, CONTROL_E_REFUSED (too large, or too many descriptors are on their way), or a negative errno. */
 int control_send(int fd, const void *data, size_t size, const int *fds, size_t n_fds);
 
 struct control_packet {

@@ -63,7 +63,7 @@ int ring_take(struct ring_reader *reader, void *ret);
 int ring_space(struct ring_writer *writer, uint32_t *ret);
 
 /* Copies `slot` (WIRE_SLOT bytes, aligned to 8) into the next free slot. The peer sees it, and all put before it,
- * after ring_publish(). Returns 0, RING_E_FULL, or RING_E_BROKEN. */
+ * after ring_publish(). Returns 0, RING_E_FULL (publish before waiting for space), or RING_E_BROKEN. */
 int ring_put(struct ring_writer *writer, const void *slot);
 
 /* Shows the peer what was put. Returns whether there was anything new; then the peer may have to be woken (notify.h). */
