@@ -5,9 +5,10 @@
  * knowledge of sockets or tensors, so a test plays an hour of load in seconds. One thread.
  *
  * Fairness is by virtual token counters (arXiv 2401.00588): each principal has a counter of the service it got,
- * divided by its weight; rows go to the backlogged principal with the lowest counter. A principal that comes back from
- * idleness is lifted to the lowest counter of those that are backlogged, so that idleness is not saved up. All that has
- * work gets rows while there is room (work-conserving). */
+ * divided by its weight; a row goes to the backlogged principal with the lowest counter. Prompt and decode rows count
+ * alike. A principal that comes back from idleness, or had all it asked for in an iteration, is lifted to the counter
+ * of the latest principal served, so that what was not asked for is not saved up. All that has work gets rows while
+ * there is room (work-conserving). */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,27 +18,41 @@
 /* The unit of an expert cap: thousandths of an expert per token and MoE layer. */
 #define EXPERTS_MILLI(n) ((n) * 1000)
 
+enum { POLICY_WEIGHT_DEFAULT = 100 };
+
 struct policy {
         uint32_t experts_max_milli; /* mean routed experts per token and layer; 0: no limit but the model's */
-        uint32_t weight;            /* 1 to 10000; default 100 */
+        uint32_t weight;            /* 1 to 10000 */
 };
 
-#define POLICY_DEFAULT { .experts_max_milli = 0, .weight = 100 }
+#define POLICY_DEFAULT { .experts_max_milli = 0, .weight = POLICY_WEIGHT_DEFAULT }
 
 struct scheduler {
-        struct list principals; /* with at least one stream */
-        uint64_t clock;         /* counter of the latest principal served, for lifting */
+        struct list principals; /* with at least one runnable stream */
+        uint64_t clock;         /* highest counter at which anyone was served, for lifting */
+        uint32_t n_decodes;     /* runnable streams that decode */
 };
 
-/* An accounting identity: a unit, a uid, a gid or the default. Embedded in the service's own object. */
+/* An accounting identity: a unit, a uid, a gid or the default. Embedded in the service's own object. Not to be freed
+ * while it has runnable streams. */
 struct principal {
-        struct policy policy;
-        uint64_t counter;     /* service received, in rows × PRINCIPAL_SCALE / weight */
-        uint64_t activations; /* routed experts evaluated, ever */
+        struct policy policy;      /* the weight may be changed at any time */
+        uint64_t counter;          /* service received, in rows × PRINCIPAL_SCALE / weight; wraps, compared by difference */
+        uint64_t activations;      /* routed experts evaluated, ever */
         uint64_t rows_prompt, rows_generated;
-        struct list streams;  /* with work */
-        struct list link;     /* in scheduler.principals while it has streams with work */
+        struct list decodes, prompts; /* runnable streams, the next one to be served first */
+        uint32_t n_decodes, n_prompts;
+        uint32_t decodes_left, prompts_left; /* of them without their rows in the iteration being formed */
+        uint32_t passed_over;      /* decode rows given since a prompt that waits last got some */
+        struct list link;          /* in scheduler.principals while it has runnable streams */
 };
+
+/* Counter units of one row at weight 1. Weights up to 10000 divide it with an error below 3 parts in a million. */
+#define PRINCIPAL_SCALE (UINT64_C(1) << 32)
+
+/* Rows of a prompt that are given in one go, if it has so many and the iteration has room: fewer would read the weights
+ * for too little work, more would make neighbours' prompts wait. */
+enum { SCHED_CHUNK = 16 };
 
 /* One running generation, embedded in the service's own object. Its rows are used in order: `pending` prompt rows, then
  * one row per generated token. */
@@ -47,8 +62,9 @@ struct sched_stream {
         bool decoding;
         uint32_t cap_milli;        /* effective: the lowest of policy, request and model */
         uint32_t moe_layers, experts_used; /* of its model */
-        uint64_t rows_done;        /* rows accounted so far: the budget's running position */
-        struct list link;          /* in principal->streams while runnable */
+        uint64_t rows_done;        /* rows accounted since the cap was set: the budget's running position */
+        uint32_t granted, slot;    /* rows, and place among the picks, in the iteration being formed */
+        struct list link;          /* in one of the principal's lists while runnable */
 };
 
 struct sched_limits {
@@ -64,12 +80,20 @@ struct sched_pick {
 
 void scheduler_init(struct scheduler *scheduler);
 void principal_init(struct principal *principal, const struct policy *policy);
+void sched_stream_init(struct sched_stream *stream, struct principal *principal, uint32_t moe_layers,
+                       uint32_t experts_used, uint32_t cap_milli);
 
-/* Makes the stream known with `pending` rows of work, or changes how much work it has (0 takes it out). */
+/* Makes the stream known with `pending` rows of work, or changes how much work it has (0 takes it out; so before it is
+ * freed). */
 void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending, bool decoding);
+/* Changes the cap in mid-generation: promise P1 then holds anew for the rows from here on. */
+void sched_stream_set_cap(struct sched_stream *stream, uint32_t cap_milli);
 
-/* Forms the next iteration: decode rows first, then prompt chunks, both in the order of the counters. Writes at most
- * `max` picks, returns how many. Streams picked stay known; their principals are charged at once. */
+/* Forms the next iteration. Every row, or chunk of a prompt, goes to the principal with the lowest counter (the one that
+ * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a prompt
+ * after every 32 decode rows if one waits. Writes at most `max` picks, a stream each, and returns how many; with room
+ * for rows_max picks all rows are used that can be. Decode picks have one row. Streams picked stay as they are until
+ * sched_stream_set_pending(); their principals are charged at once. rows_max and prompt_max are at least 1. */
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 
@@ -80,5 +104,5 @@ uint32_t sched_cap_milli(const struct policy *policy, uint32_t request_milli, ui
  * L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even out. */
 uint32_t sched_allowance(uint32_t cap_milli, uint32_t moe_layers, uint64_t row);
 
-/* Books what an iteration used: `rows` of the stream's rows, `used` activations. */
+/* Books what an iteration used: `rows` of the stream's rows, `used` activations. The running position moves on. */
 void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint64_t used);
