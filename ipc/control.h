@@ -8,8 +8,9 @@
  * Unknown keys are ignored; a duplicate key, an unknown verb or a wrong type is answered with an error.
  *
  *   verb      request                                      reply
- *   hello     version, name?, entries?, arena?             version, entries, arena, submissions/completions offsets,
- *                                                          client_size, daemon_size, server (version string)
+ *   hello     version, name?, entries?, arena?             version, entries, arena (bytes), submissions and completions
+ *                                                          (offset of the slots, each in its mapping), client_size,
+ *                                                          daemon_size, server (version string)
  *                                                          + fds: client mapping, daemon mapping (read-only), bell
  *                                                          (client → daemon, eventfd), wake (daemon → client, reading
  *                                                          end of a pipe, see notify.h)
