@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arch.h"
+#include "base/util.h"
+
+enum dim {
+        DIM_ONE, /* no such dimension */
+        DIM_HIDDEN,
+        DIM_VOCAB, /* any: the embedding's rows say how many tokens there are */
+        DIM_HEAD,
+        DIM_Q,
+        DIM_K,
+        DIM_V,
+        DIM_ATTENDED,
+        DIM_FFN,
+        DIM_EXPERT_FFN,
+        DIM_EXPERTS,
+        DIM_ROPE_PAIRS,
+};
+
+/* A tensor of some part. One without rows is a vector, F32; with a stack, a matrix per expert. */
+struct rule {
+        uint32_t slot, part;
+        const char *name;
+        enum dim cols, rows, stack;
+        bool optional;
+};
+
+static const struct rule model_rules[] = {
+        { ARCH_TOKEN_EMBD, 0, "token_embd.weight", DIM_HIDDEN, DIM_VOCAB },
+        { ARCH_OUTPUT_NORM, 0, "output_norm.weight", DIM_HIDDEN },
+        { ARCH_OUTPUT, 0, "output.weight", DIM_HIDDEN, DIM_VOCAB, .optional = true },
+        { ARCH_ROPE_FREQS, 0, "rope_freqs.weight", DIM_ROPE_PAIRS, .optional = true },
+};
+
+static const struct rule layer_rules[] = {
+        { ARCH_ATTN_NORM, ARCH_GQA, "attn_norm.weight", DIM_HIDDEN },
+        { ARCH_ATTN_Q, ARCH_GQA, "attn_q.weight", DIM_HIDDEN, DIM_Q },
+        { ARCH_ATTN_K, ARCH_GQA, "attn_k.weight", DIM_HIDDEN, DIM_K },
+        { ARCH_ATTN_V, ARCH_GQA, "attn_v.weight", DIM_HIDDEN, DIM_V },
+        { ARCH_ATTN_OUTPUT, ARCH_GQA, "attn_output.weight", DIM_ATTENDED, DIM_HIDDEN },
+        { ARCH_ATTN_Q_BIAS, ARCH_QKV_BIAS, "attn_q.bias", DIM_Q },
+        { ARCH_ATTN_K_BIAS, ARCH_QKV_BIAS, "attn_k.bias", DIM_K },
+        { ARCH_ATTN_V_BIAS, ARCH_QKV_BIAS, "attn_v.bias", DIM_V },
+        { ARCH_ATTN_Q_NORM, ARCH_QK_NORM_HEAD, "attn_q_norm.weight", DIM_HEAD },
+        { ARCH_ATTN_K_NORM, ARCH_QK_NORM_HEAD, "attn_k_norm.weight", DIM_HEAD },
+        { ARCH_ATTN_Q_NORM, ARCH_QK_NORM_ROW, "attn_q_norm.weight", DIM_Q },
+        { ARCH_ATTN_K_NORM, ARCH_QK_NORM_ROW, "attn_k_norm.weight", DIM_K },
+        { ARCH_FFN_NORM, ARCH_DENSE | ARCH_MOE, "ffn_norm.weight", DIM_HIDDEN },
+        { ARCH_FFN_GATE, ARCH_DENSE, "ffn_gate.weight", DIM_HIDDEN, DIM_FFN },
+        { ARCH_FFN_UP, ARCH_DENSE, "ffn_up.weight", DIM_HIDDEN, DIM_FFN },
+        { ARCH_FFN_DOWN, ARCH_DENSE, "ffn_down.weight", DIM_FFN, DIM_HIDDEN },
+        { ARCH_FFN_ROUTER, ARCH_MOE, "ffn_gate_inp.weight", DIM_HIDDEN, DIM_EXPERTS },
+        { ARCH_FFN_GATE_EXPS, ARCH_MOE, "ffn_gate_exps.weight", DIM_HIDDEN, DIM_EXPERT_FFN, DIM_EXPERTS },
+        { ARCH_FFN_UP_EXPS, ARCH_MOE, "ffn_up_exps.weight", DIM_HIDDEN, DIM_EXPERT_FFN, DIM_EXPERTS },
+        { ARCH_FFN_DOWN_EXPS, ARCH_MOE, "ffn_down_exps.weight", DIM_EXPERT_FFN, DIM_HIDDEN, DIM_EXPERTS },
+};
+
+/* Token ids are 31 bits; this also bounds a row of logits. */
+enum { VOCAB_MAX = 1 << 24 };
+
+static uint64_t dim_value(const struct arch_params *h, enum dim dim) {
+        switch (dim) {
+        case DIM_ONE:
+                return 1;
+        case DIM_HIDDEN:
+                return h->hidden;
+        case DIM_VOCAB:
+                return h->vocab;
+        case DIM_HEAD:
+                return h->k_dim;
+        case DIM_Q:
+                return (uint64_t) h->heads * h->k_dim;
+        case DIM_K:
+                return (uint64_t) h->kv_heads * h->k_dim;
+        case DIM_V:
+                return (uint64_t) h->kv_heads * h->v_dim;
+        case DIM_ATTENDED:
+                return (uint64_t) h->heads * h->v_dim;
+        case DIM_FFN:
+                return h->ffn;
+        case DIM_EXPERT_FFN:
+                return h->expert_ffn;
+        case DIM_EXPERTS:
+                return h->experts;
+        case DIM_ROPE_PAIRS:
+                return h->rope_dims / 2;
+        }
+        return 0;
+}
+
+static void shape_text(char text[static 96], uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+        if (d != 1)
+                snprintf(text, 96, "%llu x %llu x %llu x %llu", (unsigned long long) a, (unsigned long long) b,
+                         (unsigned long long) c, (unsigned long long) d);
+        else if (c != 1)
+                snprintf(text, 96, "%llu x %llu x %llu", (unsigned long long) a, (unsigned long long) b,
+                         (unsigned long long) c);
+        else
+                snprintf(text, 96, "%llu x %llu", (unsigned long long) a, (unsigned long long) b);
+}
+
+static int check_shape(const struct arch_params *h, const struct gguf *g, const struct gguf_tensor *t,
+                       const struct rule *rule, const char *name, struct reason *reason) {
+        uint64_t cols = dim_value(h, rule->cols), rows = dim_value(h, rule->rows), stack = dim_value(h, rule->stack);
+        char is[96], expected[96];
+
+        if (t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == stack && t->dims[3] == 1)
+                return 0;
+        shape_text(is, t->dims[0], t->dims[1], t->dims[2], t->dims[3]);
+        shape_text(expected, cols, rows, stack, 1);
+        return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is %s, expected %s", gguf_name(g), name, is,
+                             expected);
+}
+
+static int check_type(const struct gguf *g, const struct gguf_tensor *t, const struct rule *rule, const char *name,
+                      struct reason *reason) {
+        const struct quant_info *info = quant_info(t->type);
+        const struct gguf_tensor_type *type = gguf_tensor_type(t->type);
+
+        /* Kernels read numbers of up to eight bytes where they lie. */
+        if (t->offset % 8)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is at offset %llu, not a multiple of 8",
+                                     gguf_name(g), name, (unsigned long long) t->offset);
+        if (rule->rows == DIM_ONE) {
+                if (t->type == QUANT_F32)
+                        return 0;
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected F32", gguf_name(g),
+                                     name, type ? type->name : "unknown");
+        }
+        if (info && info->weights)
+                return 0;
+        return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, which this build cannot compute with",
+                             gguf_name(g), name, type ? type->name : "unknown");
+}
+
+/* Finds the tensor of a rule; `ret` gets NULL when it is optional and absent. */
+static int find(const struct arch_model *m, const struct gguf *g, const struct rule *rule, const char *name,
+                bool optional, const struct gguf_tensor **ret, struct reason *reason) {
+        const struct gguf_tensor *t = gguf_tensor(g, name);
+        int r;
+
+        if (!t) {
+                *ret = NULL;
+                if (optional)
+                        return 0;
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is missing, which %s needs", gguf_name(g),
+                                     name, m->arch->name);
+        }
+        r = check_shape(&m->params, g, t, rule, name, reason);
+        if (!r)
+                r = check_type(g, t, rule, name, reason);
+        if (!r)
+                *ret = t;
+        return r;
+}
+
+static int read_vocab(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        const struct gguf_tensor *t = gguf_tensor(g, "token_embd.weight");
+
+        if (t && (t->dims[1] < 1 || t->dims[1] > VOCAB_MAX))
+                return reason_return(reason, ARCH_E_REFUSED, "%s: token_embd.weight has %llu rows, expected 1 to %u",
+                                     gguf_name(g), (unsigned long long) t->dims[1], (unsigned) VOCAB_MAX);
+        if (t)
+                m->params.vocab = (uint32_t) t->dims[1];
+        return 0;
+}
+
+static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index, struct reason *reason) {
+        struct arch_layer *layer = &m->layers[index];
+        char name[64];
+        int r;
+
+        layer->parts = m->arch->parts | (m->params.experts ? ARCH_MOE : ARCH_DENSE);
+        snprintf(name, sizeof(name), "blk.%u.attn_q.bias", index);
+        if (m->arch->parts_allowed & ARCH_QKV_BIAS && gguf_tensor(g, name))
+                layer->parts |= ARCH_QKV_BIAS;
+        for (size_t i = 0; i < ELEMENTS(layer_rules); i++) {
+                const struct rule *rule = &layer_rules[i];
+
+                if (!(layer->parts & rule->part))
+                        continue;
+                snprintf(name, sizeof(name), "blk.%u.%s", index, rule->name);
+                r = find(m, g, rule, name, rule->optional, &layer->tensors[rule->slot], reason);
+                if (r)
+                        return r;
+        }
+        if (layer->parts & ARCH_MOE)
+                layer->moe_layer = m->moe_layers++;
+        return 0;
+}
+
+/* True when the tensor is one that the forward pass will use. */
+static bool is_used(const struct arch_model *m, const struct gguf_tensor *t) {
+        const struct gguf_tensor *const *slots = m->tensors;
+        size_t n = _ARCH_TENSOR_MAX;
+        char name[32], *end;
+        unsigned long layer;
+
+        if (t->name.size > 4 && memcmp(t->name.data, "blk.", 4) == 0) {
+                snprintf(name, sizeof(name), "%.*s", (int) MIN(t->name.size - 4, sizeof(name) - 1), t->name.data + 4);
+                layer = strtoul(name, &end, 10);
+                if (end == name || *end != '.' || layer >= m->params.layers)
+                        return false;
+                slots = m->layers[layer].tensors;
+                n = _ARCH_LAYER_TENSOR_MAX;
+        }
+        for (size_t i = 0; i < n; i++)
+                if (slots[i] == t)
+                        return true;
+        return false;
+}
+
+/* A weight that the pass would not use means another model than the one that would be computed. */
+static int check_unused(const struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+                const struct gguf_tensor *t = gguf_tensor_at(g, i);
+
+                if (!is_used(m, t))
+                        return reason_return(reason, ARCH_E_REFUSED,
+                                             "%s: tensor %.*s has no place in a model of %u layers of %s",
+                                             gguf_name(g), (int) MIN(t->name.size, 64u), t->name.data,
+                                             m->params.layers, m->arch->name);
+        }
+        return 0;
+}
+
+int arch_read_tensors(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        int r;
+
+        r = read_vocab(m, g, reason);
+        if (r)
+                return r;
+        for (size_t i = 0; i < ELEMENTS(model_rules); i++) {
+                const struct rule *rule = &model_rules[i];
+
+                r = find(m, g, rule, rule->name, rule->optional, &m->tensors[rule->slot], reason);
+                if (r)
+                        return r;
+        }
+        m->layers = calloc(m->params.layers, sizeof(*m->layers));
+        if (!m->layers)
+                return -ENOMEM;
+        for (uint32_t l = 0; l < m->params.layers; l++) {
+                r = read_layer(m, g, l, reason);
+                if (r)
+                        return r;
+        }
+        r = check_unused(m, g, reason);
+        if (!r && !m->tensors[ARCH_OUTPUT])
+                m->tensors[ARCH_OUTPUT] = m->tensors[ARCH_TOKEN_EMBD];
+        return r;
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+#include "arch.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "base/util.h"
+
+static const struct arch archs[] = {
+        {
+                .name = "llama", /* with experts: Mixtral */
+                .parts = ARCH_GQA,
+                .parts_allowed = ARCH_QKV_BIAS,
+                .ffn = ARCH_DENSE | ARCH_MOE,
+                .pairs = ROPE_ADJACENT, /* the converter permutes the rows of Q and K for this */
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX,
+                .normalize = true,
+        },
+        {
+                .name = "qwen2",
+                .parts = ARCH_GQA | ARCH_QKV_BIAS,
+                .ffn = ARCH_DENSE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+        },
+        {
+                .name = "qwen3",
+                .parts = ARCH_GQA | ARCH_QK_NORM_HEAD,
+                .ffn = ARCH_DENSE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+        },
+        {
+                .name = "qwen3moe",
+                .parts = ARCH_GQA | ARCH_QK_NORM_HEAD,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX,
+                .normalize = true,
+        },
+        {
+                .name = "olmoe",
+                .parts = ARCH_GQA | ARCH_QK_NORM_ROW,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX,
+        },
+};
+
+/* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or a
+ * buffer of activations is made of, far from wrapping 64 bits. */
+struct param {
+        const char *suffix;
+        size_t offset;
+        uint32_t min, max;
+        bool required;
+};
+
+#define PARAM(_suffix, _field, _min, _max, _required)                                                        \
+        { _suffix, offsetof(struct arch_params, _field), _min, _max, _required }
+
+static const struct param params[] = {
+        PARAM("block_count", layers, 1, 1024, true),
+        PARAM("context_length", context, 1, 1 << 26, true),
+        PARAM("embedding_length", hidden, 1, 1 << 17, true),
+        PARAM("attention.head_count", heads, 1, 4096, true),
+        PARAM("attention.head_count_kv", kv_heads, 1, 4096, false),
+        PARAM("attention.key_length", k_dim, 1, 4096, false),
+        PARAM("attention.value_length", v_dim, 1, 4096, false),
+        PARAM("rope.dimension_count", rope_dims, 2, 4096, false),
+        PARAM("feed_forward_length", ffn, 1, 1 << 20, false),
+        PARAM("expert_count", experts, 0, 4096, false),
+        PARAM("expert_used_count", experts_used, 0, 256, false),
+        PARAM("expert_feed_forward_length", expert_ffn, 1, 1 << 20, false),
+};
+
+const struct arch *arch_find(struct gguf_string name) {
+        for (size_t i = 0; i < ELEMENTS(archs); i++)
+                if (gguf_string_equal(name, archs[i].name))
+                        return &archs[i];
+        return NULL;
+}
+
+const char *arch_key(const struct arch_model *m, const char *suffix, char key[static 96]) {
+        snprintf(key, 96, "%s.%s", m->arch->name, suffix);
+        return key;
+}
+
+int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *suffix, uint32_t otherwise,
+                 uint32_t *ret, struct reason *reason) {
+        char key[96];
+
+        return gguf_get_u32_or(g, arch_key(m, suffix, key), otherwise, ret, reason) ? ARCH_E_REFUSED : 0;
+}
+
+int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise, float *ret,
+                 struct reason *reason) {
+        char key[96];
+
+        if (gguf_get_f32_or(g, arch_key(m, suffix, key), otherwise, ret, reason))
+                return ARCH_E_REFUSED;
+        if (!isfinite(*ret))
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s is not a finite number", gguf_name(g), key);
+        return 0;
+}
+
+static int refuse_unknown(const struct gguf *g, struct gguf_string name, struct reason *reason) {
+        char known[128] = "";
+        size_t n = 0;
+
+        for (size_t i = 0; i < ELEMENTS(archs) && n < sizeof(known); i++)
+                n += (size_t) snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", archs[i].name);
+        return reason_return(reason, ARCH_E_REFUSED, "%s: unknown architecture \"%.*s\"; known are: %s", gguf_name(g),
+                             (int) MIN(name.size, 40u), name.data, known);
+}
+
+static int read_integers(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        for (size_t i = 0; i < ELEMENTS(params); i++) {
+                const struct param *p = &params[i];
+                uint32_t *value = (uint32_t *) ((char *) &m->params + p->offset);
+                char key[96];
+
+                arch_key(m, p->suffix, key);
+                *value = 0;
+                if (!gguf_has(g, key) && !p->required)
+                        continue;
+                if (gguf_get_u32(g, key, value, reason))
+                        return ARCH_E_REFUSED;
+                if (*value < p->min || *value > p->max)
+                        return reason_return(reason, ARCH_E_REFUSED, "%s: %s is %u, expected %u to %u", gguf_name(g),
+                                             key, *value, p->min, p->max);
+        }
+        return 0;
+}
+
+static int read_floats(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+
+        if (arch_get_f32(m, g, "attention.layer_norm_rms_epsilon", -1.0f, &h->eps, reason) ||
+            arch_get_f32(m, g, "attention.scale", 0.0f, &h->attention_scale, reason) ||
+            arch_get_f32(m, g, "embedding_scale", 1.0f, &h->embedding_scale, reason) ||
+            arch_get_f32(m, g, "expert_weights_scale", 0.0f, &h->expert_scale, reason))
+                return ARCH_E_REFUSED;
+        if (h->eps < 0.0f || h->eps > 1.0f)
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s.attention.layer_norm_rms_epsilon is missing or not between 0 and 1",
+                                     gguf_name(g), m->arch->name);
+        if (h->attention_scale == 0.0f)
+                h->attention_scale = 1.0f / sqrtf((float) h->k_dim);
+        if (h->expert_scale == 0.0f)
+                h->expert_scale = 1.0f;
+        return 0;
+}
+
+/* What the format leaves to be derived when its key is absent. */
+static int derive(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+
+        if (h->kv_heads == 0)
+                h->kv_heads = h->heads;
+        if (h->k_dim == 0)
+                h->k_dim = h->hidden / h->heads;
+        if (h->v_dim == 0)
+                h->v_dim = h->k_dim;
+        if (h->rope_dims == 0)
+                h->rope_dims = h->k_dim;
+        if (h->expert_ffn == 0)
+                h->expert_ffn = h->ffn;
+        if (h->heads % h->kv_heads)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %u attention heads cannot share %u KV heads",
+                                     gguf_name(g), h->heads, h->kv_heads);
+        if (h->k_dim == 0 || h->rope_dims % 2 || h->rope_dims > h->k_dim)
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %u rotary dimensions in a head of %u; expected an even number inside it",
+                                     gguf_name(g), h->rope_dims, h->k_dim);
+        return 0;
+}
+
+static int check_experts(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+        bool moe = m->arch->ffn == ARCH_MOE || (m->arch->ffn & ARCH_MOE && h->experts > 0);
+
+        if (!moe) {
+                h->experts = h->experts_used = h->expert_ffn = 0;
+        } else {
+                h->ffn = 0;
+                if (h->experts == 0 || h->experts_used == 0 || h->experts_used > h->experts)
+                        return reason_return(reason, ARCH_E_REFUSED, "%s: %u of %u experts used per token; "
+                                             "expected 1 to all of at least one", gguf_name(g), h->experts_used,
+                                             h->experts);
+        }
+        if (h->ffn == 0 && h->expert_ffn == 0)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.feed_forward_length is missing", gguf_name(g),
+                                     m->arch->name);
+        return 0;
+}
+
+/* `expert_gating_func`: 1 softmax, 2 sigmoid, 4 sqrt(softplus); absent or 0: the architecture's own. */
+static int read_router(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+        char key[96];
+        uint32_t gate;
+
+        h->gate = m->arch->gate;
+        if (arch_get_u32(m, g, "expert_gating_func", 0, &gate, reason))
+                return ARCH_E_REFUSED;
+        if (gguf_get_bool_or(g, arch_key(m, "expert_weights_norm", key), m->arch->normalize, &h->normalize, reason))
+                return ARCH_E_REFUSED;
+        switch (gate) {
+        case 0:
+                return 0;
+        case 1:
+                h->gate = ROUTE_SOFTMAX;
+                return 0;
+        case 2:
+                h->gate = ROUTE_SIGMOID;
+                return 0;
+        case 4:
+                h->gate = ROUTE_SQRT_SOFTPLUS;
+                return 0;
+        default:
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.expert_gating_func is %u; known are 1, 2, 4",
+                                     gguf_name(g), m->arch->name, gate);
+        }
+}
+
+int arch_read_params(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct gguf_string name;
+        int r;
+
+        if (gguf_get_string(g, "general.architecture", &name, reason))
+                return ARCH_E_REFUSED;
+        m->arch = arch_find(name);
+        if (!m->arch)
+                return refuse_unknown(g, name, reason);
+        r = read_integers(m, g, reason);
+        if (!r)
+                r = derive(m, g, reason);
+        if (!r)
+                r = check_experts(m, g, reason);
+        if (!r)
+                r = read_floats(m, g, reason);
+        if (!r)
+                r = read_router(m, g, reason);
+        return r;
+}
+
+int arch_read(struct arch_model *ret, const struct gguf *g, struct reason *reason) {
+        struct arch_model m = ARCH_MODEL_NULL;
+        int r;
+
+        r = arch_read_params(&m, g, reason);
+        if (!r)
+                r = arch_read_tensors(&m, g, reason);
+        if (!r)
+                r = arch_read_rope(&m, g, reason);
+        if (r) {
+                arch_model_deinit(&m);
+                return r;
+        }
+        *ret = m;
+        return 0;
+}
+
+void arch_model_deinit(struct arch_model *m) {
+        free(m->layers);
+        free(m->frequencies);
+        *m = (struct arch_model) ARCH_MODEL_NULL;
+}

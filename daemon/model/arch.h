@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What a model file is made of. An architecture is a row of data: which parts its layers have, how rotary pairs lie,
+ * what its router does. arch_read() takes the row that the file names, reads its hyper-parameters, finds every tensor
+ * and checks each one's shape and type against them; what it returns needs no further check.
+ *
+ * Names of keys and tensors: github.com/ggml-org/ggml, docs/gguf.md, and the converters' tables. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/reason.h"
+#include "gguf.h"
+#include "op.h"
+
+enum {
+        _ARCH_E_SUCCESS,
+        ARCH_E_REFUSED, /* the file is not a model that this build can run; the reason says why */
+};
+
+/* Parts that a layer may be made of; each brings its tensors. */
+enum arch_part {
+        ARCH_GQA = 1 << 0,           /* grouped-query attention */
+        ARCH_QKV_BIAS = 1 << 1,
+        ARCH_QK_NORM_HEAD = 1 << 2,  /* RMS norm of each head of Q and K */
+        ARCH_QK_NORM_ROW = 1 << 3,   /* RMS norm of a whole row of Q and K */
+        ARCH_DENSE = 1 << 4,         /* one gated feed-forward */
+        ARCH_MOE = 1 << 5,           /* router and routed experts */
+};
+
+struct arch {
+        const char *name;       /* general.architecture */
+        uint32_t parts;         /* of every layer, but for the feed-forward */
+        uint32_t parts_allowed; /* present when their tensors are */
+        uint32_t ffn;           /* ARCH_DENSE, ARCH_MOE, or both: then expert_count decides */
+        enum rope_pairs pairs;
+        enum act_kind act;
+        enum route_gate gate;
+        bool normalize;         /* router weights sum to one over the chosen experts */
+};
+
+struct arch_params {
+        uint32_t layers, hidden, vocab, context;
+        uint32_t heads, kv_heads, k_dim, v_dim;
+        uint32_t ffn;                               /* 0 where no layer is dense */
+        uint32_t experts, experts_used, expert_ffn; /* 0 where no layer has experts */
+        uint32_t rope_dims;
+        float eps;
+        float attention_scale; /* on q·k */
+        float embedding_scale, expert_scale;
+        enum route_gate gate;
+        bool normalize;
+};
+
+enum arch_tensor {
+        ARCH_TOKEN_EMBD,
+        ARCH_OUTPUT_NORM,
+        ARCH_OUTPUT, /* the embedding's tensor where the file has none of its own */
+        ARCH_ROPE_FREQS,
+        _ARCH_TENSOR_MAX,
+};
+
+enum arch_layer_tensor {
+        ARCH_ATTN_NORM,
+        ARCH_ATTN_Q,
+        ARCH_ATTN_K,
+        ARCH_ATTN_V,
+        ARCH_ATTN_Q_BIAS,
+        ARCH_ATTN_K_BIAS,
+        ARCH_ATTN_V_BIAS,
+        ARCH_ATTN_Q_NORM,
+        ARCH_ATTN_K_NORM,
+        ARCH_ATTN_OUTPUT,
+        ARCH_FFN_NORM,
+        ARCH_FFN_GATE,
+        ARCH_FFN_UP,
+        ARCH_FFN_DOWN,
+        ARCH_FFN_ROUTER,
+        ARCH_FFN_GATE_EXPS,
+        ARCH_FFN_UP_EXPS,
+        ARCH_FFN_DOWN_EXPS,
+        _ARCH_LAYER_TENSOR_MAX,
+};
+
+struct arch_layer {
+        uint32_t parts;
+        uint32_t moe_layer; /* with ARCH_MOE: how many such layers come before it */
+        const struct gguf_tensor *tensors[_ARCH_LAYER_TENSOR_MAX]; /* NULL where the layer has no such part */
+};
+
+struct arch_model {
+        const struct arch *arch;
+        struct arch_params params;
+        const struct gguf_tensor *tensors[_ARCH_TENSOR_MAX];
+        struct arch_layer *layers; /* [params.layers] */
+        uint32_t moe_layers;
+        float *frequencies;        /* [rope_dims / 2], radians per position */
+        float rope_magnitude;
+};
+
+#define ARCH_MODEL_NULL { .arch = NULL }
+
+/* NULL when this build does not know it. */
+const struct arch *arch_find(struct gguf_string name);
+
+/* Reads and checks the whole model. 0, ARCH_E_REFUSED, or -ENOMEM. `ret` points into `g`, which must outlive it, and
+ * is the caller's: arch_model_deinit(). Thread-safe. */
+int arch_read(struct arch_model *ret, const struct gguf *g, struct reason *reason);
+void arch_model_deinit(struct arch_model *m);
+
+/* The steps of arch_read(), each on what those before it filled in. */
+int arch_read_params(struct arch_model *m, const struct gguf *g, struct reason *reason);
+int arch_read_tensors(struct arch_model *m, const struct gguf *g, struct reason *reason);
+int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *reason);
+
+/* Reads `ARCHITECTURE.suffix`; a missing key yields `otherwise`. 0 or ARCH_E_REFUSED. */
+int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *suffix, uint32_t otherwise,
+                 uint32_t *ret, struct reason *reason);
+int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise, float *ret,
+                 struct reason *reason);
+/* The key's full name, in `key`. */
+const char *arch_key(const struct arch_model *m, const char *suffix, char key[static 96]);
