@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <liburing.h>
+#include <poll.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "pair.h"
+#include "test.h"
+
+enum { PAIR_ARENA = 64 * 1024 };
+
+void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
+        struct wire_client_page *client;
+        struct wire_daemon_page *daemon;
+        const struct wire_daemon_page *seen;
+
+        *pair = (struct pair) {};
+        assert_se(wire_layout_init(&pair->layout, entries, PAIR_ARENA, NULL) == 0);
+        assert_se(shm_new(&pair->client_fd, "moed-test-client", pair->layout.client_size) == 0);
+        assert_se(shm_new(&pair->daemon_fd, "moed-test-daemon", pair->layout.daemon_size) == 0);
+        assert_se(shm_reopen_read_only(&pair->daemon_read_fd, pair->daemon_fd) == 0);
+        assert_se(notify_bell_new(&pair->bell_fd) == 0);
+        assert_se(notify_wake_new(&pair->wake_fd, &pair->wake_read_fd) == 0);
+
+        assert_se(shm_map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, false) == 0);
+        assert_se(shm_map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true) == 0);
+        assert_se(shm_map(&pair->client.client_mapping, pair->client_fd, pair->layout.client_size, true) == 0);
+        assert_se(shm_map(&pair->client.daemon_mapping, pair->daemon_read_fd, pair->layout.daemon_size, false) == 0);
+
+        client = pair->daemon.client_mapping.address;
+        daemon = pair->daemon.daemon_mapping.address;
+        ring_reader_init(&pair->daemon.submissions, &daemon->submission_head, &client->submission_tail,
+                         wire_submissions(&pair->layout, client), entries, start);
+        ring_writer_init(&pair->daemon.completions, &client->completion_head, &daemon->completion_tail,
+                         wire_completions(&pair->layout, daemon), entries, start);
+        notify_sleeper_init(&pair->daemon.sleeper, daemon);
+        notify_waker_init(&pair->daemon.waker, client, daemon, pair->wake_fd);
+
+        client = pair->client.client_mapping.address;
+        seen = pair->client.daemon_mapping.address;
+        ring_writer_init(&pair->client.submissions, &seen->submission_head, &client->submission_tail,
+                         wire_submissions(&pair->layout, client), entries, start);
+        ring_reader_init(&pair->client.completions, &client->completion_head, &seen->completion_tail,
+                         wire_completions(&pair->layout, pair->client.daemon_mapping.address), entries, start);
+        notify_bell_init(&pair->client.bell, seen, pair->bell_fd);
+        notify_waiter_init(&pair->client.waiter, client, seen, pair->wake_read_fd, socket_fd, spin_max);
+}
+
+void pair_deinit(struct pair *pair) {
+        shm_unmap(&pair->daemon.client_mapping);
+        shm_unmap(&pair->daemon.daemon_mapping);
+        shm_unmap(&pair->client.client_mapping);
+        shm_unmap(&pair->client.daemon_mapping);
+        close_fd(pair->client_fd);
+        close_fd(pair->daemon_fd);
+        close_fd(pair->daemon_read_fd);
+        close_fd(pair->bell_fd);
+        close_fd(pair->wake_fd);
+        close_fd(pair->wake_read_fd);
+}
+
+struct bell_ring {
+        struct io_uring uring;
+        bool has_uring;
+        int bell_fd;
+};
+
+static void bell_ring_poll(struct bell_ring *ring) {
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+        io_uring_prep_poll_multishot(sqe, ring->bell_fd, POLLIN);
+        assert_se(io_uring_submit(&ring->uring) == 1);
+}
+
+struct bell_ring *bell_ring_new(int bell_fd) {
+        struct bell_ring *ring = calloc(1, sizeof(*ring));
+
+        assert_se(ring);
+        ring->bell_fd = bell_fd;
+        ring->has_uring = io_uring_queue_init(8, &ring->uring, IORING_SETUP_SINGLE_ISSUER |
+                                                               IORING_SETUP_COOP_TASKRUN) == 0;
+        if (ring->has_uring)
+                bell_ring_poll(ring);
+        return ring;
+}
+
+struct bell_ring *bell_ring_free(struct bell_ring *ring) {
+        if (ring->has_uring)
+                io_uring_queue_exit(&ring->uring);
+        free(ring);
+        return NULL;
+}
+
+/* The bell is never read: each write to it is an event of the multishot poll. */
+static bool uring_wait(struct bell_ring *ring, int timeout_msec) {
+        struct __kernel_timespec timeout = {
+                .tv_sec = timeout_msec / 1000,
+                .tv_nsec = timeout_msec % 1000 * (long long) NSEC_PER_MSEC,
+        };
+        struct io_uring_cqe *cqe;
+        int r;
+
+        do
+                r = io_uring_wait_cqe_timeout(&ring->uring, &cqe, &timeout);
+        while (r == -EINTR);
+        if (r < 0)
+                return false;
+        while (io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
+                bool more = cqe->flags & IORING_CQE_F_MORE;
+
+                io_uring_cqe_seen(&ring->uring, cqe);
+                if (!more)
+                        bell_ring_poll(ring);
+        }
+        return true;
+}
+
+bool bell_ring_wait(struct bell_ring *ring, int timeout_msec) {
+        struct pollfd p = { .fd = ring->bell_fd, .events = POLLIN };
+        uint64_t count;
+        ssize_t n;
+
+        if (ring->has_uring)
+                return uring_wait(ring, timeout_msec);
+        if (poll(&p, 1, timeout_msec) <= 0)
+                return false;
+        n = read(ring->bell_fd, &count, sizeof(count));
+        return n == sizeof(count);
+}
