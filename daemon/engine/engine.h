@@ -53,6 +53,7 @@ void model_free(struct model *model);
 void model_freep(struct model **model);
 
 const struct model_info *model_info(const struct model *model);
+/* NULL when the file has no vocabulary. */
 const struct tokenizer *model_tokenizer(const struct model *model);
 /* NULL when the model has no template of a known family. */
 const struct chat_template *model_chat_template(const struct model *model);
@@ -99,3 +100,26 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before). */
 int step_advance(struct step *step);
+
+/* One layer of a running step, as an observer sees it; the arrays are on the host and valid during the call only. Rows
+ * are those of all parts, in the parts' order. Expert choices are as secret as the text that caused them. */
+struct step_view {
+        uint32_t layer, rows;
+        uint32_t hidden;
+        const float *input, *output; /* [rows][hidden] */
+        /* with routed experts, else NULL and 0 */
+        uint32_t k;
+        const int32_t *expert_ids;    /* [rows][k], by falling score, -1 past the count */
+        const float *expert_weights;  /* [rows][k] factor on each expert's output */
+        const int32_t *expert_counts; /* [rows] */
+};
+
+/* Looks at what each layer does: which experts it chooses, and what they are worth to its output. */
+struct step_observer {
+        void (*layer)(const struct step_view *view, void *context);
+        void *context;
+};
+
+/* From the next step_begin() on every layer is shown to `observer`, which must live until another or NULL replaces it.
+ * Costs a round trip to the device and a copy of all rows per layer. -ENOMEM leaves the observer as it was. */
+int step_observe(struct step *step, const struct step_observer *observer);

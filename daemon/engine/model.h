@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The inside of a model and of a sequence, for the files of this folder. */
+
+#include "arch.h"
+#include "engine.h"
+#include "gguf.h"
+#include "kv.h"
+
+struct model_layer {
+        struct weight weights[_ARCH_LAYER_TENSOR_MAX];
+        struct kv_layer kv;
+};
+
+struct model {
+        struct backend *backend;
+        struct gguf *gguf;
+        struct arch_model arch;
+        struct tokenizer *tokenizer;
+        struct chat_template *chat_template;
+        struct model_info info;
+        char *name, *path;
+
+        struct buffer **files; /* [gguf_n_files()] the weights, imported */
+        struct weight weights[_ARCH_TENSOR_MAX];
+        struct model_layer *layers;
+        struct buffer *frequencies;
+
+        struct buffer *kv;
+        struct kv_pages pages;
+        uint32_t rows_max;
+};
+
+struct sequence {
+        struct model *model;
+        uint32_t length;           /* tokens in KV */
+        uint32_t n_pages, n_slots; /* pages held; room in `pages` */
+        uint32_t *pages;
+        bool running;              /* part of a step that has begun */
+};
+
+/* Creates the KV arena of a model whose layers are known; fills info.context and info.kv_*. */
+int model_init_kv(struct model *m, const struct model_options *options, struct reason *reason);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "model.h"
+
+int sequence_new(struct sequence **ret, struct model *model) {
+        struct sequence *s = malloc(sizeof(*s));
+
+        if (!s)
+                return -ENOMEM;
+        *s = (struct sequence) { .model = model };
+        *ret = s;
+        return 0;
+}
+
+void sequence_free(struct sequence *s) {
+        if (!s)
+                return;
+        kv_pages_release(&s->model->pages, s->n_pages, s->pages);
+        free(s->pages);
+        free(s);
+}
+
+void sequence_freep(struct sequence **s) {
+        sequence_free(*s);
+}
+
+uint32_t sequence_length(const struct sequence *s) {
+        return s->length;
+}
+
+uint32_t sequence_pages(const struct sequence *s) {
+        return s->n_pages;
+}
+
+static int make_slots(struct sequence *s, uint32_t n) {
+        uint32_t *pages;
+
+        if (n <= s->n_slots)
+                return 0;
+        n = MAX(n, s->n_slots * 2);
+        pages = reallocarray(s->pages, n, sizeof(*pages));
+        if (!pages)
+                return -ENOMEM;
+        s->pages = pages;
+        s->n_slots = n;
+        return 0;
+}
+
+int sequence_reserve(struct sequence *s, uint32_t tokens) {
+        uint32_t needed;
+        int r;
+
+        if (tokens > s->model->info.context - s->length)
+                return ENGINE_E_CONTEXT;
+        needed = DIV_ROUND_UP(s->length + tokens, (uint32_t) KV_PAGE_TOKENS);
+        if (needed <= s->n_pages)
+                return 0;
+        r = make_slots(s, needed);
+        if (r)
+                return r;
+        if (!kv_pages_take(&s->model->pages, needed - s->n_pages, s->pages + s->n_pages))
+                return ENGINE_E_PAGES;
+        s->n_pages = needed;
+        return 0;
+}
+
+void sequence_truncate(struct sequence *s, uint32_t length) {
+        uint32_t keep;
+
+        s->length = MIN(s->length, length);
+        keep = DIV_ROUND_UP(s->length, (uint32_t) KV_PAGE_TOKENS);
+        if (keep >= s->n_pages)
+                return;
+        kv_pages_release(&s->model->pages, s->n_pages - keep, s->pages + keep);
+        s->n_pages = keep;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/util.h"
+#include "step.h"
+
+static const struct backend_ops *ops_of(const struct step *s) {
+        return s->model->backend->ops;
+}
+
+static int grow_device(struct step *s, struct step_buffer *b, uint64_t size) {
+        struct buffer *buffer;
+        int r;
+
+        if (size <= b->size)
+                return 0;
+        size = MAX(size, b->size * 2);
+        r = ops_of(s)->buffer_new(s->model->backend, size, &buffer);
+        if (r)
+                return r;
+        ops_of(s)->buffer_free(b->buffer);
+        *b = (struct step_buffer) { .buffer = buffer, .size = size, .at = ops_of(s)->buffer_address(buffer) };
+        return 0;
+}
+
+/* The old content is not kept. */
+static int grow_host(void **memory, uint64_t *size, uint64_t wanted) {
+        void *p;
+
+        if (wanted <= *size)
+                return 0;
+        wanted = MAX(wanted, *size * 2);
+        p = malloc(wanted);
+        if (!p)
+                return -ENOMEM;
+        free(*memory);
+        *memory = p;
+        *size = wanted;
+        return 0;
+}
+
+/* A block of rows_max rows of `width` four-byte values; without a base only the size is added up. */
+static struct device_ptr carve(const struct step *s, struct device_ptr base, uint64_t *size, uint64_t width) {
+        struct device_ptr at = device_offset(base, *size);
+
+        *size += DIV_ROUND_UP(width * s->model->rows_max * 4, 64) * 64;
+        return at;
+}
+
+static uint64_t carve_activations(struct step *s, struct device_ptr base) {
+        const struct arch_params *h = &s->model->arch.params;
+        uint64_t size = 0;
+
+        s->a = (struct step_activations) {
+                .x = carve(s, base, &size, h->hidden),
+                .normed = carve(s, base, &size, h->hidden),
+                .q = carve(s, base, &size, (uint64_t) h->heads * h->k_dim),
+                .k = carve(s, base, &size, (uint64_t) h->kv_heads * h->k_dim),
+                .v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim),
+                .attended = carve(s, base, &size, (uint64_t) h->heads * h->v_dim),
+                .gate = carve(s, base, &size, h->ffn),
+                .up = carve(s, base, &size, h->ffn),
+                .router = carve(s, base, &size, h->experts),
+                .expert_ids = carve(s, base, &size, h->experts_used),
+                .expert_weights = carve(s, base, &size, h->experts_used),
+                .expert_counts = carve(s, base, &size, 1),
+        };
+        return size;
+}
+
+int step_memory_init(struct step *s) {
+        uint64_t rows = s->model->rows_max, batch = rows * (STEP_ARRAYS + s->model->arch.moe_layers);
+        int r;
+
+        r = grow_device(s, &s->activations, carve_activations(s, DEVICE_NULL));
+        if (r)
+                return r;
+        carve_activations(s, s->activations.at);
+        r = grow_device(s, &s->batch_memory, batch * sizeof(int32_t));
+        if (!r)
+                r = grow_device(s, &s->used_memory, rows * sizeof(uint32_t));
+        if (r)
+                return r;
+        s->batch.staged = calloc(batch, sizeof(int32_t));
+        s->host_used = calloc(rows, sizeof(uint32_t));
+        return s->batch.staged && s->host_used ? 0 : -ENOMEM;
+}
+
+int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted) {
+        uint64_t logits = (uint64_t) n_wanted * s->model->arch.params.vocab * sizeof(float);
+        int r;
+
+        r = grow_device(s, &s->page_table, pages * sizeof(int32_t));
+        if (!r)
+                r = grow_host((void **) &s->host_pages, &s->host_pages_size, pages * sizeof(int32_t));
+        if (!r)
+                r = grow_device(s, &s->logits, logits);
+        if (!r)
+                r = grow_host((void **) &s->host_logits, &s->host_logits_size, logits);
+        return r;
+}
+
+int step_memory_observe(struct step *s) {
+        const struct arch_params *h = &s->model->arch.params;
+        uint64_t rows = s->model->rows_max, k = h->experts_used;
+        struct step_seen *seen = &s->seen;
+        uint64_t size = rows * (2 * (uint64_t) h->hidden + 2 * k + 1) * 4;
+
+        if (!seen->memory)
+                seen->memory = calloc(1, size);
+        if (!seen->memory)
+                return -ENOMEM;
+        seen->input = seen->memory;
+        seen->output = seen->input + rows * h->hidden;
+        seen->weights = seen->output + rows * h->hidden;
+        seen->ids = (int32_t *) (seen->weights + rows * k);
+        seen->counts = seen->ids + rows * k;
+        return 0;
+}
+
+void step_memory_deinit(struct step *s) {
+        struct step_buffer *buffers[] = {
+                &s->activations, &s->batch_memory, &s->used_memory, &s->page_table, &s->logits,
+        };
+
+        for (size_t i = 0; i < ELEMENTS(buffers); i++)
+                ops_of(s)->buffer_free(buffers[i]->buffer);
+        free(s->batch.staged);
+        free(s->host_pages);
+        free(s->host_used);
+        free(s->host_logits);
+        free(s->seen.memory);
+}

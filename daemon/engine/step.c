@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+#include "step.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "allowance.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+
+static const struct backend_ops *ops_of(const struct step *s) {
+        return s->model->backend->ops;
+}
+
+int step_new(struct step **ret, struct model *model) {
+        _cleanup_(step_freep) struct step *s = calloc(1, sizeof(*s));
+        int r;
+
+        if (!s)
+                return -ENOMEM;
+        s->model = model;
+        r = ops_of(s)->stream_new(model->backend, &s->stream);
+        if (r) {
+                s->stream = NULL;
+                return r;
+        }
+        r = step_memory_init(s);
+        if (r)
+                return r;
+        *ret = steal_ptr(s);
+        return 0;
+}
+
+/* The step is over, well or badly: its sequences are free again. */
+static void release_parts(struct step *s) {
+        for (uint32_t i = 0; i < s->n_parts; i++)
+                s->parts[i].sequence->running = false;
+        s->parts = NULL;
+        s->n_parts = 0;
+}
+
+void step_free(struct step *s) {
+        if (!s)
+                return;
+        if (s->stream) {
+                if (s->parts)
+                        (void) ops_of(s)->stream_sync(s->stream);
+                ops_of(s)->stream_free(s->stream);
+        }
+        release_parts(s);
+        step_memory_deinit(s);
+        free(s);
+}
+
+void step_freep(struct step **s) {
+        step_free(*s);
+}
+
+static int check_part(const struct step *s, const struct step_part *p) {
+        const struct model_info *info = &s->model->info;
+        const struct sequence *q = p->sequence;
+
+        if (p->count == 0 || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
+                return -EINVAL;
+        if (p->count > info->context - q->length)
+                return ENGINE_E_CONTEXT;
+        if (DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS) > q->n_pages)
+                return ENGINE_E_PAGES;
+        for (uint32_t i = 0; i < p->count; i++)
+                if (p->tokens[i] < 0 || (uint32_t) p->tokens[i] >= info->vocab)
+                        return ENGINE_E_TOKEN;
+        return 0;
+}
+
+/* Adopts the parts, counts their rows; a sequence that is there twice is found by its mark. */
+static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts) {
+        struct step_batch *b = &s->batch;
+        int r;
+
+        b->rows = b->n_wanted = b->position_max = s->page_stride = 0;
+        s->parts = parts;
+        for (uint32_t i = 0; i < n_parts; i++) {
+                uint32_t end;
+
+                r = check_part(s, &parts[i]);
+                if (!r && parts[i].count > s->model->rows_max - b->rows)
+                        r = ENGINE_E_ROWS;
+                if (r) {
+                        release_parts(s);
+                        return r;
+                }
+                parts[i].sequence->running = true;
+                s->n_parts = i + 1;
+                end = parts[i].sequence->length + parts[i].count;
+                b->rows += parts[i].count;
+                b->n_wanted += parts[i].logits;
+                b->position_max = MAX(b->position_max, end - 1);
+                s->page_stride = MAX(s->page_stride, DIV_ROUND_UP(end, (uint32_t) KV_PAGE_TOKENS));
+        }
+        return 0;
+}
+
+static void place_arrays(struct step *s) {
+        struct step_batch *b = &s->batch;
+        struct device_ptr at = s->batch_memory.at;
+        uint64_t stride = b->rows * sizeof(int32_t);
+
+        b->ids = b->staged;
+        b->positions = b->ids + b->rows;
+        b->sequences = b->positions + b->rows;
+        b->wanted = b->sequences + b->rows;
+        b->caps = b->wanted + b->rows;
+        b->device_ids = at;
+        b->device_positions = device_offset(at, stride);
+        b->device_sequences = device_offset(at, 2 * stride);
+        b->device_wanted = device_offset(at, 3 * stride);
+        b->device_caps = device_offset(at, STEP_ARRAYS * stride);
+}
+
+static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
+        const struct step_part *p = &s->parts[part];
+        const struct model_info *info = &s->model->info;
+        struct step_batch *b = &s->batch;
+
+        b->ids[row] = p->tokens[i];
+        b->positions[row] = (int32_t) (p->sequence->length + i);
+        b->sequences[row] = (int32_t) part;
+        for (uint32_t l = 0; l < info->moe_layers; l++)
+                b->caps[(size_t) l * b->rows + row] =
+                        (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used);
+}
+
+static void stage_pages(struct step *s, uint32_t part) {
+        const struct step_part *p = &s->parts[part];
+        uint32_t n = DIV_ROUND_UP(p->sequence->length + p->count, (uint32_t) KV_PAGE_TOKENS);
+        int32_t *pages = s->host_pages + (size_t) part * s->page_stride;
+
+        for (uint32_t i = 0; i < s->page_stride; i++)
+                pages[i] = i < n ? (int32_t) p->sequence->pages[i] : -1;
+}
+
+static void stage(struct step *s) {
+        uint32_t row = 0, wanted = 0;
+
+        place_arrays(s);
+        for (uint32_t part = 0; part < s->n_parts; part++) {
+                for (uint32_t i = 0; i < s->parts[part].count; i++)
+                        stage_row(s, part, i, row++);
+                if (s->parts[part].logits)
+                        s->batch.wanted[wanted++] = (int32_t) row - 1;
+                stage_pages(s, part);
+        }
+}
+
+static int enqueue_begin(struct step *s) {
+        uint64_t arrays = (uint64_t) s->batch.rows * (STEP_ARRAYS + s->model->info.moe_layers);
+        int r;
+
+        r = ops_of(s)->upload(s->stream, s->batch_memory.at, s->batch.staged, arrays * sizeof(int32_t));
+        if (!r)
+                r = ops_of(s)->upload(s->stream, s->page_table.at, s->host_pages,
+                                      (uint64_t) s->n_parts * s->page_stride * sizeof(int32_t));
+        if (!r)
+                r = forward_begin(s);
+        if (!r && s->observed)
+                r = step_observe_begin(s);
+        return r;
+}
+
+/* Whatever is still under way must not touch our arrays any more. */
+static int abandon(struct step *s, int error) {
+        (void) ops_of(s)->stream_sync(s->stream);
+        release_parts(s);
+        return error;
+}
+
+int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
+        int r;
+
+        if (s->parts || n_parts == 0)
+                return -EINVAL;
+        r = take_parts(s, parts, n_parts);
+        if (r)
+                return r;
+        r = step_memory_grow(s, (uint64_t) n_parts * s->page_stride, s->batch.n_wanted);
+        if (r) {
+                release_parts(s);
+                return r;
+        }
+        s->observed = s->observer;
+        s->layer = 0;
+        stage(s);
+        r = enqueue_begin(s);
+        return r ? abandon(s, r) : 0;
+}
+
+static void give_results(struct step *s) {
+        const float *logits = s->host_logits;
+        uint32_t row = 0;
+
+        for (uint32_t i = 0; i < s->n_parts; i++) {
+                struct step_part *p = &s->parts[i];
+
+                p->used = 0;
+                for (uint32_t j = 0; j < p->count; j++)
+                        p->used += s->host_used[row++];
+                p->used_last = s->host_used[row - 1];
+                p->logits_out = p->logits ? logits : NULL;
+                logits += p->logits ? s->model->info.vocab : 0;
+                p->sequence->length += p->count;
+        }
+}
+
+static int finish(struct step *s) {
+        int r;
+
+        r = forward_end(s);
+        if (!r)
+                r = ops_of(s)->download(s->stream, s->host_used, s->used_memory.at,
+                                        s->batch.rows * sizeof(*s->host_used));
+        if (!r)
+                r = ops_of(s)->stream_sync(s->stream);
+        if (r)
+                return r;
+        give_results(s);
+        release_parts(s);
+        return 0;
+}
+
+int step_advance(struct step *s) {
+        int r;
+
+        if (!s->parts)
+                return -EINVAL;
+        if (s->layer == s->model->info.layers) {
+                r = finish(s);
+                return r ? abandon(s, r) : 0;
+        }
+        r = forward_layer(s, s->layer);
+        if (!r && s->observed)
+                r = step_observe_layer(s, s->layer);
+        if (r)
+                return abandon(s, r);
+        s->layer++;
+        return 1;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The inside of a step, for the files of this folder: step.c checks and stages a batch, forward.c enqueues its
+ * operations, step-memory.c holds its buffers, step-observe.c shows its layers. Everything is enqueued on one stream;
+ * the host waits once, at the end. */
+
+#include "model.h"
+
+/* Device memory that only grows; its content does not survive growing. */
+struct step_buffer {
+        struct buffer *buffer;
+        uint64_t size;
+        struct device_ptr at;
+};
+
+/* Activations, [rows_max] rows each. */
+struct step_activations {
+        struct device_ptr x, normed;         /* f32 [hidden] */
+        struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
+        struct device_ptr gate, up;          /* f32 [ffn] */
+        struct device_ptr router;            /* f32 [experts] */
+        struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
+};
+
+enum { STEP_ARRAYS = 4 }; /* of struct step_batch, beside the caps */
+
+/* What the host says about a batch: i32 arrays one after the other, and so on the device after one upload. */
+struct step_batch {
+        uint32_t rows, n_wanted, position_max;
+        int32_t *staged;                                      /* [(STEP_ARRAYS + moe_layers) × rows_max] */
+        int32_t *ids, *positions, *sequences;                 /* [rows] */
+        int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
+        int32_t *caps;                                        /* [moe_layers][rows] */
+        struct device_ptr device_ids, device_positions, device_sequences, device_wanted, device_caps;
+};
+
+/* What an observer is shown, on the host. */
+struct step_seen {
+        void *memory;
+        float *input, *output, *weights;
+        int32_t *ids, *counts;
+};
+
+struct step {
+        struct model *model;
+        struct stream *stream;
+        struct step_buffer activations, batch_memory, used_memory, page_table, logits;
+        struct step_activations a;
+        struct step_batch batch;
+
+        uint32_t page_stride;
+        int32_t *host_pages; /* [n_parts][page_stride] */
+        uint32_t *host_used; /* [rows_max] */
+        float *host_logits;  /* [n_wanted][vocab] */
+        uint64_t host_pages_size, host_logits_size;
+
+        struct step_part *parts; /* of the step that has begun; NULL: none has */
+        uint32_t n_parts;
+        uint32_t layer; /* the next to run */
+
+        const struct step_observer *observer;
+        bool observed; /* the step that has begun is shown to it */
+        struct step_seen seen;
+};
+
+/* Each enqueues its part of the pass: the embedding of every row; a layer; the logits of the rows that want them, and
+ * their download. */
+int forward_begin(struct step *s);
+int forward_layer(struct step *s, uint32_t layer);
+int forward_end(struct step *s);
+
+/* Memory whose size does not depend on the batch. On failure half of it may be there. */
+int step_memory_init(struct step *s);
+/* Room for a page table of `pages` entries and `n_wanted` rows of logits. */
+int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted);
+int step_memory_observe(struct step *s);
+void step_memory_deinit(struct step *s);
+
+/* Fetches the input of layer 0; shows a layer that has been enqueued. Both wait for the device. */
+int step_observe_begin(struct step *s);
+int step_observe_layer(struct step *s, uint32_t layer);
