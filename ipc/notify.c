@@ -73,9 +73,9 @@ void notify_waker_init(struct notify_waker *ret, struct wire_client_page *client
         };
 }
 
-/* Not FUTEX_PRIVATE_FLAG: the word is shared between processes. */
-static void wake_futex(struct notify_waker *waker) {
-        (void) syscall(SYS_futex, waker->completion_tail, FUTEX_WAKE, 1, NULL, NULL, 0);
+/* Returns whether somebody slept. Not FUTEX_PRIVATE_FLAG: the word is shared between processes. */
+static bool wake_futex(struct notify_waker *waker) {
+        return syscall(SYS_futex, waker->completion_tail, FUTEX_WAKE, 1, NULL, NULL, 0) > 0;
 }
 
 /* Fails when the client never empties the pipe or has closed its end: either way its own loss. */
@@ -95,16 +95,18 @@ bool notify_wake_client(struct notify_waker *waker) {
                 return false;
         switch (word & _WIRE_WAIT_MASK) {
         case WIRE_WAIT_FUTEX:
-                wake_futex(waker);
-                break;
+                /* A wake-up that found nobody is lost, unlike a byte in a pipe: the client may have armed and be about
+                 * to sleep, having taken what this one is for. It does not count as the wake-up of this sleep. */
+                if (wake_futex(waker))
+                        waker->woken = word;
+                return true;
         case WIRE_WAIT_FD:
                 wake_fd(waker);
-                break;
+                waker->woken = word;
+                return true;
         default:
                 return false;
         }
-        waker->woken = word;
-        return true;
 }
 
 void notify_close_client(struct notify_waker *waker) {
