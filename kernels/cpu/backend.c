@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/util.h"
+#include "cpu.h"
+#include "machine.h"
+
+enum { SCRATCH_ALIGN = 64 };
+
+size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
+        size_t at = *total, size;
+
+        if (__builtin_mul_overflow(count, bytes, &size) || __builtin_add_overflow(at, size, total) ||
+            __builtin_add_overflow(*total, SCRATCH_ALIGN - 1, total)) {
+                *total = SIZE_MAX;
+                return at;
+        }
+        *total &= ~(size_t) (SCRATCH_ALIGN - 1);
+        return at;
+}
+
+void *scratch_get(struct scratch *s, size_t total) {
+        void *data;
+
+        if (total <= s->size)
+                return s->data;
+        if (total > SIZE_MAX / 2)
+                return NULL;
+        data = aligned_alloc(SCRATCH_ALIGN, (total + SCRATCH_ALIGN - 1) & ~(size_t) (SCRATCH_ALIGN - 1));
+        if (!data)
+                return NULL;
+        free(s->data);
+        *s = (struct scratch) { .data = data, .size = total };
+        return data;
+}
+
+uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work) {
+        const uint64_t piece = 64 * 1024;
+        uint64_t threads = pool_threads(b->pool), unit = piece / MAX(row_work, UINT64_C(1));
+
+        if (threads > 1)
+                unit = MIN(unit, DIV_ROUND_UP(rows_total, threads * 8));
+        /* With many activation rows the unit's weights are read once for each slice of them: keep some together. */
+        unit = (MAX(unit, UINT64_C(16)) + 3) & ~UINT64_C(3);
+        return (uint32_t) MIN(unit, MAX(rows_total, UINT64_C(1)));
+}
+
+uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) {
+        const uint64_t worth_nsec = 4000;
+        uint64_t total;
+
+        if (mul_u64(n, item_nsec, &total) && total < 2 * worth_nsec)
+                return n;
+        return MAX(MIN(n / (pool_threads(b->pool) * 4), worth_nsec * 16 / MAX(item_nsec, UINT64_C(1))), UINT64_C(1));
+}
+
+/* The operations whose rows are independent and whose arithmetic is a function of one range. */
+#define ROWS_OP(_op, _function)                                                                              \
+        struct _op##_arg {                                                                                   \
+                const struct _op *op;                                                                        \
+                const struct cpu_variant *variant;                                                           \
+        };                                                                                                   \
+        static void _op##_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {                  \
+                struct _op##_arg *a = arg;                                                                   \
+                                                                                                             \
+                _function(a->op, begin, end);                                                                \
+        }                                                                                                    \
+        static void _op##_run(struct stream *s, const struct _op *op, uint64_t n, uint64_t item_nsec) {      \
+                struct cpu_backend *b = cpu_backend(s);                                                      \
+                struct _op##_arg a = { op, b->variant };                                                     \
+                                                                                                             \
+                pool_run(b->pool, n, cpu_grain(b, n, item_nsec), _op##_piece, &a);                           \
+        }
+
+ROWS_OP(op_embed, ref_embed)
+ROWS_OP(op_rms_norm, a->variant->rms_norm)
+ROWS_OP(op_rope, ref_rope)
+ROWS_OP(op_kv_store, ref_kv_store)
+ROWS_OP(op_glu, a->variant->glu)
+ROWS_OP(op_add, a->variant->add)
+ROWS_OP(op_gather, ref_gather)
+ROWS_OP(op_route, ref_route)
+
+static int cpu_embed(struct stream *s, const struct op_embed *op) {
+        int r = host_check_embed(op);
+
+        if (r == 0)
+                op_embed_run(s, op, op->n, op->table.cols);
+        return r;
+}
+
+static int cpu_rms_norm(struct stream *s, const struct op_rms_norm *op) {
+        op_rms_norm_run(s, op, op->n, op->dim / 4);
+        return 0;
+}
+
+static int cpu_rope(struct stream *s, const struct op_rope *op) {
+        if (op->dims / 2 > ROPE_PAIRS_MAX)
+                return -EOPNOTSUPP;
+        op_rope_run(s, op, op->n, op->dims * 10 + (uint64_t) op->heads * op->dims / 2);
+        return 0;
+}
+
+static int cpu_kv_store(struct stream *s, const struct op_kv_store *op) {
+        int r = host_check_kv(&op->kv);
+
+        if (r == 0)
+                op_kv_store_run(s, op, op->rows.n, (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) * 2);
+        return r;
+}
+
+static int cpu_glu(struct stream *s, const struct op_glu *op) {
+        op_glu_run(s, op, op->n, op->dim / 2);
+        return 0;
+}
+
+static int cpu_add(struct stream *s, const struct op_add *op) {
+        op_add_run(s, op, op->n, 1);
+        return 0;
+}
+
+static int cpu_gather(struct stream *s, const struct op_gather *op) {
+        op_gather_run(s, op, op->n, op->dim / 8);
+        return 0;
+}
+
+static int cpu_route(struct stream *s, const struct op_route *op) {
+        int r = host_check_route(op);
+
+        if (r == 0)
+                op_route_run(s, op, op->n, (uint64_t) op->experts * (op->k + 10));
+        return r;
+}
+
+static void cpu_free(struct backend *base) {
+        struct cpu_backend *b = container_of(base, struct cpu_backend, base);
+
+        pool_free(b->pool);
+        free(b->scratch.data);
+        free(b);
+}
+
+static const struct backend_ops cpu_ops = {
+        .name = "cpu",
+        .free = cpu_free,
+        HOST_MEMORY_OPS,
+        .embed = cpu_embed,
+        .rms_norm = cpu_rms_norm,
+        .matmul = cpu_matmul,
+        .rope = cpu_rope,
+        .kv_store = cpu_kv_store,
+        .attention = cpu_attention,
+        .glu = cpu_glu,
+        .add = cpu_add,
+        .gather = cpu_gather,
+        .route = cpu_route,
+        .moe = cpu_moe,
+};
+
+int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *options) {
+        const char *isa = getenv("MOED_ISA");
+        const struct cpu_variant *variant;
+        struct cpu_backend *b;
+        int r;
+
+        if (!isa || !*isa)
+                isa = options ? options->isa : NULL;
+        variant = cpu_variant_choose(isa, machine_cpu_bits());
+        if (!variant)
+                return -EINVAL;
+        b = calloc(1, sizeof(*b));
+        if (!b)
+                return -ENOMEM;
+        b->base = (struct backend) { .ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY };
+        b->variant = variant;
+        r = pool_new(&b->pool, options && options->threads ? options->threads : machine_threads());
+        if (r) {
+                free(b);
+                return r;
+        }
+        snprintf(b->description, sizeof(b->description), "%s, %u threads", variant->name, pool_threads(b->pool));
+        *ret = &b->base;
+        return 0;
+}
+
+const char *backend_cpu_describe(struct backend *b) {
+        return container_of(b, struct cpu_backend, base)->description;
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* Compiled once per instruction set (simd.h).
+ *
+ * Keys are visited page after page from the one that holds the first key of the row's window, whoever else is in the
+ * job: a row's bits depend on its own position only. Each page is brought to float32 once per job. */
+#include <math.h>
+
+#include "base/util.h"
+#include "host.h"
+#include "simd.h"
+#include "tile.h"
+
+enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES };
+
+/* Scratch of a job: see attention_scratch_floats(). k and v are the padded row lengths. */
+struct work {
+        const struct attention_job *job;
+        uint32_t k, v, pairs;
+        float *keys, *values;   /* [KV_PAGE_TOKENS][k], [KV_PAGE_TOKENS][v] */
+        float *queries, *out;   /* [pairs][k], [pairs][v] */
+        float *max, *sum;       /* [pairs] */
+};
+
+static uint32_t pad16(uint32_t n) {
+        return (n + 15) & ~15U;
+}
+
+static void copy_padded(float *dst, const float *src, uint32_t n, uint32_t padded) {
+        memcpy(dst, src, n * sizeof(*dst));
+        memset(dst + n, 0, (padded - n) * sizeof(*dst));
+}
+
+static void work_init(struct work *w, const struct attention_job *job) {
+        const struct op_attention *op = job->op;
+        const float *sinks = host_address(op->sinks);
+
+        *w = (struct work) { .job = job, .k = pad16(op->kv.k_dim), .v = pad16(op->kv.v_dim) };
+        w->pairs = job->rows * job->heads;
+        w->keys = job->scratch;
+        w->values = w->keys + (size_t) KV_PAGE_TOKENS * w->k;
+        w->queries = w->values + (size_t) KV_PAGE_TOKENS * w->v;
+        w->out = w->queries + (size_t) w->pairs * w->k;
+        w->max = w->out + (size_t) w->pairs * w->v;
+        w->sum = w->max + w->pairs;
+        for (uint32_t i = 0; i < w->pairs; i++) {
+                size_t head = job->head + i % job->heads, row = job->first + i / job->heads;
+
+                copy_padded(w->queries + (size_t) i * w->k,
+                            (const float *) host_address(op->q) + (row * op->heads + head) * op->kv.k_dim,
+                            op->kv.k_dim, w->k);
+                memset(w->out + (size_t) i * w->v, 0, w->v * sizeof(float));
+                w->max[i] = sinks ? sinks[head] : -INFINITY;
+                w->sum[i] = sinks ? 1.0f : 0.0f;
+        }
+}
+
+/* Rows [first, last] of a page, as float32 and padded with zeros. */
+static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t dim,
+                      uint32_t padded, uint32_t first, uint32_t last) {
+        for (uint32_t j = first; j <= last; j++) {
+                float *to = dst + (size_t) j * padded;
+                size_t at = (slot + j) * dim;
+                uint32_t i = 0;
+
+                if (kv->type == QUANT_F32) {
+                        copy_padded(to, (const float *) host_address(base) + at, dim, padded);
+                        continue;
+                }
+                for (; i + VF_LANES <= dim; i += VF_LANES)
+                        vf_store(to + i, vf_load_f16((const uint16_t *) host_address(base) + at + i));
+                if (i < padded) {
+                        uint16_t rest[16] = { 0 };
+
+                        memcpy(rest, (const uint16_t *) host_address(base) + at + i, (dim - i) * sizeof(*rest));
+                        for (uint32_t l = 0; i + l < padded; l += VF_LANES)
+                                vf_store(to + i + l, vf_load_f16(rest + l));
+                }
+        }
+}
+
+/* q · key for VF_LANES neighbouring keys. */
+ALWAYS_INLINE vf scores_of(const float *q, const float *keys, uint32_t k) {
+        vf acc[VF_LANES];
+
+        UNROLL for (int j = 0; j < VF_LANES; j++)
+                acc[j] = vf_zero();
+        for (uint32_t i = 0; i < k; i += VF_LANES) {
+                vf x = vf_load(q + i);
+
+                UNROLL for (int j = 0; j < VF_LANES; j++)
+                        acc[j] = vf_fma(x, vf_load(keys + (size_t) j * k + i), acc[j]);
+        }
+#if defined(__AVX512F__)
+        return _mm512_insertf32x8(_mm512_castps256_ps512(vf_sum8(acc)), vf_sum8(acc + 8), 1);
+#else
+        return vf_sum8(acc);
+#endif
+}
+
+/* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
+ALWAYS_INLINE vf capped(vf s, float cap) {
+        vf e = vf_exp(s * vf_set(2.0f / cap));
+
+        return vf_set(cap) * (vf_set(1.0f) - vf_set(2.0f) / (vf_set(1.0f) + e));
+}
+
+/* The page's scores [first, last]; -inf outside. Returns the largest of them and `max`. */
+static float page_scores(const struct work *w, uint32_t pair, uint32_t first, uint32_t last, float *scores, float max) {
+        const struct op_attention *op = w->job->op;
+
+        for (uint32_t b = 0; b < KEY_VECTORS; b++) {
+                vf s = vf_set(-INFINITY);
+
+                if (last >= b * VF_LANES && first < (b + 1) * VF_LANES) {
+                        s = scores_of(w->queries + (size_t) pair * w->k, w->keys + (size_t) b * VF_LANES * w->k, w->k);
+                        s = s * vf_set(op->scale);
+                        if (op->softcap > 0.0f)
+                                s = capped(s, op->softcap);
+                }
+                vf_store(scores + b * VF_LANES, s);
+        }
+        for (uint32_t j = 0; j < first; j++)
+                scores[j] = -INFINITY;
+        for (uint32_t j = last + 1; j < KV_PAGE_TOKENS; j++)
+                scores[j] = -INFINITY;
+        for (uint32_t b = 0; b < KEY_VECTORS; b++)
+                max = fmaxf(max, vf_largest(vf_load(scores + b * VF_LANES)));
+        return max;
+}
+
+/* out = out × correction + Σ p[j] values[j] */
+static void page_values(const struct work *w, float *out, float correction, const float *p, uint32_t first, uint32_t last) {
+        uint32_t i = 0;
+
+        for (; i + 4 * VF_LANES <= w->v; i += 4 * VF_LANES) {
+                vf acc[4];
+
+                UNROLL for (int c = 0; c < 4; c++)
+                        acc[c] = vf_load(out + i + c * VF_LANES) * vf_set(correction);
+                for (uint32_t j = first; j <= last; j++) {
+                        const float *value = w->values + (size_t) j * w->v + i;
+
+                        UNROLL for (int c = 0; c < 4; c++)
+                                acc[c] = vf_fma(vf_set(p[j]), vf_load(value + c * VF_LANES), acc[c]);
+                }
+                UNROLL for (int c = 0; c < 4; c++)
+                        vf_store(out + i + c * VF_LANES, acc[c]);
+        }
+        for (; i < w->v; i += VF_LANES) {
+                vf acc = vf_load(out + i) * vf_set(correction);
+
+                for (uint32_t j = first; j <= last; j++)
+                        acc = vf_fma(vf_set(p[j]), vf_load(w->values + (size_t) j * w->v + i), acc);
+                vf_store(out + i, acc);
+        }
+}
+
+static void attend_page(struct work *w, uint32_t pair, uint32_t first, uint32_t last) {
+        float p[KV_PAGE_TOKENS], max = page_scores(w, pair, first, last, p, w->max[pair]);
+        float correction = expf(w->max[pair] - max);
+        vf sum = vf_zero();
+
+        for (uint32_t b = 0; b < KEY_VECTORS; b++) {
+                vf e = vf_exp(vf_load(p + b * VF_LANES) - vf_set(max));
+
+                vf_store(p + b * VF_LANES, e);
+                sum = sum + e;
+        }
+        w->sum[pair] = w->sum[pair] * correction + vf_sum(sum);
+        w->max[pair] = max;
+        page_values(w, w->out + (size_t) pair * w->v, correction, p, first, last);
+}
+
+/* First key of row t. */
+static uint32_t row_first(const struct op_attention *op, uint32_t position) {
+        return op->window && position >= op->window ? position - op->window + 1 : 0;
+}
+
+static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, uint32_t last_key) {
+        const struct attention_job *job = w->job;
+        const struct op_attention *op = job->op;
+        uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
+
+        load_page(w->keys, &op->kv, op->kv.k, slot, op->kv.k_dim, w->k, 0, last_used);
+        load_page(w->values, &op->kv, op->kv.v, slot, op->kv.v_dim, w->v, 0, last_used);
+        for (uint32_t r = 0; r < job->rows; r++) {
+                uint32_t position = positions[job->first + r], first = row_first(op, position);
+
+                if (position < base || first > base + KV_PAGE_TOKENS - 1)
+                        continue;
+                for (uint32_t h = 0; h < job->heads; h++)
+                        attend_page(w, r * job->heads + h, MAX(first, base) - base,
+                                    MIN(position - base, KV_PAGE_TOKENS - 1U));
+        }
+}
+
+void SIMD_NAME(attention)(const struct attention_job *job) {
+        const struct op_attention *op = job->op;
+        const int32_t *positions = host_address(op->rows.positions);
+        const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
+                               (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
+                                       op->rows.page_table_stride;
+        uint32_t first = row_first(op, positions[job->first]), last = positions[job->first + job->rows - 1];
+        uint32_t kv_head = job->head / (op->heads / op->kv.kv_heads);
+        struct work w;
+
+        work_init(&w, job);
+        for (uint32_t page = first / KV_PAGE_TOKENS; page <= last / KV_PAGE_TOKENS; page++)
+                visit_page(&w, positions, page,
+                           ((size_t) pages[page] * op->kv.kv_heads + kv_head) * KV_PAGE_TOKENS, last);
+        for (uint32_t i = 0; i < w.pairs; i++) {
+                size_t head = job->head + i % job->heads, row = job->first + i / job->heads;
+                float *out = (float *) host_address(op->out) + (row * op->heads + head) * op->kv.v_dim;
+
+                for (uint32_t c = 0; c < op->kv.v_dim; c++)
+                        out[c] = w.out[(size_t) i * w.v + c] / w.sum[i];
+        }
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* Compiled once per instruction set (simd.h). */
+#include <math.h>
+
+#include "host.h"
+#include "simd.h"
+#include "tile.h"
+
+static void rms_norm_row(float *y, const float *x, const float *w, uint32_t dim, float eps) {
+        vf sums[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        uint32_t i = 0, j;
+        float sum, scale;
+
+        for (; i + 4 * VF_LANES <= dim; i += 4 * VF_LANES)
+                UNROLL for (int k = 0; k < 4; k++) {
+                        vf v = vf_load(x + i + k * VF_LANES);
+
+                        sums[k] = vf_fma(v, v, sums[k]);
+                }
+        sum = vf_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+        for (; i < dim; i++)
+                sum += x[i] * x[i];
+        scale = 1.0f / sqrtf(sum / (float) dim + eps);
+        for (j = 0; j + VF_LANES <= dim; j += VF_LANES) {
+                vf v = vf_load(x + j) * vf_set(scale);
+
+                vf_store(y + j, w ? (vf) (vf_load(w + j) * v) : v);
+        }
+        for (; j < dim; j++)
+                y[j] = w ? w[j] * (x[j] * scale) : x[j] * scale;
+}
+
+void SIMD_NAME(rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end) {
+        for (uint32_t t = begin; t < end; t++)
+                rms_norm_row((float *) host_address(op->y) + (size_t) t * op->y_stride,
+                             (const float *) host_address(op->x) + (size_t) t * op->x_stride,
+                             host_address(op->w), op->dim, op->eps);
+}
+
+/* Both forms are x / (1 + e^-a): a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³), because
+ * (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
+ALWAYS_INLINE vf act(enum act_kind kind, vf x) {
+        vf a = x;
+
+        if (kind == ACT_GEGLU)
+                a = vf_set(1.59576912f) * vf_fma(vf_set(0.044715f) * x * x, x, x);
+        return x / (vf_set(1.0f) + vf_exp(vf_zero() - a));
+}
+
+void SIMD_NAME(glu)(const struct op_glu *op, uint32_t begin, uint32_t end) {
+        const float *gate = host_address(op->gate), *up = host_address(op->up);
+        size_t i = (size_t) begin * op->dim, n = (size_t) end * op->dim;
+        float *y = host_address(op->y);
+
+        for (; i + VF_LANES <= n; i += VF_LANES)
+                vf_store(y + i, act(op->act, vf_load(gate + i)) * vf_load(up + i));
+        if (i < n) {
+                /* The same instructions for the rest: where a value lies in its call must not change it. */
+                float g[VF_LANES] = { 0 }, u[VF_LANES] = { 0 };
+
+                memcpy(g, gate + i, (n - i) * sizeof(*g));
+                memcpy(u, up + i, (n - i) * sizeof(*u));
+                vf_store(g, act(op->act, vf_load(g)) * vf_load(u));
+                memcpy(y + i, g, (n - i) * sizeof(*g));
+        }
+}
+
+void SIMD_NAME(add)(const struct op_add *op, uint64_t begin, uint64_t end) {
+        const float *x = host_address(op->x);
+        float *y = host_address(op->y);
+        uint64_t i = begin;
+
+        for (; i + VF_LANES <= end; i += VF_LANES)
+                vf_store(y + i, vf_load(y + i) + vf_set(op->scale) * vf_load(x + i));
+        for (; i < end; i++)
+                y[i] += op->scale * x[i];
+}
+
+/* The last lanes of a row: the rest of the vector reads as zero. */
+ALWAYS_INLINE vf load_part(vf (*load)(const void *), const uint8_t *p, size_t bytes) {
+        uint8_t padded[VF_LANES * sizeof(float)] = { 0 };
+
+        memcpy(padded, p, bytes);
+        return load(padded);
+}
+
+/* Weights of plain types, converted exactly; `size` bytes a value. */
+ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, size_t size,
+                              vf (*load)(const void *)) {
+        vf acc[8][8];
+        uint32_t i = 0;
+
+        UNROLL for (int w = 0; w < W; w++)
+        UNROLL for (int n = 0; n < N; n++)
+                acc[w][n] = vf_zero();
+        for (; i + VF_LANES <= job->cols; i += VF_LANES)
+                UNROLL for (int w = 0; w < W; w++) {
+                        vf weights = load(job->w + (row + w) * job->row_bytes + i * size);
+
+                        UNROLL for (int n = 0; n < N; n++)
+                                acc[w][n] = vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);
+                }
+        if (i < job->cols)
+                UNROLL for (int w = 0; w < W; w++) {
+                        vf weights = load_part(load, job->w + (row + w) * job->row_bytes + i * size,
+                                               (job->cols - i) * size);
+
+                        UNROLL for (int n = 0; n < N; n++)
+                                acc[w][n] = vf_fma(weights,
+                                                   load_part(vf_load, (const uint8_t *) ((const float *) job->x[t + n] + i),
+                                                             (job->cols - i) * sizeof(float)),
+                                                   acc[w][n]);
+                }
+        TILE_STORE(job, row, t, acc, W, N);
+}
+
+ALWAYS_INLINE void tile_f32(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
+        tile_plain(job, row, t, W, N, 4, vf_load);
+}
+
+ALWAYS_INLINE void tile_f16(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
+        tile_plain(job, row, t, W, N, 2, vf_load_f16);
+}
+
+ALWAYS_INLINE void tile_bf16(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
+        tile_plain(job, row, t, W, N, 2, vf_load_bf16);
+}
+
+#if defined(__AVX512F__)
+enum { W_MANY = 4, N_MANY = 4 };
+#else
+enum { W_MANY = 2, N_MANY = 4 };
+#endif
+
+DOT_WALK(SIMD_NAME(dot_f32), tile_f32, W_MANY, N_MANY)
+DOT_WALK(SIMD_NAME(dot_f16), tile_f16, W_MANY, N_MANY)
+DOT_WALK(SIMD_NAME(dot_bf16), tile_bf16, W_MANY, N_MANY)

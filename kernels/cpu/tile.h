@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Walks a dot_job in register tiles. A tile function `tile(job, row, t, W, N)` computes W weight rows × N activation
+ * rows; it is inlined for constant W and N, and computes each output with the same instructions for all of them, so
+ * that the tile an output falls in does not change its bits. */
+
+#include "base/util.h"
+#include "simd.h"
+#include "variant.h"
+
+enum {
+        TILE_W_ONE = 4,  /* weight rows at a time for a single activation row: enough loads in flight */
+        TILE_SLICE = 64, /* activation rows that stay in the cache while all weight rows pass */
+};
+
+/* W, N: the tile for many activation rows. */
+#define DOT_WALK(_name, _tile, _W, _N)                                                                       \
+        static void _tile##_slice(const struct dot_job *job, uint32_t from, uint32_t to) {                   \
+                uint32_t row = job->begin, t;                                                                \
+                                                                                                             \
+                for (; row + (_W) <= job->end; row += (_W)) {                                                \
+                        for (t = from; t + (_N) <= to; t += (_N))                                            \
+                                _tile(job, row, t, (_W), (_N));                                              \
+                        for (; t < to; t++)                                                                  \
+                                _tile(job, row, t, (_W), 1);                                                 \
+                }                                                                                            \
+                for (; row < job->end; row++) {                                                              \
+                        for (t = from; t + (_N) <= to; t += (_N))                                            \
+                                _tile(job, row, t, 1, (_N));                                                 \
+                        for (; t < to; t++)                                                                  \
+                                _tile(job, row, t, 1, 1);                                                    \
+                }                                                                                            \
+        }                                                                                                    \
+                                                                                                             \
+        void _name(const struct dot_job *job) {                                                              \
+                uint32_t row = job->begin;                                                                   \
+                                                                                                             \
+                if (job->n != 1) {                                                                           \
+                        for (uint32_t t = 0; t < job->n; t += TILE_SLICE)                                    \
+                                _tile##_slice(job, t, MIN(t + TILE_SLICE, job->n));                          \
+                        return;                                                                              \
+                }                                                                                            \
+                for (; row + TILE_W_ONE <= job->end; row += TILE_W_ONE)                                      \
+                        _tile(job, row, 0, TILE_W_ONE, 1);                                                   \
+                for (; row < job->end; row++)                                                                \
+                        _tile(job, row, 0, 1, 1);                                                            \
+        }
+
+/* Adds up and stores a tile's sums: acc[w][n]. */
+#define TILE_STORE(_job, _row, _t, _acc, _W, _N)                                                             \
+        UNROLL for (int _w = 0; _w < (_W); _w++)                                                             \
+        UNROLL for (int _n = 0; _n < (_N); _n++)                                                             \
+                dot_store((_job), (_t) + _n, (_row) + _w, vf_sum((_acc)[_w][_n]))
+
+/* The kernels, one set per instruction set. */
+#define DOT_DECLARE(_isa)                                                                                    \
+        dot_fn dot_f32_##_isa, dot_f16_##_isa, dot_bf16_##_isa, dot_q8_0_##_isa, dot_q4_0_##_isa,             \
+                dot_q4_k_##_isa, dot_q6_k_##_isa
+DOT_DECLARE(avx512);
+DOT_DECLARE(avx2);
+
+void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols);
+
+/* From rows.c and attention.c, which are compiled for each. */
+#define ROWS_DECLARE(_isa)                                                                                   \
+        void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                     \
+        void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                               \
+        void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                               \
+        void attention_##_isa(const struct attention_job *job)
+ROWS_DECLARE(avx512);
+ROWS_DECLARE(avx2);

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/* The dot kernels of every variant that this machine can run. */
+#include <math.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "fixture.h"
+#include "machine.h"
+#include "sample.h"
+#include "test.h"
+#include "variant.h"
+
+enum { ROWS_MAX = 33 };
+
+/* Activation rows in a weight type's form, and where the results go. */
+struct batch {
+        uint32_t n, cols, outputs;
+        float *values; /* [n][cols] */
+        char *inputs;
+        const void *x[ROWS_MAX];
+        float *results, *y[ROWS_MAX];
+};
+
+static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
+                       uint32_t outputs, float *values) {
+        size_t bytes = dot_input_bytes(dot_input(type), cols);
+
+        *b = (struct batch) { .n = n, .cols = cols, .outputs = outputs, .values = values };
+        b->inputs = aligned_alloc(64, n * bytes);
+        b->results = calloc(n * outputs, sizeof(float));
+        assert_se(b->inputs && b->results);
+        for (uint32_t t = 0; t < n; t++) {
+                v->dot_input(dot_input(type), b->inputs + t * bytes, values + (size_t) t * cols, cols);
+                b->x[t] = b->inputs + t * bytes;
+                b->y[t] = b->results + (size_t) t * outputs;
+        }
+}
+
+static void batch_deinit(struct batch *b) {
+        free(b->values);
+        free(b->inputs);
+        free(b->results);
+}
+
+static struct dot_job batch_job(const struct batch *b, enum quant_type type, const void *weights) {
+        return (struct dot_job) {
+                .w = weights,
+                .row_bytes = quant_row_bytes(quant_info(type), b->cols),
+                .cols = b->cols,
+                .end = b->outputs,
+                .n = b->n,
+                .x = b->x,
+                .y = b->y,
+        };
+}
+
+static double norm(const float *v, size_t n) {
+        double sum = 0.0;
+
+        for (size_t i = 0; i < n; i++)
+                sum += (double) v[i] * v[i];
+        return sqrt(sum);
+}
+
+static bool runs_here(const struct cpu_variant *v) {
+        return (v->needs & machine_cpu_bits()) == v->needs;
+}
+
+/* All results against the definition, and each row against the same row alone. */
+static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
+        struct sample s = { cols * 1000 + outputs };
+        _cleanup_(freep) char *weights = sample_weights(&s, type, (size_t) outputs * cols);
+        _cleanup_(freep) float *w = malloc(cols * sizeof(*w));
+        _cleanup_(batch_deinit) struct batch b;
+        struct dot_job job;
+
+        batch_init(&b, v, type, n, cols, outputs, sample_floats(&s, (size_t) n * cols));
+        job = batch_job(&b, type, weights);
+        v->dot[type](&job);
+        for (uint32_t t = 0; t < n; t++) {
+                float alone[64], *y = alone;
+                struct dot_job single = job;
+
+                single.n = 1;
+                single.x = &b.x[t];
+                single.y = &y;
+                v->dot[type](&single);
+                assert_se(memcmp(alone, b.y[t], outputs * sizeof(float)) == 0);
+                for (uint32_t i = 0; i < outputs; i++) {
+                        const char *row = weights + i * job.row_bytes;
+                        double tolerance, expected = ref_dot(type, row, b.x[t], cols);
+
+                        quant_info(type)->dequantize(w, row, cols);
+                        tolerance = 1e-5 * norm(w, cols) * norm(b.values + (size_t) t * cols, cols) + 1e-30;
+                        assert_se(fabs(b.y[t][i] - expected) <= tolerance);
+                }
+        }
+}
+
+TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
+        static const uint32_t outputs[] = { 1, 3, 4, 7, 18 };
+
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++) {
+                        uint32_t block = MAX(quant_info(*type)->block_values, 8U);
+
+                        if (!runs_here(cpu_variants[v]))
+                                continue;
+                        for (uint32_t n = 1; n <= 17; n++)
+                                check_shape(cpu_variants[v], *type, n, block * (1 + n % 5), outputs[n % 5]);
+                        check_shape(cpu_variants[v], *type, 33, block * 9, 5);
+                        if (block == 8) {
+                                check_shape(cpu_variants[v], *type, 5, 1, 3);
+                                check_shape(cpu_variants[v], *type, 6, 37, 5);
+                        }
+                }
+}
+
+TEST(bias_and_accumulation_come_after_the_product) {
+        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                struct sample s = { 7 };
+                _cleanup_(freep) void *weights = sample_weights(&s, QUANT_F32, 5 * 16);
+                _cleanup_(freep) float *bias = sample_floats(&s, 5);
+                _cleanup_(batch_deinit) struct batch b;
+                struct dot_job job;
+                float plain[2][5];
+
+                if (!runs_here(cpu_variants[v]))
+                        continue;
+                batch_init(&b, cpu_variants[v], QUANT_F32, 2, 16, 5, sample_floats(&s, 2 * 16));
+                job = batch_job(&b, QUANT_F32, weights);
+                cpu_variants[v]->dot[QUANT_F32](&job);
+                memcpy(plain, b.results, sizeof(plain));
+                job.bias = bias;
+                job.accumulate = true;
+                job.begin = 1;
+                job.end = 4;
+                cpu_variants[v]->dot[QUANT_F32](&job);
+                for (unsigned t = 0; t < 2; t++)
+                        for (unsigned i = 0; i < 5; i++)
+                                assert_se(b.y[t][i] == (i >= 1 && i < 4 ? plain[t][i] + (plain[t][i] + bias[i])
+                                                                        : plain[t][i]));
+        }
+}
+
+TEST(activations_become_the_same_bytes_in_every_variant) {
+        struct sample s = { 3 };
+        _cleanup_(freep) float *x = sample_floats(&s, 1024);
+
+        x[5] = NAN;
+        x[300] = INFINITY;
+        for (unsigned i = 512; i < 768; i++)
+                x[i] *= 1e-38f;
+        for (unsigned i = 768; i < 800; i++)
+                x[i] = i == 770 ? -1e30f : 0.5e30f / 127.0f;
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (enum dot_input form = DOT_FLOAT; form < _DOT_INPUT_MAX; form++) {
+                        size_t bytes = dot_input_bytes(form, 1024);
+                        _cleanup_(freep) char *a = aligned_alloc(64, bytes), *b = aligned_alloc(64, bytes);
+
+                        if (!runs_here(cpu_variants[v]))
+                                continue;
+                        assert_se(a && b);
+                        memset(a, 0, bytes);
+                        memset(b, 0, bytes);
+                        ref_dot_input(form, a, x, 1024);
+                        cpu_variants[v]->dot_input(form, b, x, 1024);
+                        assert_se(memcmp(a, b, bytes) == 0);
+                }
+}
+
+/* The dot fixtures: 8 activation rows, 24 weight rows of 512; float64 results. */
+static bool check_fixture(const struct cpu_variant *v, enum quant_type type, const char *folder) {
+        double limit = dot_input(type) == DOT_FLOAT ? 1e-5 : 1e-2;
+        _cleanup_(freep) char *weights = NULL;
+        _cleanup_(freep) float *expected = NULL, *w = malloc(512 * sizeof(*w));
+        _cleanup_(batch_deinit) struct batch b = { 0 };
+        size_t bytes, expected_bytes, x_bytes;
+        struct dot_job job;
+        float *x;
+
+        weights = fixture_read(folder, quant_info(type)->name, ".bin", &bytes);
+        expected = fixture_read(folder, quant_info(type)->name, ".f32", &expected_bytes);
+        if (!weights || !expected)
+                return false;
+        x = fixture_read(folder, "activations", ".f32", &x_bytes);
+        assert_se(x && x_bytes == 8 * 512 * sizeof(float) && expected_bytes == 8 * 24 * sizeof(float));
+        batch_init(&b, v, type, 8, 512, 24, x);
+        job = batch_job(&b, type, weights);
+        assert_se(bytes == 24 * job.row_bytes);
+        v->dot[type](&job);
+        for (unsigned t = 0; t < 8; t++)
+                for (unsigned i = 0; i < 24; i++) {
+                        quant_info(type)->dequantize(w, weights + i * job.row_bytes, 512);
+                        assert_se(fabs((double) b.y[t][i] - expected[t * 24 + i]) <=
+                                  limit * norm(w, 512) * norm(x + t * 512, 512));
+                }
+        return true;
+}
+
+TEST(dot_products_meet_the_reference_fixtures) {
+        char blocks[PATH_MAX], folder[PATH_MAX + 8];
+        unsigned found = 0;
+
+        fixture_blocks(blocks);
+        snprintf(folder, sizeof(folder), "%s/dot", blocks);
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
+                        if (runs_here(cpu_variants[v]))
+                                found += check_fixture(cpu_variants[v], *type, folder);
+        if (found == 0)
+                test_skip("no dot fixtures");
+}
