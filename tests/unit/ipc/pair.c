@@ -10,11 +10,7 @@
 
 enum { PAIR_ARENA = 64 * 1024 };
 
-void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
-        struct wire_client_page *client;
-        struct wire_daemon_page *daemon;
-        const struct wire_daemon_page *seen;
-
+static void pair_make(struct pair *pair, uint32_t entries) {
         *pair = (struct pair) {};
         assert_se(wire_layout_init(&pair->layout, entries, PAIR_ARENA, NULL) == 0);
         assert_se(shm_new(&pair->client_fd, "moed-test-client", pair->layout.client_size) == 0);
@@ -22,29 +18,48 @@ void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socke
         assert_se(shm_reopen_read_only(&pair->daemon_read_fd, pair->daemon_fd) == 0);
         assert_se(notify_bell_new(&pair->bell_fd) == 0);
         assert_se(notify_wake_new(&pair->wake_fd, &pair->wake_read_fd) == 0);
+}
 
+static void pair_init_daemon(struct pair *pair, uint32_t start) {
+        struct wire_client_page *client = pair->daemon.client_mapping.address;
+        struct wire_daemon_page *daemon = pair->daemon.daemon_mapping.address;
+
+        ring_reader_init(&pair->daemon.submissions, &daemon->submission_head, &client->submission_tail,
+                         wire_submissions(&pair->layout, client), pair->layout.entries, start);
+        ring_writer_init(&pair->daemon.completions, &client->completion_head, &daemon->completion_tail,
+                         wire_completions(&pair->layout, daemon), pair->layout.entries, start);
+        notify_sleeper_init(&pair->daemon.sleeper, daemon);
+        notify_waker_init(&pair->daemon.waker, client, daemon, pair->wake_fd);
+}
+
+static void pair_init_client(struct pair *pair, void *daemon_page, uint64_t spin_max, int socket_fd, uint32_t start) {
+        struct wire_client_page *client = pair->client.client_mapping.address ?: pair->daemon.client_mapping.address;
+        const struct wire_daemon_page *daemon = daemon_page;
+
+        ring_writer_init(&pair->client.submissions, &daemon->submission_head, &client->submission_tail,
+                         wire_submissions(&pair->layout, client), pair->layout.entries, start);
+        ring_reader_init(&pair->client.completions, &client->completion_head, &daemon->completion_tail,
+                         wire_completions(&pair->layout, daemon_page), pair->layout.entries, start);
+        notify_bell_init(&pair->client.bell, daemon, pair->bell_fd);
+        notify_waiter_init(&pair->client.waiter, client, daemon, pair->wake_read_fd, socket_fd, spin_max);
+}
+
+void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
+        pair_make(pair, entries);
+        assert_se(shm_map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, true) == 0);
+        assert_se(shm_map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true) == 0);
+        pair_init_daemon(pair, start);
+        pair_init_client(pair, pair->daemon.daemon_mapping.address, spin_max, socket_fd, start);
+}
+
+void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
+        pair_make(pair, entries);
         assert_se(shm_map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, false) == 0);
         assert_se(shm_map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true) == 0);
         assert_se(shm_map(&pair->client.client_mapping, pair->client_fd, pair->layout.client_size, true) == 0);
         assert_se(shm_map(&pair->client.daemon_mapping, pair->daemon_read_fd, pair->layout.daemon_size, false) == 0);
-
-        client = pair->daemon.client_mapping.address;
-        daemon = pair->daemon.daemon_mapping.address;
-        ring_reader_init(&pair->daemon.submissions, &daemon->submission_head, &client->submission_tail,
-                         wire_submissions(&pair->layout, client), entries, start);
-        ring_writer_init(&pair->daemon.completions, &client->completion_head, &daemon->completion_tail,
-                         wire_completions(&pair->layout, daemon), entries, start);
-        notify_sleeper_init(&pair->daemon.sleeper, daemon);
-        notify_waker_init(&pair->daemon.waker, client, daemon, pair->wake_fd);
-
-        client = pair->client.client_mapping.address;
-        seen = pair->client.daemon_mapping.address;
-        ring_writer_init(&pair->client.submissions, &seen->submission_head, &client->submission_tail,
-                         wire_submissions(&pair->layout, client), entries, start);
-        ring_reader_init(&pair->client.completions, &client->completion_head, &seen->completion_tail,
-                         wire_completions(&pair->layout, pair->client.daemon_mapping.address), entries, start);
-        notify_bell_init(&pair->client.bell, seen, pair->bell_fd);
-        notify_waiter_init(&pair->client.waiter, client, seen, pair->wake_read_fd, socket_fd, spin_max);
+        pair_init_daemon(pair, start);
+        pair_init_client(pair, pair->client.daemon_mapping.address, spin_max, socket_fd, start);
 }
 
 void pair_deinit(struct pair *pair) {

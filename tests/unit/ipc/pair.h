@@ -33,6 +33,8 @@ struct pair {
 /* Ends the test when it fails. `socket_fd` is what the client watches for the daemon's death, or -1. `start` is where
  * all indices begin. */
 void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start);
+/* The same with one mapping for both sides, so that ThreadSanitizer sees both use the same addresses. */
+void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start);
 void pair_deinit(struct pair *pair);
 
 /* Daemon: waits for the bell, in one io_uring with a multishot poll as the service does, or with poll(2) where
