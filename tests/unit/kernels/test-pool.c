@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "machine.h"
+#include "pool.h"
+#include "test.h"
+
+static void pool_freep(struct pool **p) {
+        pool_free(*p);
+}
+
+/* Plain memory on purpose: a thread that reads too early is a wrong sum here and a report under ThreadSanitizer. */
+struct sums {
+        uint32_t seen[1000];
+        _Atomic uint32_t workers; /* bit per worker that took part */
+};
+
+static void count(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        struct sums *s = arg;
+
+        assert_se(begin < end && worker < 32);
+        atomic_fetch_or(&s->workers, 1U << worker);
+        for (uint64_t i = begin; i < end; i++)
+                s->seen[i]++;
+}
+
+TEST(every_item_runs_once_in_any_split) {
+        for (unsigned threads = 1; threads <= 4; threads++) {
+                _cleanup_(pool_freep) struct pool *p = NULL;
+                struct sums s = { 0 };
+                uint32_t loops = 0;
+
+                assert_se(pool_new(&p, threads) == 0);
+                assert_se(pool_threads(p) == threads);
+                for (uint64_t grain = 1; grain <= 1001; grain += 50, loops++)
+                        pool_run(p, 1000, grain, count, &s);
+                for (unsigned i = 0; i < 1000; i++)
+                        assert_se(s.seen[i] == loops);
+        }
+}
+
+TEST(many_small_loops_see_each_others_writes) {
+        for (unsigned threads = 2; threads <= 4; threads++) {
+                _cleanup_(pool_freep) struct pool *p = NULL;
+                struct sums s = { 0 };
+
+                assert_se(pool_new(&p, threads) == 0);
+                for (uint32_t loop = 0; loop < 20000; loop++)
+                        pool_run(p, 2 + loop % 7, 1, count, &s);
+                assert_se(s.seen[0] == 20000 && s.seen[1] == 20000);
+        }
+}
+
+/* Items that last long enough for a sleeping worker to arrive. */
+static void linger(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        usleep(2000);
+        count(arg, begin, end, worker);
+}
+
+TEST(workers_that_fell_asleep_come_back) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+
+        assert_se(pool_new(&p, 3) == 0);
+        for (unsigned i = 0; i < 5; i++) {
+                struct sums s = { 0 };
+
+                usleep(5000); /* a hundred times what workers spin */
+                pool_run(p, 20, 1, linger, &s);
+                assert_se(__builtin_popcount(s.workers) > 1);
+        }
+}
+
+TEST(a_loop_of_one_piece_stays_with_the_caller) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+        struct sums s = { 0 };
+
+        assert_se(pool_new(&p, 3) == 0);
+        for (unsigned i = 0; i < 100; i++)
+                pool_run(p, 10, 10, count, &s);
+        assert_se(s.workers == 1 && s.seen[9] == 100);
+        pool_run(p, 0, 1, count, &s);
+        assert_se(s.seen[0] == 100);
+}
+
+TEST(an_idle_pool_uses_no_processor) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+        struct timespec before, after;
+        struct sums s = { 0 };
+
+        assert_se(pool_new(&p, 4) == 0);
+        pool_run(p, 1000, 1, count, &s);
+        usleep(20000);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+        usleep(100000);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+        assert_se((after.tv_sec - before.tv_sec) * 1000000000LL + after.tv_nsec - before.tv_nsec < 20000000);
+}
+
+static void write_file(const char *path, const char *text) {
+        _cleanup_(fclosep) FILE *f = fopen(path, "we");
+
+        assert_se(f && fputs(text, f) >= 0);
+}
+
+TEST(the_smallest_quota_on_the_way_to_the_root_counts) {
+        char folder[] = "/tmp/test-pool-XXXXXX", command[256];
+
+        assert_se(mkdtemp(folder) && chdir(folder) == 0);
+        snprintf(command, sizeof(command), "mkdir -p root/a/b root/cpu/x");
+        assert_se(system(command) == 0);
+        write_file("cgroup", "0::/a/b\n");
+        assert_se(machine_quota("cgroup", "root") == 0);
+        assert_se(machine_quota("absent", "root") == 0);
+        write_file("root/a/b/cpu.max", "max 100000\n");
+        assert_se(machine_quota("cgroup", "root") == 0);
+        write_file("root/a/cpu.max", "350000 100000\n");
+        assert_se(machine_quota("cgroup", "root") == 3);
+        write_file("root/a/b/cpu.max", "20000 100000\n");
+        assert_se(machine_quota("cgroup", "root") == 1);
+        write_file("root/a/b/cpu.max", "nonsense\n");
+        assert_se(machine_quota("cgroup", "root") == 3);
+
+        write_file("cgroup", "5:cpuset:/a/b\n4:cpu,cpuacct:/x\n");
+        assert_se(machine_quota("cgroup", "root") == 0);
+        write_file("root/cpu/x/cpu.cfs_quota_us", "-1\n");
+        write_file("root/cpu/x/cpu.cfs_period_us", "100000\n");
+        assert_se(machine_quota("cgroup", "root") == 0);
+        write_file("root/cpu/x/cpu.cfs_quota_us", "200000\n");
+        assert_se(machine_quota("cgroup", "root") == 2);
+        snprintf(command, sizeof(command), "rm -r %s", folder);
+        assert_se(chdir("/") == 0 && system(command) == 0);
+}
+
+TEST(at_least_one_thread_is_found_on_every_machine) {
+        assert_se(machine_threads() >= 1);
+}
