@@ -16,7 +16,7 @@ enum { HOST_ALIGN = 64 };
 int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret) {
         struct buffer *buffer;
 
-        if (size > SIZE_MAX - HOST_ALIGN)
+        if (size > PTRDIFF_MAX - HOST_ALIGN)
                 return -ENOMEM;
         buffer = malloc(sizeof(*buffer));
         if (!buffer)
