@@ -48,6 +48,7 @@ struct config_limits {
 
 struct config_model {
         char *name, *file; /* file: absolute */
+        char *source;      /* where it was first named: "/etc/moed/moed.conf:12", "--model" */
         bool is_default;   /* of exactly one, if there are any */
 };
 

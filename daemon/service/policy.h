@@ -83,9 +83,11 @@ const struct policy_rule *policy_table_find(const struct policy_table *table, co
  * of struct policy and in range. -ENOMEM, POLICY_E_FULL. */
 int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
                      enum policy_key key, uint32_t value, const char *source);
-/* Takes a key back: the rule stays, so that its place in the order does. -ENOMEM, POLICY_E_FULL. */
-int policy_table_clear(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                       enum policy_key key);
+/* Makes the principal's rule, without a key; nothing happens if it is there. A unit with a rule is charged by itself even
+ * if the rule sets nothing. -ENOMEM, POLICY_E_FULL. */
+int policy_table_add(struct policy_table *table, const struct policy_principal *principal, const char *name);
+/* Takes a key back. The rule stays, if there is one, and so its place in the order. */
+void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key);
 
 /* What is in force: the configuration's table with the run-time settings over it. */
 struct policy_book {

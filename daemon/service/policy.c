@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <pwd.h>
+#include <string.h>
+
+#include "policy.h"
+
+static const char *const policy_prefixes[] = {
+        [POLICY_KIND_DEFAULT] = "default",
+        [POLICY_KIND_GID] = "gid:",
+        [POLICY_KIND_UID] = "uid:",
+        [POLICY_KIND_UNIT] = "unit:",
+};
+
+const char *policy_key_name(enum policy_key key) {
+        static const char *const names[_POLICY_KEY_N] = {
+                [POLICY_KEY_EXPERTS_MAX] = "ExpertsMax",
+                [POLICY_KEY_WEIGHT] = "Weight",
+        };
+
+        return names[key];
+}
+
+static uint32_t *policy_value(struct policy *policy, enum policy_key key) {
+        return key == POLICY_KEY_EXPERTS_MAX ? &policy->experts_max_milli : &policy->weight;
+}
+
+/* 2^32-1 is no uid or gid: system calls take it for "leave as is". */
+static bool parse_id(const char *text, uint32_t *ret) {
+        uint64_t id = 0;
+
+        if (!*text || strlen(text) > 10)
+                return false;
+        for (; *text; text++) {
+                if (*text < '0' || *text > '9')
+                        return false;
+                id = id * 10 + (uint64_t) (*text - '0');
+        }
+        if (id >= UINT32_MAX)
+                return false;
+        *ret = (uint32_t) id;
+        return true;
+}
+
+static int user_find(const char *name, uint32_t *ret) {
+        char buffer[16384];
+        struct passwd entry, *found;
+
+        if (getpwnam_r(name, &entry, buffer, sizeof(buffer), &found) != 0 || !found)
+                return POLICY_E_UNKNOWN;
+        *ret = found->pw_uid;
+        return 0;
+}
+
+static int group_find(const char *name, uint32_t *ret) {
+        char buffer[65536]; /* a large group's members are part of its entry */
+        struct group entry, *found;
+
+        if (getgrnam_r(name, &entry, buffer, sizeof(buffer), &found) != 0 || !found)
+                return POLICY_E_UNKNOWN;
+        *ret = found->gr_gid;
+        return 0;
+}
+
+static int parse_owner(struct policy_principal *ret, enum policy_kind kind, const char *name, struct reason *reason) {
+        const char *what = kind == POLICY_KIND_UID ? "user" : "group";
+        int r;
+
+        ret->kind = kind;
+        if (!*name)
+                return reason_return(reason, POLICY_E_SYNTAX, "'%s' lacks the name or number of a %s",
+                                     policy_prefixes[kind], what);
+        if (parse_id(name, &ret->id))
+                return 0;
+        r = kind == POLICY_KIND_UID ? user_find(name, &ret->id) : group_find(name, &ret->id);
+        if (r)
+                return reason_return(reason, r, "there is no %s '%.64s' on this system", what, name);
+        return 0;
+}
+
+static bool unit_suffix_known(const char *name) {
+        static const char *const suffixes[] = { ".service", ".scope", ".slice", ".socket", ".mount", ".swap" };
+        const char *dot = strrchr(name, '.');
+
+        for (size_t i = 0; dot && i < ELEMENTS(suffixes); i++)
+                if (strcmp(dot, suffixes[i]) == 0)
+                        return true;
+        return false;
+}
+
+/* As systemctl, a name without a suffix is that of a service. */
+static int parse_unit(struct policy_principal *ret, const char *name, struct reason *reason) {
+        static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_.\\@";
+        size_t length = strlen(name);
+        bool whole = unit_suffix_known(name);
+
+        ret->kind = POLICY_KIND_UNIT;
+        if (length == 0 || strspn(name, allowed) != length)
+                return reason_return(reason, POLICY_E_SYNTAX, "'%.64s' is not the name of a systemd unit", name);
+        if (length + (whole ? 0 : strlen(".service")) > POLICY_UNIT_MAX)
+                return reason_return(reason, POLICY_E_SYNTAX, "the unit's name is longer than %d bytes", POLICY_UNIT_MAX);
+        memcpy(ret->unit, name, length);
+        memcpy(ret->unit + length, whole ? "" : ".service", whole ? 1 : sizeof(".service"));
+        return 0;
+}
+
+int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason) {
+        struct policy_principal principal = { .kind = POLICY_KIND_DEFAULT };
+        int r = 0;
+
+        if (strncmp(text, "uid:", 4) == 0)
+                r = parse_owner(&principal, POLICY_KIND_UID, text + 4, reason);
+        else if (strncmp(text, "gid:", 4) == 0)
+                r = parse_owner(&principal, POLICY_KIND_GID, text + 4, reason);
+        else if (strncmp(text, "unit:", 5) == 0)
+                r = parse_unit(&principal, text + 5, reason);
+        else if (strcmp(text, "default") != 0)
+                r = reason_return(reason, POLICY_E_SYNTAX,
+                                  "'%.64s' is no principal; write default, uid:NAME, gid:NAME or unit:NAME.service", text);
+        if (r)
+                return r;
+        *ret = principal;
+        return 0;
+}
+
+void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]) {
+        const char *prefix = policy_prefixes[principal->kind];
+
+        if (principal->kind == POLICY_KIND_DEFAULT || principal->kind == POLICY_KIND_UNIT)
+                snprintf(ret, POLICY_NAME_MAX, "%s%s", prefix, principal->unit);
+        else
+                snprintf(ret, POLICY_NAME_MAX, "%s%" PRIu32, prefix, principal->id);
+}
+
+static bool principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
+        return a->kind == b->kind && a->id == b->id && strcmp(a->unit, b->unit) == 0;
+}
+
+static void rule_deinit(struct policy_rule *rule) {
+        free(rule->name);
+        for (int key = 0; key < _POLICY_KEY_N; key++)
+                free(rule->sources[key]);
+}
+
+void policy_table_deinit(struct policy_table *table) {
+        for (size_t i = 0; i < table->n_rules; i++)
+                rule_deinit(&table->rules[i]);
+        free(table->rules);
+        *table = (struct policy_table) POLICY_TABLE_NULL;
+}
+
+static struct policy_rule *table_find(const struct policy_table *table, const struct policy_principal *principal) {
+        for (size_t i = 0; i < table->n_rules; i++)
+                if (principal_equal(&table->rules[i].principal, principal))
+                        return &table->rules[i];
+        return NULL;
+}
+
+const struct policy_rule *policy_table_find(const struct policy_table *table, const struct policy_principal *principal) {
+        return table_find(table, principal);
+}
+
+static int table_add(struct policy_table *table, const struct policy_principal *principal, const char *name,
+                     struct policy_rule **ret) {
+        struct policy_rule *rules, *rule = table_find(table, principal);
+        char *copy;
+
+        if (rule) {
+                *ret = rule;
+                return 0;
+        }
+        if (table->n_rules == POLICY_RULES_MAX)
+                return POLICY_E_FULL;
+        rules = realloc(table->rules, (table->n_rules + 1) * sizeof(*rules));
+        if (!rules)
+                return -ENOMEM;
+        table->rules = rules;
+        copy = strdup(name);
+        if (!copy)
+                return -ENOMEM;
+        rule = &table->rules[table->n_rules++];
+        *rule = (struct policy_rule) { .principal = *principal, .policy = POLICY_DEFAULT, .name = copy };
+        *ret = rule;
+        return 0;
+}
+
+int policy_table_add(struct policy_table *table, const struct policy_principal *principal, const char *name) {
+        struct policy_rule *rule;
+
+        return table_add(table, principal, name, &rule);
+}
+
+int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
+                     enum policy_key key, uint32_t value, const char *source) {
+        struct policy_rule *rule;
+        char *copy = strdup(source);
+        int r;
+
+        if (!copy)
+                return -ENOMEM;
+        r = table_add(table, principal, name, &rule);
+        if (r) {
+                free(copy);
+                return r;
+        }
+        free(rule->sources[key]);
+        rule->sources[key] = copy;
+        *policy_value(&rule->policy, key) = value;
+        rule->keys |= 1u << key;
+        return 0;
+}
+
+void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key) {
+        struct policy built_in = POLICY_DEFAULT;
+        struct policy_rule *rule = table_find(table, principal);
+
+        if (!rule)
+                return;
+        free(rule->sources[key]);
+        rule->sources[key] = NULL;
+        *policy_value(&rule->policy, key) = *policy_value(&built_in, key);
+        rule->keys &= ~(1u << key);
+}
+
+/* Puts every key that `from` sets over `table`. */
+static int table_merge(struct policy_table *table, const struct policy_table *from) {
+        for (size_t i = 0; i < from->n_rules; i++) {
+                struct policy_rule *rule = &from->rules[i];
+                int r = policy_table_add(table, &rule->principal, rule->name);
+
+                for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
+                        if (rule->keys & (1u << key))
+                                r = policy_table_set(table, &rule->principal, rule->name, key,
+                                                     *policy_value(&rule->policy, key), rule->sources[key]);
+                if (r)
+                        return r;
+        }
+        return 0;
+}
+
+void policy_book_deinit(struct policy_book *book) {
+        policy_table_deinit(&book->config);
+        policy_table_deinit(&book->overrides);
+        policy_table_deinit(&book->effective);
+}
+
+/* Makes the book say what `config` and `overrides` say, and owns them then; on failure the book is as it was and both
+ * are freed. */
+static int book_replace(struct policy_book *book, struct policy_table *config, struct policy_table *overrides) {
+        struct policy_book next = { .config = *config, .overrides = *overrides };
+        int r;
+
+        r = table_merge(&next.effective, &next.config);
+        if (r == 0)
+                r = table_merge(&next.effective, &next.overrides);
+        if (r) {
+                policy_book_deinit(&next);
+                return r;
+        }
+        policy_book_deinit(book);
+        *book = next;
+        return 0;
+}
+
+/* A copy of both tables, to be changed and put back by book_replace(). */
+static int book_copy(const struct policy_table *config, const struct policy_table *overrides,
+                     struct policy_table *ret_config, struct policy_table *ret_overrides) {
+        int r;
+
+        *ret_config = *ret_overrides = (struct policy_table) POLICY_TABLE_NULL;
+        r = table_merge(ret_config, config);
+        if (r == 0)
+                r = table_merge(ret_overrides, overrides);
+        if (r) {
+                policy_table_deinit(ret_config);
+                policy_table_deinit(ret_overrides);
+        }
+        return r;
+}
+
+int policy_book_load(struct policy_book *book, const struct policy_table *config) {
+        struct policy_table rules, overrides;
+        int r;
+
+        r = book_copy(config, &book->overrides, &rules, &overrides);
+        return r ? r : book_replace(book, &rules, &overrides);
+}
+
+static int policy_check(uint32_t keys, const struct policy *policy, struct reason *reason) {
+        if (keys == 0 || keys >= 1u << _POLICY_KEY_N)
+                return reason_return(reason, POLICY_E_SYNTAX, "nothing is to be set; known are ExpertsMax and Weight");
+        if ((keys & (1u << POLICY_KEY_WEIGHT)) && (policy->weight < 1 || policy->weight > POLICY_WEIGHT_MAX))
+                return reason_return(reason, POLICY_E_SYNTAX, "Weight=%" PRIu32 ": 1 to %d is allowed", policy->weight,
+                                     POLICY_WEIGHT_MAX);
+        if ((keys & (1u << POLICY_KEY_EXPERTS_MAX)) && policy->experts_max_milli > POLICY_EXPERTS_MILLI_MAX)
+                return reason_return(reason, POLICY_E_SYNTAX,
+                                     "ExpertsMax=%" PRIu32 ".%03" PRIu32 ": at most %d is allowed, or 0 for no limit",
+                                     policy->experts_max_milli / 1000, policy->experts_max_milli % 1000,
+                                     POLICY_EXPERTS_MILLI_MAX / 1000);
+        return 0;
+}
+
+int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
+                    const struct policy *policy, const char *source, struct reason *reason) {
+        struct policy values = *policy;
+        struct policy_table config, overrides;
+        int r;
+
+        r = policy_check(keys, policy, reason);
+        if (r == 0)
+                r = book_copy(&book->config, &book->overrides, &config, &overrides);
+        if (r)
+                return r;
+        for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
+                if (keys & (1u << key))
+                        r = policy_table_set(&overrides, principal, name, key, *policy_value(&values, key), source);
+        if (r == 0)
+                r = book_replace(book, &config, &overrides);
+        else {
+                policy_table_deinit(&config);
+                policy_table_deinit(&overrides);
+        }
+        if (r == POLICY_E_FULL)
+                reason_set(reason, "there are %d rules already; reset some first", POLICY_RULES_MAX);
+        return r;
+}
+
+static void table_remove(struct policy_table *table, struct policy_rule *rule) {
+        size_t behind = table->n_rules - (size_t) (rule - table->rules) - 1;
+
+        rule_deinit(rule);
+        memmove(rule, rule + 1, behind * sizeof(*rule));
+        table->n_rules--;
+}
+
+int policy_book_reset(struct policy_book *book, const struct policy_principal *principal) {
+        struct policy_table config, overrides;
+        int r;
+
+        if (!policy_table_find(&book->overrides, principal))
+                return POLICY_E_ABSENT;
+        r = book_copy(&book->config, &book->overrides, &config, &overrides);
+        if (r)
+                return r;
+        table_remove(&overrides, table_find(&overrides, principal));
+        return book_replace(book, &config, &overrides);
+}
+
+const struct policy_table *policy_book_rules(const struct policy_book *book) {
+        return &book->effective;
+}
+
+static bool rule_matches(const struct policy_rule *rule, const struct policy_identity *identity) {
+        switch (rule->principal.kind) {
+        case POLICY_KIND_UNIT:
+                return identity->unit && strcmp(rule->principal.unit, identity->unit) == 0;
+        case POLICY_KIND_UID:
+                return rule->principal.id == identity->uid;
+        case POLICY_KIND_GID:
+                for (size_t i = 0; i < identity->n_gids; i++)
+                        if (rule->principal.id == identity->gids[i])
+                                return true;
+                return false;
+        case POLICY_KIND_DEFAULT:
+                return true;
+        }
+        return false;
+}
+
+void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret) {
+        struct policy_match match = {
+                .policy = POLICY_DEFAULT,
+                .principal = { .kind = POLICY_KIND_UID, .id = identity->uid },
+        };
+
+        for (size_t i = 0; i < book->effective.n_rules; i++) {
+                struct policy_rule *rule = &book->effective.rules[i];
+
+                if (!rule_matches(rule, identity))
+                        continue;
+                if (rule->principal.kind == POLICY_KIND_UNIT)
+                        match.principal = rule->principal;
+                for (int key = 0; key < _POLICY_KEY_N; key++)
+                        if ((rule->keys & (1u << key)) &&
+                            (!match.rules[key] || match.rules[key]->principal.kind < rule->principal.kind)) {
+                                match.rules[key] = rule;
+                                *policy_value(&match.policy, key) = *policy_value(&rule->policy, key);
+                        }
+        }
+        *ret = match;
+}
+
+static void format_value(const struct policy *policy, enum policy_key key, char *ret, size_t size) {
+        uint32_t milli = policy->experts_max_milli;
+
+        if (key == POLICY_KEY_WEIGHT)
+                snprintf(ret, size, "%" PRIu32, policy->weight);
+        else if (milli == 0)
+                snprintf(ret, size, "infinity");
+        else if (milli % 1000 == 0)
+                snprintf(ret, size, "%" PRIu32, milli / 1000);
+        else
+                snprintf(ret, size, "%" PRIu32 ".%03" PRIu32, milli / 1000, milli % 1000);
+}
+
+void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret) {
+        const struct policy_rule *rule = match->rules[key];
+        char value[32];
+
+        format_value(&match->policy, key, value, sizeof(value));
+        if (rule)
+                reason_set(ret, "%s=%s of %s (%s)", policy_key_name(key), value, rule->name, rule->sources[key]);
+        else
+                reason_set(ret, "%s=%s, the default", policy_key_name(key), value);
+}
