@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "base/reason.h"
-#include "sched.h"
+#include "scheduler.h"
 
 enum {
         POLICY_UNIT_MAX = 255, /* bytes of a unit's name, as systemd's UNIT_NAME_MAX */

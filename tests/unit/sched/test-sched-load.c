@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "sched.h"
+#include "scheduler.h"
 #include "test.h"
 
 enum { USERS = 12, STREAMS = 24, ITERATIONS = 360000 /* an hour at 10 ms */, ROWS_MAX = 48, PROMPT_MAX = 20 };

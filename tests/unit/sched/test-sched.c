@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "sched.h"
+#include "scheduler.h"
 #include "test.h"
 
 enum { STREAMS_MAX = 96 };

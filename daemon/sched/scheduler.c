@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "sched.h"
+#include "scheduler.h"
 
 enum { DECODES_PER_PROMPT = 32 };
 
