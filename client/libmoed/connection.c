@@ -16,6 +16,7 @@ enum {
         ARENA_DEFAULT = 1024 * 1024,
         CONNECT_TIMEOUT_SEC = 30,
         HELLO_FDS = 4,
+        NAME_MAX_BYTES = 64, /* of what `moectl ps` shows; more is cut */
 };
 
 static const char system_socket[] = "/run/moed/moed.sock";
@@ -192,12 +193,13 @@ static void hello_attach(struct moed *m, uint64_t spin_nsec) {
 static int hello(struct moed *m, const struct moed_options *options) {
         _cleanup_(control_packet_deinit) struct control_packet packet = CONTROL_PACKET_NULL;
         _cleanup_(control_message_deinit) struct control_message reply = CONTROL_MESSAGE_NULL;
+        const char *name = options->name ? options->name : program_invocation_short_name;
         struct control_builder b;
         int r;
 
         control_request_init(&b, "hello");
         control_put_u64(&b, "version", WIRE_VERSION);
-        control_put_string(&b, "name", options->name ? options->name : program_invocation_short_name);
+        control_put_text(&b, "name", name, strnlen(name, NAME_MAX_BYTES));
         control_put_u64(&b, "entries", options->entries ? options->entries : ENTRIES_DEFAULT);
         control_put_u64(&b, "arena", options->arena ? options->arena : ARENA_DEFAULT);
         r = control_exchange(m, &b, &reply, &packet);
@@ -245,6 +247,9 @@ int moed_connect(struct moed **ret, const struct moed_options *options) {
                 r = connect_socket(m, chosen.socket);
         if (r == 0)
                 r = hello(m, &chosen);
+        /* Turned away at the door: why matters more than that. */
+        if (r == -ECONNRESET && m->farewell_error < 0)
+                r = reason_return(&m->reason, m->farewell_error, "%s", m->farewell.text);
         m->failed = r;
         return r;
 }

@@ -12,11 +12,12 @@
 #include "notify.h"
 #include "ring.h"
 #include "shm.h"
-#include "stream.h"
+#include "inflight.h"
 
 struct moed {
         struct reason reason; /* of the latest failure */
         struct reason farewell; /* what the daemon said when it closed the connection */
+        int farewell_error;   /* 0, or the negative errno that it gave with that */
         int failed;           /* 0, or the negative errno that every further call returns */
         bool gone;            /* the control socket has ended; what is in the ring can still be taken */
         int socket, bell, wake, poll; /* poll: an epoll of wake and socket, made when first asked for */

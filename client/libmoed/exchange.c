@@ -28,6 +28,7 @@ static int exchange_receive(struct moed *m, uint64_t id, struct control_message 
         _cleanup_(control_packet_deinit) struct control_packet received = CONTROL_PACKET_NULL;
         _cleanup_(control_message_deinit) struct control_message message = CONTROL_MESSAGE_NULL;
         uint64_t reply_to;
+        uint32_t error;
         int r;
 
         r = control_receive(m->socket, m->packet, CONTROL_MESSAGE_MAX, &received, &m->reason);
@@ -41,6 +42,8 @@ static int exchange_receive(struct moed *m, uint64_t id, struct control_message 
                 return connection_fail(m, r < 0 ? r : -EPROTO, "the daemon sent a broken message");
         if (control_get_u64(message.root, "id", &reply_to)) {
                 copy_reason(&m->farewell, message.root, "it gave no reason");
+                if (control_get_u32(message.root, "error", &error) == 0 && error > 0 && error < 4096)
+                        m->farewell_error = -(int) error;
                 return CONTROL_E_ABSENT;
         }
         if (id == 0 || reply_to != id)

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "json.h"
-#include "utf8.h"
+#include "utf8-check.h"
 
 struct json_reader {
         const char *text;

@@ -6,7 +6,7 @@
 
 #include "base/util.h"
 #include "json.h"
-#include "utf8.h"
+#include "utf8-check.h"
 
 void json_writer_deinit(struct json_writer *w) {
         free(w->data);

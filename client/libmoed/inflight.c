@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "stream.h"
+#include "inflight.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
-#include "utf8.h"
+#include "utf8-check.h"
 
 void text_deinit(struct text *text) {
         free(text->data);

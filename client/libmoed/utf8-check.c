@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "utf8.h"
+#include "utf8-check.h"
 
 #include <stdint.h>
 

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "generate.h"
+#include "outcome.h"
+
+struct chat {
+        struct sampling sampling;
+        const char *system;
+        bool stats;
+        struct moed_model model;
+        bool templated; /* the daemon knows how this model wants a conversation written */
+
+        struct moed_message *history; /* the texts are owned */
+        size_t n_history;
+        char *plain; /* without a template: all that was said */
+        size_t plain_length;
+};
+
+static void chat_reset(struct chat *chat) {
+        for (size_t i = 0; i < chat->n_history; i++)
+                free((char *) chat->history[i].text);
+        free(chat->history);
+        free(chat->plain);
+        chat->history = NULL;
+        chat->n_history = 0;
+        chat->plain = NULL;
+        chat->plain_length = 0;
+}
+
+static int chat_remember(struct chat *chat, enum moed_role role, const char *text, size_t length) {
+        struct moed_message *history = reallocarray(chat->history, chat->n_history + 1, sizeof(*history));
+        char *copy;
+
+        if (!history)
+                return -ENOMEM;
+        chat->history = history;
+        copy = malloc(length + 1);
+        if (!copy)
+                return -ENOMEM;
+        memcpy(copy, text, length);
+        copy[length] = 0;
+        chat->history[chat->n_history++] = (struct moed_message) { .role = role, .text = copy, .length = length };
+        return 0;
+}
+
+/* An answer that failed leaves the question out of the history, too: it can be asked again. */
+static void chat_forget(struct chat *chat, size_t n_history) {
+        while (chat->n_history > n_history)
+                free((char *) chat->history[--chat->n_history].text);
+}
+
+static int chat_append_plain(struct chat *chat, const char *text, size_t length) {
+        char *plain = realloc(chat->plain, chat->plain_length + length + 1);
+
+        if (!plain)
+                return -ENOMEM;
+        memcpy(plain + chat->plain_length, text, length);
+        chat->plain = plain;
+        chat->plain_length += length;
+        plain[chat->plain_length] = 0;
+        return 0;
+}
+
+static int chat_ask(struct chat *chat, const char *line, size_t length) {
+        int r = 0;
+
+        if (chat->templated) {
+                if (chat->n_history == 0 && chat->system)
+                        r = chat_remember(chat, MOED_SYSTEM, chat->system, strlen(chat->system));
+                return r < 0 ? r : chat_remember(chat, MOED_USER, line, length);
+        }
+        if (chat->plain_length == 0 && chat->system)
+                r = chat_append_plain(chat, chat->system, strlen(chat->system));
+        if (r == 0 && chat->plain_length > 0 && chat->plain[chat->plain_length - 1] != '\n')
+                r = chat_append_plain(chat, "\n", 1);
+        return r < 0 ? r : chat_append_plain(chat, line, length);
+}
+
+static int chat_keep_answer(struct chat *chat, const struct generation *g) {
+        const char *text = g->text ? g->text : "";
+
+        return chat->templated ? chat_remember(chat, MOED_ASSISTANT, text, g->text_length)
+                               : chat_append_plain(chat, text, g->text_length);
+}
+
+static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cli, struct generation *g) {
+        struct moed_request q = MOED_REQUEST_INIT;
+
+        q.model = chat->model.handle;
+        q.flags = cli->json ? MOED_LOGPROBS : 0;
+        if (chat->templated) {
+                q.messages = chat->history;
+                q.n_messages = chat->n_history;
+        } else {
+                q.prompt = chat->plain;
+                q.prompt_length = chat->plain_length;
+        }
+        sampling_apply(&chat->sampling, &q);
+        interrupt_catch();
+        return generate(m, &q, !cli->json, g);
+}
+
+/* One line of the person and the answer to it: 0, or an exit code that ends the conversation. */
+static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, const char *line, size_t length) {
+        _cleanup_(generation_deinit) struct generation g = GENERATION_INIT;
+        size_t n_history = chat->n_history, plain_length = chat->plain_length;
+        int r;
+
+        r = chat_ask(chat, line, length);
+        if (r == 0)
+                r = chat_generate(chat, m, cli, &g);
+        if (r == 0)
+                r = chat_keep_answer(chat, &g);
+        if (r == 0) {
+                if (!cli->json)
+                        putchar('\n');
+                if (chat->stats)
+                        report_stats(&chat->model, &g, false);
+                return cli->json ? report_json(&chat->model, &g) : cli_flush();
+        }
+        chat_forget(chat, n_history);
+        chat->plain_length = plain_length;
+        if (r == -ENOMEM || r == -EIO) {
+                cli_complain("%s", strerror(-r));
+                return cli_exit_code(r);
+        }
+        cli_failed(m, r);
+        if (r == -E2BIG || r == -ERANGE)
+                cli_note("/reset starts anew.");
+        return r == -ECONNRESET || r == -EPROTO || r == -EINTR ? cli_exit_code(r) : 0;
+}
+
+static void print_commands(void) {
+        cli_note("/reset forgets what was said, /quit leaves; a line that ends in \\ goes on in the next.");
+}
+
+enum { LINE_ASK, LINE_EMPTY, LINE_LEAVE };
+
+static int chat_command(struct chat *chat, const char *line) {
+        if (line[0] != '/')
+                return line[0] ? LINE_ASK : LINE_EMPTY;
+        if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0)
+                return LINE_LEAVE;
+        if (strcmp(line, "/reset") == 0)
+                chat_reset(chat);
+        else
+                print_commands();
+        return LINE_EMPTY;
+}
+
+/* Reads a line, and the next ones while they end in a backslash. Returns its length without the newline, -1 at the end of
+ * input, -EINTR when a signal came. */
+static ssize_t read_line(char **line, size_t *size, bool prompt) {
+        _cleanup_(freep) char *part = NULL;
+        size_t part_size = 0, length = 0;
+        ssize_t n;
+
+        for (;;) {
+                if (prompt) {
+                        fputs(length > 0 ? ". " : "> ", stdout);
+                        fflush(stdout);
+                }
+                errno = 0;
+                n = getline(&part, &part_size, stdin);
+                if (n < 0) {
+                        int error = errno;
+
+                        clearerr(stdin);
+                        return error == EINTR ? -EINTR : -1;
+                }
+                if (length + (size_t) n + 1 > *size) {
+                        char *grown = realloc(*line, length + (size_t) n + 1);
+
+                        if (!grown)
+                                return -1;
+                        *line = grown;
+                        *size = length + (size_t) n + 1;
+                }
+                if (part[n - 1] == '\n')
+                        n--;
+                memcpy(*line + length, part, (size_t) n);
+                length += (size_t) n;
+                (*line)[length] = 0;
+                if (length == 0 || (*line)[length - 1] != '\\')
+                        return (ssize_t) length;
+                (*line)[length - 1] = '\n';
+        }
+}
+
+static int chat_loop(struct chat *chat, struct moed *m, const struct cli *cli) {
+        bool person = isatty(STDIN_FILENO) && !cli->json, warned = false;
+        _cleanup_(freep) char *line = NULL;
+        size_t size = 0;
+        int code = 0;
+
+        while (code == 0) {
+                ssize_t n;
+
+                interrupt_catch();
+                n = read_line(&line, &size, person);
+                if (n == -EINTR && (warned || !person))
+                        return interrupt_exit_code();
+                if (n == -EINTR) {
+                        fputc('\n', stderr);
+                        cli_note("Once more to leave.");
+                        warned = true;
+                        continue;
+                }
+                if (n < 0)
+                        break;
+                warned = false;
+                switch (chat_command(chat, line)) {
+                case LINE_ASK:
+                        code = chat_turn(chat, m, cli, line, (size_t) n);
+                        break;
+                case LINE_LEAVE:
+                        return 0;
+                }
+        }
+        return code;
+}
+
+static int chat_main(struct chat *chat, struct cli *cli, const struct verb *verb, int argc, char **argv) {
+        _cleanup_(moed_closep) struct moed *m = NULL;
+        const struct arg args[] = {
+                SAMPLING_ARGS(&chat->sampling),
+                { "system", 0, ARG_TEXT, &chat->system, "TEXT", "what the model is told before all else" },
+                { "stats", 0, ARG_FLAG, &chat->stats, NULL, "print a line of figures to stderr after each answer" },
+                {},
+        };
+        int n, code;
+
+        code = cli_parse(cli, verb, args, argc, argv, &n);
+        if (code == CLI_DONE && n > 0)
+                code = cli_usage(verb, "'%s' is more than this takes", argv[0]);
+        if (code != CLI_DONE)
+                return code;
+        code = cli_connect(cli, &m);
+        if (code)
+                return code;
+        code = cli_model(m, chat->sampling.model, &chat->model);
+        if (code)
+                return code;
+        chat->templated = chat->model.chat_template[0] != 0;
+        if (!chat->templated)
+                cli_note("%s has no chat template that moed knows: it continues your lines as plain text.",
+                         chat->model.name);
+        else if (isatty(STDIN_FILENO) && !cli->json)
+                print_commands();
+        return chat_loop(chat, m, cli);
+}
+
+int verb_chat(struct cli *cli, const struct verb *verb, int argc, char **argv) {
+        struct chat chat = { .sampling = SAMPLING_INIT };
+        int code;
+
+        code = chat_main(&chat, cli, verb, argc, argv);
+        interrupt_release();
+        chat_reset(&chat);
+        sampling_deinit(&chat.sampling);
+        return code;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+#include "outcome.h"
+
+#include <unistd.h>
+
+#include "cli.h"
+#include "json.h"
+
+/* Per token: experts evaluated, over all layers, by number of layers that have experts. */
+static double token_experts(const struct moed_model *model, const struct generation_token *token) {
+        return model->moe_layers > 0 ? token->activations / (double) model->moe_layers : 0;
+}
+
+static void json_numbers(struct json_writer *w, const struct moed_model *model, const struct generation *g) {
+        json_key(w, "tokens");
+        json_open(w, '[');
+        for (size_t i = 0; i < g->n_tokens; i++)
+                json_int(w, g->tokens[i].id);
+        json_close(w, ']');
+        json_key(w, "experts");
+        json_open(w, '[');
+        for (size_t i = 0; i < g->n_tokens; i++)
+                json_float(w, (float) token_experts(model, &g->tokens[i]));
+        json_close(w, ']');
+        json_key(w, "logprobs");
+        json_open(w, '[');
+        for (size_t i = 0; i < g->n_tokens; i++)
+                json_float(w, g->tokens[i].logprob);
+        json_close(w, ']');
+}
+
+int report_json(const struct moed_model *model, const struct generation *g) {
+        _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
+
+        json_open(&w, '{');
+        json_key(&w, "text");
+        json_string(&w, g->text ? g->text : "", g->text_length);
+        json_numbers(&w, model, g);
+        json_key(&w, "activations");
+        json_uint(&w, g->activations);
+        json_key(&w, "cap");
+        json_float(&w, (float) g->cap);
+        json_key(&w, "prompt_tokens");
+        json_uint(&w, g->prompt_tokens);
+        json_key(&w, "ttft_ms");
+        json_float(&w, (float) generation_ttft_msec(g));
+        json_key(&w, "tokens_per_second");
+        json_float(&w, (float) generation_tokens_per_second(g));
+        json_key(&w, "model");
+        json_text(&w, model->name);
+        json_key(&w, "finish");
+        json_text(&w, generation_finish(g));
+        json_close(&w, '}');
+        if (w.error < 0) {
+                cli_complain("out of memory");
+                return EX_OSERR;
+        }
+        puts(w.data);
+        return cli_flush();
+}
+
+void report_stats(const struct moed_model *model, const struct generation *g, bool logprobs) {
+        double experts = 0, logprob = 0;
+
+        for (size_t i = 0; i < g->n_tokens; i++) {
+                experts += token_experts(model, &g->tokens[i]);
+                logprob += (double) g->tokens[i].logprob;
+        }
+        cli_note("%u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f experts per token (cap %.2f)",
+                 g->prompt_tokens, generation_ttft_msec(g), g->n_tokens, generation_tokens_per_second(g),
+                 g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
+        if (logprobs && g->n_tokens > 0)
+                cli_note("mean log-probability %.4f per token", logprob / (double) g->n_tokens);
+}
+
+int report_text_end(const struct generation *g) {
+        if (isatty(STDOUT_FILENO) && g->text_length > 0 && g->text[g->text_length - 1] != '\n')
+                putchar('\n');
+        return cli_flush();
+}
