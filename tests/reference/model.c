@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "engine.h"
+#include "fixture-model.h"
+#include "reference.h"
+
+/* A model file with what is expected of it, ready to run. Of the expectations those are checked whose files are there. */
+struct run {
+        struct reference *r;
+        const char *path;     /* of the folder */
+        char name[128];       /* for the lines */
+        struct model *model;
+        struct step *step;
+        double sigma;         /* spread of the logits */
+        bool rounded;         /* activations are rounded to 8 bits: its formats' tolerances are wider */
+        uint32_t n_prompts, generated, layers, hidden;
+        uint32_t lengths[64];
+        int32_t *prompts;     /* all, one after the other */
+        unsigned checked;
+};
+
+static void run_deinit(struct run *u) {
+        step_free(u->step);
+        model_free(u->model);
+        free(u->prompts);
+}
+
+static void said(struct run *u, bool ok, const char *what, const char *format, ...) _printf_(4, 5);
+static void said(struct run *u, bool ok, const char *what, const char *format, ...) {
+        char name[192], detail[256];
+        va_list args;
+
+        u->checked++;
+        snprintf(name, sizeof(name), "%s %s", u->name, what);
+        va_start(args, format);
+        vsnprintf(detail, sizeof(detail), format, args);
+        va_end(args);
+        say(u->r, ok, name, "%s", detail);
+}
+
+static bool is_there(const struct run *u, const char *file) {
+        char path[4096];
+
+        snprintf(path, sizeof(path), "%s/%s", u->path, file);
+        return access(path, F_OK) == 0;
+}
+
+/* Feeds tokens to a sequence, in steps of at most `chunk`; the logits after the last one, [vocab], or NULL. */
+static const float *feed(struct run *u, struct sequence *q, const int32_t *tokens, uint32_t n, uint32_t chunk) {
+        uint32_t allowances[512];
+        struct step_part part = { .sequence = q, .allowances = allowances, .logits = true };
+
+        for (size_t i = 0; i < ELEMENTS(allowances); i++)
+                allowances[i] = UINT32_MAX;
+        if (sequence_reserve(q, n))
+                return NULL;
+        for (uint32_t at = 0; at < n; at += part.count) {
+                int r;
+
+                part.tokens = tokens + at;
+                part.count = MIN(n - at, chunk);
+                r = step_begin(u->step, &part, 1);
+                if (r)
+                        return NULL;
+                while ((r = step_advance(u->step)) > 0)
+                        ;
+                if (r)
+                        return NULL;
+        }
+        return part.logits_out;
+}
+
+/* Largest error over sigma, and squared error over squared value. */
+struct difference {
+        double max, error, value;
+};
+
+static void compare(struct difference *d, const float *got, const float *expected, size_t n) {
+        for (size_t i = 0; i < n; i++) {
+                double error = fabs((double) got[i] - expected[i]);
+
+                /* A NaN must not pass as no error. */
+                d->max = error <= d->max ? d->max : isnan(error) ? INFINITY : error;
+                d->error += error * error;
+                d->value += (double) expected[i] * expected[i];
+        }
+}
+
+static void say_difference(struct run *u, const char *what, const struct difference *d, size_t n, double nmse) {
+        if (u->rounded)
+                said(u, nmse <= 8e-3, what, "%zu logits, NMSE %.2g (tolerance 8e-3)", n, nmse);
+        else
+                said(u, d->max <= 1e-3 * u->sigma, what, "%zu logits, error %.2g sigma (tolerance 1e-3)", n,
+                     d->max / u->sigma);
+}
+
+static void check_last(struct run *u) {
+        uint32_t vocab = model_info(u->model)->vocab;
+        _cleanup_(freep) float *expected =
+                file_read_exactly(u->path, "logits_last.f32", (size_t) u->n_prompts * vocab * sizeof(float));
+        const int32_t *prompt = u->prompts;
+        struct difference all = { 0 };
+        double nmse = 0.0;
+
+        for (uint32_t i = 0; expected && i < u->n_prompts; prompt += u->lengths[i++]) {
+                _cleanup_(sequence_freep) struct sequence *q = NULL;
+                struct difference d = { 0 };
+                const float *logits;
+
+                if (sequence_new(&q, u->model))
+                        abort();
+                logits = feed(u, q, prompt, u->lengths[i], u->r->chunk);
+                if (!logits) {
+                        said(u, false, "logits_last", "the forward pass failed");
+                        return;
+                }
+                compare(&d, logits, expected + (size_t) i * vocab, vocab);
+                all.max = fmax(all.max, d.max);
+                nmse = fmax(nmse, d.value > 0.0 ? d.error / d.value : INFINITY);
+        }
+        if (expected)
+                say_difference(u, "logits_last", &all, (size_t) u->n_prompts * vocab, nmse);
+        else
+                said(u, false, "logits_last", "logits_last.f32 cannot be read, or has another size");
+}
+
+/* Every position of the second prompt, a token at a time. */
+static void check_positions(struct run *u) {
+        uint32_t vocab = model_info(u->model)->vocab, n = u->n_prompts > 1 ? u->lengths[1] : 0;
+        _cleanup_(sequence_freep) struct sequence *q = NULL;
+        _cleanup_(freep) float *expected = NULL;
+        struct difference d = { 0 };
+        char file[80], what[64];
+
+        snprintf(what, sizeof(what), "logits_%u", n);
+        snprintf(file, sizeof(file), "%s.f32", what);
+        if (!is_there(u, file))
+                return;
+        expected = file_read_exactly(u->path, file, (size_t) n * vocab * sizeof(float));
+        if (!expected || sequence_new(&q, u->model)) {
+                said(u, false, what, "%s cannot be read, or has another size", file);
+                return;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+                const float *logits = feed(u, q, u->prompts + u->lengths[0] + i, 1, 1);
+
+                if (!logits) {
+                        said(u, false, what, "the forward pass failed");
+                        return;
+                }
+                compare(&d, logits, expected + (size_t) i * vocab, vocab);
+        }
+        say_difference(u, what, &d, (size_t) n * vocab, d.error / d.value);
+}
+
+static int32_t best_of(const float *logits, uint32_t n) {
+        int32_t best = 0;
+
+        for (uint32_t i = 1; i < n; i++)
+                if (logits[i] > logits[best])
+                        best = (int32_t) i;
+        return best;
+}
+
+/* How many ids of one continuation are as expected; `compared` gets how many had to be. */
+static bool continue_prompt(struct run *u, const int32_t *prompt, uint32_t length, const int32_t *expected,
+                            const float *margins, uint32_t *compared) {
+        _cleanup_(sequence_freep) struct sequence *q = NULL;
+        const float *logits;
+
+        if (sequence_new(&q, u->model))
+                abort();
+        logits = feed(u, q, prompt, length, u->r->chunk);
+        for (uint32_t i = 0; i < u->generated; i++) {
+                int32_t id;
+
+                /* From here on rounding may choose another, and everything after it differs. */
+                if (u->rounded && margins[i] < 0.15 * u->sigma)
+                        return true;
+                if (!logits)
+                        return false;
+                id = best_of(logits, model_info(u->model)->vocab);
+                if (id != expected[i])
+                        return false;
+                *compared += 1;
+                if (i + 1 < u->generated)
+                        logits = feed(u, q, &id, 1, 1);
+        }
+        return true;
+}
+
+static void check_greedy(struct run *u) {
+        size_t n = (size_t) u->n_prompts * u->generated;
+        _cleanup_(freep) int32_t *expected = file_read_exactly(u->path, "greedy.i32", n * sizeof(int32_t));
+        _cleanup_(freep) float *margins = file_read_exactly(u->path, "greedy_margin.f32", n * sizeof(float));
+        const int32_t *prompt = u->prompts;
+        uint32_t compared = 0;
+        bool ok = true;
+
+        if (!expected || !margins) {
+                said(u, false, "greedy", "greedy.i32 or greedy_margin.f32 cannot be read, or has another size");
+                return;
+        }
+        for (uint32_t i = 0; i < u->n_prompts; prompt += u->lengths[i++])
+                ok &= continue_prompt(u, prompt, u->lengths[i], expected + (size_t) i * u->generated,
+                                      margins + (size_t) i * u->generated, &compared);
+        said(u, ok, "greedy", "%u of %zu ids equal%s", compared, n, u->rounded ? ", compared while the margin allows" : "");
+}
+
+/* What the layers did with the first prompt. */
+struct trace {
+        uint32_t rows, hidden, k;
+        float *outputs, *embedding; /* [layers][rows][hidden], [rows][hidden] */
+        int32_t *ids;               /* [moe layers][rows][k] */
+        float *weights;
+        uint32_t moe_layers;
+        size_t memory;              /* routers' room, in values */
+};
+
+static void trace_deinit(struct trace *t) {
+        free(t->outputs);
+        free(t->embedding);
+        free(t->ids);
+        free(t->weights);
+}
+
+static void trace_layer(const struct step_view *view, void *context) {
+        struct trace *t = context;
+        size_t size = (size_t) t->rows * t->hidden, chosen = (size_t) t->rows * view->k;
+
+        if (view->layer == 0)
+                memcpy(t->embedding, view->input, size * sizeof(float));
+        memcpy(t->outputs + view->layer * size, view->output, size * sizeof(float));
+        if (view->k == 0)
+                return;
+        memcpy(t->ids + t->moe_layers * chosen, view->expert_ids, chosen * sizeof(int32_t));
+        memcpy(t->weights + t->moe_layers * chosen, view->expert_weights, chosen * sizeof(float));
+        t->moe_layers++;
+}
+
+/* Largest error of a row over its own root mean square. */
+static double row_error(const float *got, const float *expected, size_t rows, size_t width) {
+        double worst = 0.0;
+
+        for (size_t i = 0; i < rows; i++) {
+                struct difference d = { 0 };
+
+                compare(&d, got + i * width, expected + i * width, width);
+                worst = fmax(worst, d.max / sqrt(d.value / (double) width));
+        }
+        return worst;
+}
+
+static void check_rows(struct run *u, const char *what, const float *got, size_t rows) {
+        size_t n = rows * u->hidden;
+        _cleanup_(freep) float *expected = NULL;
+        struct difference d = { 0 };
+        char file[64];
+        double error;
+
+        snprintf(file, sizeof(file), "%s.f32", what);
+        if (!is_there(u, file))
+                return;
+        expected = file_read_exactly(u->path, file, n * sizeof(float));
+        if (!expected) {
+                said(u, false, what, "%s has another size", file);
+                return;
+        }
+        error = row_error(got, expected, rows, u->hidden);
+        compare(&d, got, expected, n);
+        if (u->rounded)
+                said(u, d.error <= 8e-3 * d.value, what, "%zu rows, NMSE %.2g (tolerance 8e-3)", rows, d.error / d.value);
+        else
+                said(u, error <= 1e-3, what, "%zu rows, error %.2g of a row's root mean square (tolerance 1e-3)", rows,
+                     error);
+}
+
+static void check_router(struct run *u, const struct trace *t) {
+        size_t n = (size_t) t->moe_layers * t->rows * t->k, equal = 0;
+        _cleanup_(freep) int32_t *ids = NULL;
+        _cleanup_(freep) float *weights = NULL;
+        struct difference d = { 0 };
+        char file[2][64];
+
+        snprintf(file[0], sizeof(file[0]), "router_ids_%u.i32", t->rows);
+        snprintf(file[1], sizeof(file[1]), "router_w_%u.f32", t->rows);
+        if (!is_there(u, file[0]) && !is_there(u, file[1]))
+                return;
+        ids = file_read_exactly(u->path, file[0], n * sizeof(int32_t));
+        weights = file_read_exactly(u->path, file[1], n * sizeof(float));
+        if (!ids || !weights) {
+                said(u, false, "router", "%s or %s cannot be read, or has another size", file[0], file[1]);
+                return;
+        }
+        for (size_t i = 0; i < n; i++)
+                equal += ids[i] == t->ids[i];
+        compare(&d, t->weights, weights, n);
+        said(u, equal == n && d.max <= 1e-4, "router", "%zu of %zu choices equal, weights' error %.2g (tolerance 1e-4)",
+             equal, n, d.max);
+}
+
+static void check_layers(struct run *u) {
+        const struct model_info *info = model_info(u->model);
+        size_t rows = u->lengths[0], choices = (size_t) info->moe_layers * rows * info->experts_used;
+        _cleanup_(trace_deinit) struct trace t = { .rows = (uint32_t) rows, .hidden = u->hidden, .k = info->experts_used };
+        struct step_observer observer = { .layer = trace_layer, .context = &t };
+        _cleanup_(sequence_freep) struct sequence *q = NULL;
+        char what[64];
+        bool ok;
+
+        t.embedding = calloc(rows * u->hidden, sizeof(float));
+        t.outputs = calloc(info->layers * rows * u->hidden, sizeof(float));
+        t.ids = calloc(choices + 1, sizeof(int32_t));
+        t.weights = calloc(choices + 1, sizeof(float));
+        if (!t.embedding || !t.outputs || !t.ids || !t.weights || sequence_new(&q, u->model) ||
+            step_observe(u->step, &observer))
+                abort();
+        ok = feed(u, q, u->prompts, (uint32_t) rows, (uint32_t) rows);
+        step_observe(u->step, NULL);
+        if (!ok) {
+                said(u, false, "layers", "the forward pass failed");
+                return;
+        }
+        snprintf(what, sizeof(what), "embed_%zu", rows);
+        check_rows(u, what, t.embedding, rows);
+        snprintf(what, sizeof(what), "layers_%zu", rows);
+        check_rows(u, what, t.outputs, info->layers * rows);
+        /* With rounded activations two experts of nearly the same score may change places. */
+        if (info->moe_layers > 0 && !u->rounded)
+                check_router(u, &t);
+}
+
+static bool read_expectations(struct run *u) {
+        _cleanup_(json_decrefp) json_t *expect = file_json(u->path, "expect.json");
+        json_t *lengths = json_object_get(expect, "prompt_lengths");
+        size_t total = 0;
+
+        u->sigma = json_float(expect, "logits_std", 0.0);
+        u->generated = (uint32_t) json_int(expect, "generated", 0);
+        u->hidden = (uint32_t) json_int(expect, "hidden", 0);
+        u->layers = (uint32_t) json_int(expect, "layers", 0);
+        u->n_prompts = (uint32_t) json_array_size(lengths);
+        if (!(u->sigma > 0.0) || u->n_prompts == 0 || u->n_prompts > ELEMENTS(u->lengths) || u->hidden == 0)
+                return false;
+        for (uint32_t i = 0; i < u->n_prompts; i++) {
+                u->lengths[i] = (uint32_t) json_integer_value(json_array_get(lengths, i));
+                total += u->lengths[i];
+        }
+        u->prompts = file_read_exactly(u->path, "prompts.i32", total * sizeof(int32_t));
+        return u->prompts != NULL;
+}
+
+static void run_file(struct reference *r, const char *path, const char *name, const char *file) {
+        _cleanup_(run_deinit) struct run u = { .r = r, .path = path };
+        struct model_options options = { .kv_bytes = 64 << 20, .rows_max = 512 };
+        struct reason reason = REASON_INIT;
+        char full[4096];
+        int error;
+
+        snprintf(u.name, sizeof(u.name), "%s%s%s", name, strcmp(file, "model.gguf") ? "/" : "",
+                 strcmp(file, "model.gguf") ? file : "");
+        snprintf(full, sizeof(full), "%s/%s", path, file);
+        switch (fixture_model_check(full, &u.rounded, &reason)) {
+        case FIXTURE_MODEL_UNSUPPORTED:
+                say_skip(r, u.name, "%s", reason.text);
+                return;
+        case FIXTURE_MODEL_BROKEN:
+                say(r, false, u.name, "%s", reason.text);
+                return;
+        }
+        options.kv_type = u.rounded ? QUANT_F16 : QUANT_F32;
+        error = model_open(&u.model, r->backend, full, &options, &reason);
+        if (error || step_new(&u.step, u.model)) {
+                say(r, false, u.name, "%s", error > 0 ? reason.text : strerror(-error));
+                return;
+        }
+        if (!read_expectations(&u) || u.layers != model_info(u.model)->layers) {
+                say(r, false, u.name, "expect.json or prompts.i32 cannot be read, or does not fit the model");
+                return;
+        }
+        if (is_there(&u, "logits_last.f32"))
+                check_last(&u);
+        check_positions(&u);
+        if (is_there(&u, "greedy.i32"))
+                check_greedy(&u);
+        check_layers(&u);
+        if (u.checked == 0)
+                say(r, false, u.name, "the folder expects nothing of it");
+}
+
+static int is_model(const struct dirent *entry) {
+        const char *dot = strrchr(entry->d_name, '.');
+
+        return dot && strcmp(dot, ".gguf") == 0;
+}
+
+void run_model(struct reference *r, const char *path, const char *name) {
+        struct dirent **entries;
+        int n = scandir(path, &entries, is_model, alphasort);
+
+        if (n <= 0)
+                say(r, false, name, "no .gguf file in the folder");
+        for (int i = 0; i < n; i++) {
+                run_file(r, path, name, entries[i]->d_name);
+                free(entries[i]);
+        }
+        if (n >= 0)
+                free(entries);
+}

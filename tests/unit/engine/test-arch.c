@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "arch.h"
+#include "base/util.h"
+#include "gguf.h"
+#include "test.h"
+#include "tiny.h"
+
+static int open_tiny(const struct tiny *tiny, struct reason *reason) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 4 };
+        struct backend *backend;
+        struct model *model = NULL;
+        int r;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        r = model_open(&model, backend, tiny_write(tiny), &options, reason);
+        model_free(model);
+        backend->ops->free(backend);
+        return r;
+}
+
+TEST(a_sound_model_opens) {
+        struct reason reason = REASON_INIT;
+
+        assert_se(open_tiny(&(struct tiny) { 0 }, &reason) == 0);
+}
+
+TEST(an_absent_output_matrix_is_the_embedding) {
+        assert_se(open_tiny(&(struct tiny) { .omit_tensor = "output.weight" }, NULL) == 0);
+}
+
+/* What is wrong, and what the refusal must say of it. */
+TEST(what_cannot_be_run_is_refused_by_name) {
+        static const struct {
+                struct tiny tiny;
+                const char *says[3];
+        } cases[] = {
+                { { .architecture = "mamba" }, { "unknown architecture \"mamba\"", "llama", "olmoe" } },
+                { { .omit_key = "block_count" }, { "qwen3moe.block_count" } },
+                { { .omit_key = "embedding_length" }, { "qwen3moe.embedding_length" } },
+                { { .key = "block_count", .value = 0 }, { "qwen3moe.block_count is 0, expected 1 to" } },
+                { { .key = "block_count", .value = 1u << 31 }, { "qwen3moe.block_count is 2147483648" } },
+                { { .key = "block_count", .value = 4 }, { "blk.3.attn_norm.weight is missing" } },
+                { { .key = "block_count", .value = 2 }, { "blk.2.", "2 layers" } },
+                { { .key = "embedding_length", .value = UINT32_MAX }, { "embedding_length is 4294967295" } },
+                { { .key = "attention.head_count", .value = 0 }, { "attention.head_count is 0" } },
+                { { .key = "attention.head_count", .value = 3 }, { "3 attention heads cannot share 2 KV heads" } },
+                { { .key = "attention.head_count_kv", .value = 0 }, { "attention.head_count_kv is 0" } },
+                { { .key = "attention.key_length", .value = 65536 }, { "attention.key_length is 65536" } },
+                { { .key = "rope.dimension_count", .value = 10 }, { "10 rotary dimensions in a head of 8" } },
+                { { .key = "rope.dimension_count", .value = 3 }, { "3 rotary dimensions" } },
+                { { .key = "rope.freq_base", .value = 0 }, { "rope.freq_base is 0" } },
+                { { .key = "context_length", .value = 0 }, { "context_length is 0" } },
+                { { .key = "expert_count", .value = 0 }, { "3 of 0 experts" } },
+                { { .key = "expert_used_count", .value = 7 }, { "7 of 6 experts" } },
+                { { .key = "expert_used_count", .value = 0 }, { "0 of 6 experts" } },
+                { { .key = "expert_gating_func", .value = 3 }, { "expert_gating_func is 3" } },
+                { { .omit_key = "expert_feed_forward_length" }, { "feed_forward_length is missing" } },
+                { { .omit_tensor = "token_embd.weight" }, { "token_embd.weight is missing" } },
+                { { .omit_tensor = "blk.1.attn_q_norm.weight" }, { "blk.1.attn_q_norm.weight is missing" } },
+                { { .omit_tensor = "blk.2.ffn_down_exps.weight" }, { "blk.2.ffn_down_exps.weight is missing" } },
+                { { .wrong_tensor = "output.weight" }, { "output.weight is 32 x 39, expected 32 x 40" } },
+                { { .wrong_tensor = "blk.0.attn_norm.weight" }, { "blk.0.attn_norm.weight is 31 x 1" } },
+                { { .wrong_tensor = "blk.1.attn_k.weight" }, { "attn_k.weight is 32 x 15, expected 32 x 16" } },
+                { { .wrong_tensor = "blk.2.ffn_gate_inp.weight" }, { "ffn_gate_inp.weight is 32 x 5" } },
+                { { .wrong_tensor = "blk.2.ffn_up_exps.weight" }, { "is 32 x 15 x 6, expected 32 x 16 x 6" } },
+                { { .typed_tensor = "blk.0.attn_q.weight", .type = 26 }, { "blk.0.attn_q.weight has type I32" } },
+                { { .typed_tensor = "blk.0.attn_q.weight", .type = 3 }, { "has type Q4_1" } },
+                { { .typed_tensor = "output_norm.weight", .type = 1 }, { "has type F16, expected F32" } },
+                { { .extra_tensor = "blk.0.attn_q.bias" }, { "blk.0.attn_q.bias has no place" } },
+                { { .extra_tensor = "blk.7.attn_norm.weight" }, { "blk.7.attn_norm.weight has no place" } },
+                { { .extra_tensor = "blk.0x.attn_norm.weight" }, { "has no place" } },
+                { { .extra_tensor = "mystery.weight" }, { "mystery.weight has no place" } },
+                { { .rope = "longrope" }, { "rope.scaling.type is \"longrope\"" } },
+        };
+
+        for (size_t i = 0; i < ELEMENTS(cases); i++) {
+                struct reason reason = REASON_INIT;
+                int r = open_tiny(&cases[i].tiny, &reason);
+
+                for (size_t j = 0; j < ELEMENTS(cases[i].says) && cases[i].says[j]; j++) {
+                        if (r == ENGINE_E_MODEL && strstr(reason.text, cases[i].says[j]))
+                                continue;
+                        fprintf(stderr, "case %zu: %d '%s' should say '%s'\n", i, r, reason.text, cases[i].says[j]);
+                        assert_se(!"refused for the right reason");
+                }
+        }
+}
+
+TEST(a_file_that_is_none_is_refused) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 4 };
+        struct reason reason = REASON_INIT;
+        struct backend *backend;
+        struct model *model;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        assert_se(model_open(&model, backend, "/dev/null", &options, &reason) == ENGINE_E_MODEL);
+        assert_se(reason.text[0]);
+        assert_se(model_open(&model, backend, "/nowhere/model.gguf", &options, NULL) < 0);
+        backend->ops->free(backend);
+}
+
+TEST(an_arena_smaller_than_a_page_is_refused) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1000, .rows_max = 4 };
+        struct reason reason = REASON_INIT;
+        struct backend *backend;
+        struct model *model;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        assert_se(model_open(&model, backend, tiny_write(&(struct tiny) { 0 }), &options, &reason) == ENGINE_E_MODEL);
+        assert_se(strstr(reason.text, "1000 bytes for KV hold no page"));
+        backend->ops->free(backend);
+}
+
+static void read_frequencies(struct arch_model *m, const struct tiny *tiny, struct gguf **g) {
+        assert_se(gguf_open(g, tiny_write(tiny), NULL) == 0);
+        assert_se(arch_read(m, *g, NULL) == 0);
+}
+
+TEST(rotary_frequencies_fall_from_one_by_the_base) {
+        struct arch_model m = ARCH_MODEL_NULL;
+        struct gguf *g;
+
+        read_frequencies(&m, &(struct tiny) { 0 }, &g);
+        /* Four pairs, base 10000: 10000^(-2i/8). */
+        assert_se(m.frequencies[0] == 1.0f && m.frequencies[1] == 0.1f && m.frequencies[2] == 0.01f &&
+                  m.frequencies[3] == 0.001f);
+        assert_se(m.rope_magnitude == 1.0f);
+        arch_model_deinit(&m);
+        gguf_free(g);
+}
+
+TEST(a_factor_of_one_changes_no_frequency) {
+        struct arch_model plain = ARCH_MODEL_NULL, scaled = ARCH_MODEL_NULL;
+        struct gguf *g[2];
+
+        read_frequencies(&plain, &(struct tiny) { 0 }, &g[0]);
+        for (const char *const *kind = (const char *const[]) { "none", "linear", "yarn", NULL }; *kind; kind++) {
+                read_frequencies(&scaled, &(struct tiny) { .rope = *kind }, &g[1]);
+                assert_se(memcmp(plain.frequencies, scaled.frequencies, 4 * sizeof(float)) == 0);
+                assert_se(scaled.rope_magnitude == 1.0f);
+                arch_model_deinit(&scaled);
+                gguf_free(g[1]);
+        }
+        arch_model_deinit(&plain);
+        gguf_free(g[0]);
+}

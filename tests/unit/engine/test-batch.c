@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/util.h"
+#include "engine.h"
+#include "fixture-model.h"
+#include "test.h"
+
+/* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever else is
+ * in the batch, however its prompt is cut, and however many threads compute. */
+
+enum {
+        PROMPT = 45,  /* longer than a page and than the largest chunk */
+        DECODED = 4,  /* tokens fed one at a time after it */
+        TOKENS = PROMPT + DECODED,
+        NEIGHBOURS = 15,
+        ROWS = 128,
+};
+
+struct way {
+        const char *name;
+        uint32_t chunk;
+        bool neighbours;
+};
+
+static const struct way ways[] = {
+        { "whole, alone", PROMPT, false }, { "chunks of 1", 1, false },           { "chunks of 7", 7, false },
+        { "chunks of 32", 32, false },     { "whole, 15 neighbours", PROMPT, true }, { "chunks of 7, 15 neighbours", 7, true },
+};
+
+/* What a backend is made of; the reference when there is no isa. */
+struct machine {
+        const char *isa;
+        uint32_t threads;
+};
+
+static const struct machine machines[] = {
+        { NULL, 0 }, { "c", 2 }, { "avx2", 2 }, { "avx512", 1 }, { "avx512", 2 }, { "avx512", 3 },
+};
+
+struct subject {
+        int32_t tokens[TOKENS];
+        uint32_t allowances[TOKENS];
+};
+
+/* Tokens and allowances that differ from one sequence to the next. */
+static void make_subject(struct subject *s, const struct model_info *info, uint32_t seed) {
+        for (uint32_t i = 0; i < TOKENS; i++) {
+                seed = seed * 1664525u + 1013904223u;
+                s->tokens[i] = (int32_t) ((seed >> 8) % info->vocab);
+                s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
+        }
+}
+
+static struct sequence *new_sequence(struct model *model) {
+        struct sequence *s;
+
+        assert_se(sequence_new(&s, model) == 0);
+        assert_se(sequence_reserve(s, TOKENS) == 0);
+        return s;
+}
+
+static struct step_part next_part(struct sequence *sequence, const struct subject *s, uint32_t chunk) {
+        uint32_t at = sequence_length(sequence);
+
+        return (struct step_part) {
+                .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
+                .count = at < PROMPT ? MIN(chunk, PROMPT - at) : 1, .logits = true,
+        };
+}
+
+static void run(struct step *step, struct step_part *parts, uint32_t n) {
+        int r;
+
+        assert_se(step_begin(step, parts, n) == 0);
+        do
+                r = step_advance(step);
+        while (r > 0);
+        assert_se(r == 0);
+}
+
+/* Neighbours stand on both sides, are at other positions each, and take turns with prompts of several rows. */
+static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequences, const struct subject *subjects,
+                               uint32_t from, uint32_t to, uint32_t round) {
+        uint32_t n = 0;
+
+        for (uint32_t i = from; i < to; i++) {
+                if (sequence_length(sequences[i]) == TOKENS) {
+                        sequence_truncate(sequences[i], i);
+                        assert_se(sequence_reserve(sequences[i], TOKENS - i) == 0);
+                }
+                parts[n++] = next_part(sequences[i], &subjects[i], (round + i) % 4 == 0 ? 5 : 1);
+        }
+        return n;
+}
+
+/* The logits after the prompt and after each decoded token: [DECODED + 1][vocab]. */
+static float *logits_of(struct model *model, const struct way *way) {
+        uint32_t vocab = model_info(model)->vocab, kept = 0;
+        struct sequence *sequences[NEIGHBOURS + 1];
+        struct subject subjects[NEIGHBOURS + 1];
+        struct step_part parts[NEIGHBOURS + 1];
+        float *logits = calloc((DECODED + 1) * (size_t) vocab, sizeof(*logits));
+        struct step *step;
+
+        assert_se(logits && step_new(&step, model) == 0);
+        for (uint32_t i = 0; i <= NEIGHBOURS; i++) {
+                make_subject(&subjects[i], model_info(model), i + 1);
+                sequences[i] = new_sequence(model);
+        }
+        for (uint32_t round = 0; sequence_length(sequences[0]) < TOKENS; round++) {
+                uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0, own = n++;
+
+                parts[own] = next_part(sequences[0], &subjects[0], way->chunk);
+                if (way->neighbours)
+                        n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
+                run(step, parts, n);
+                if (sequence_length(sequences[0]) >= PROMPT)
+                        memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out, vocab * sizeof(*logits));
+        }
+        assert_se(kept == DECODED + 1);
+        for (uint32_t i = 0; i <= NEIGHBOURS; i++)
+                sequence_free(sequences[i]);
+        step_free(step);
+        return logits;
+}
+
+static struct model *open_model(struct backend *backend, const char *path) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 32 << 20, .rows_max = ROWS };
+        struct reason reason = REASON_INIT;
+        struct model *model;
+
+        if (model_open(&model, backend, path, &options, &reason)) {
+                fprintf(stderr, "%s\n", reason.text);
+                assert_se(!"the model opens");
+        }
+        return model;
+}
+
+/* Every way on one machine against the first; returns that. */
+static float *check_machine(struct backend *backend, const char *path, const char *machine, size_t *ret_size) {
+        struct model *model = open_model(backend, path);
+        size_t size = (DECODED + 1) * (size_t) model_info(model)->vocab * sizeof(float);
+        float *first = logits_of(model, &ways[0]);
+
+        for (size_t i = 1; i < ELEMENTS(ways); i++) {
+                _cleanup_(freep) float *logits = logits_of(model, &ways[i]);
+
+                if (memcmp(first, logits, size) != 0)
+                        fprintf(stderr, "%s, %s: %s differs\n", path, machine, ways[i].name);
+                assert_se(memcmp(first, logits, size) == 0);
+        }
+        model_free(model);
+        *ret_size = size;
+        return first;
+}
+
+static void check_model(const char *path) {
+        _cleanup_(freep) float *before = NULL;
+        char name[64];
+
+        for (size_t i = 0; i < ELEMENTS(machines); i++) {
+                const struct machine *m = &machines[i];
+                struct backend *backend;
+                float *logits;
+                size_t size;
+
+                if (!m->isa)
+                        assert_se(backend_ref_new(&backend) == 0);
+                else
+                        assert_se(backend_cpu_new(&backend, &(struct backend_cpu_options) {
+                                .threads = m->threads, .isa = m->isa }) == 0);
+                snprintf(name, sizeof(name), "%.40s", m->isa ? backend_cpu_describe(backend) : "ref");
+                logits = check_machine(backend, path, name, &size);
+                /* More threads: the same bits, too. */
+                if (i > 0 && machines[i - 1].isa && strcmp(machines[i - 1].isa, "avx512") == 0)
+                        assert_se(memcmp(before, logits, size) == 0);
+                free(before);
+                before = logits;
+                backend->ops->free(backend);
+        }
+}
+
+static int visible(const struct dirent *entry) {
+        return entry->d_name[0] != '.';
+}
+
+static unsigned check_folder(const char *root, const char *kind) {
+        char folder[2048], path[4096];
+        struct dirent **entries;
+        unsigned checked = 0;
+        int n;
+
+        snprintf(folder, sizeof(folder), "%s/%s", root, kind);
+        n = scandir(folder, &entries, visible, alphasort);
+        for (int i = 0; i < n; i++) {
+                bool rounded;
+
+                snprintf(path, sizeof(path), "%s/%s/model.gguf", folder, entries[i]->d_name);
+                if (fixture_model_check(path, &rounded, NULL) == FIXTURE_MODEL_RUNS) {
+                        check_model(path);
+                        checked++;
+                }
+                free(entries[i]);
+        }
+        if (n >= 0)
+                free(entries);
+        return checked;
+}
+
+TEST(logits_do_not_depend_on_neighbours_chunks_or_threads) {
+        const char *root = getenv("MOED_FIXTURES");
+
+        assert_se(check_folder(root ? root : REFERENCE_DATA, "models") > 0);
+        assert_se(check_folder(root ? root : REFERENCE_DATA, "quant-models") > 0);
+}
