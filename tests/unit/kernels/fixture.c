@@ -8,10 +8,7 @@
 #include "test.h"
 
 static bool try_folder(char path[PATH_MAX], const char *root, const char *below) {
-        if (!root)
-                return false;
-        snprintf(path, PATH_MAX, "%s/%s", root, below);
-        return access(path, R_OK) == 0;
+        return root && snprintf(path, PATH_MAX, "%s/%s", root, below) < PATH_MAX && access(path, R_OK) == 0;
 }
 
 void fixture_blocks(char path[PATH_MAX]) {
