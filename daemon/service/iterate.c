@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "iterate.h"
+#include "pages.h"
+#include "peer.h"
+#include "stream.h"
+
+/* Turns the scheduler's choice into the parts of each model's forward pass; returns the rows. */
+static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
+        uint32_t rows = 0;
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                offer->n_parts = 0;
+        for (uint32_t i = 0; i < n_picks; i++) {
+                struct stream *stream = container_of(server->picks[i].stream, struct stream, sched);
+
+                offer = stream->offer;
+                offer->streams[offer->n_parts] = stream;
+                stream_part(stream, server->picks[i].rows, server->allowances + rows,
+                            &offer->parts[offer->n_parts++]);
+                rows += server->picks[i].rows;
+        }
+        return rows;
+}
+
+/* The forward pass, with a look at everything else after each layer. */
+static int iterate_run(struct server *server, struct offer *offer) {
+        int r, error;
+
+        r = step_begin(offer->step, offer->parts, offer->n_parts);
+        if (r != 0)
+                return r < 0 ? r : -EINVAL;
+        server->stepping = true;
+        while ((r = step_advance(offer->step)) > 0) {
+                error = server_poll(server);
+                /* Our own trouble ends the daemon, but not in the middle of a forward pass. */
+                if (error < 0)
+                        server->trouble = error;
+        }
+        server->stepping = false;
+        return r;
+}
+
+/* Results first, then room for the next rows: making room may take pages from a stream whose result is still out. */
+static void iterate_finish(struct server *server, struct offer *offer, int error) {
+        if (error < 0)
+                log_error("the forward pass of model %s failed: errno %d", offer->name, -error);
+        for (uint32_t i = 0; i < offer->n_parts; i++) {
+                if (error < 0)
+                        stream_not_advanced(offer->streams[i], -error);
+                else
+                        stream_advance(offer->streams[i], &offer->parts[i]);
+        }
+        for (uint32_t i = 0; i < offer->n_parts; i++) {
+                struct stream *stream = offer->streams[i];
+
+                if (stream->state == STREAM_RUNNING && pages_extend(stream))
+                        stream_schedule(stream);
+                if (stream->peer)
+                        peer_publish(stream->peer);
+        }
+        offer->n_parts = 0;
+}
+
+int server_iterate(struct server *server) {
+        struct sched_limits limits = { .rows_max = server->rows_max, .prompt_max = server->prompt_rows_max };
+        struct metrics *metrics = &server->metrics;
+        uint64_t begin;
+        struct offer *offer;
+        uint32_t n, rows;
+        int r;
+
+        list_for_each(offer, &server->offers, link)
+                pages_admit(offer);
+        n = scheduler_pick(&server->scheduler, &limits, server->picks, server->rows_max);
+        if (n == 0)
+                return 0;
+        begin = now_nsec();
+        rows = iterate_form(server, n);
+        list_for_each(offer, &server->offers, link) {
+                if (offer->n_parts == 0)
+                        continue;
+                r = iterate_run(server, offer);
+                iterate_finish(server, offer, r);
+        }
+        metrics->iterations++;
+        metrics->rows += rows;
+        metrics->rows_max = MAX(metrics->rows_max, (uint64_t) rows);
+        metrics->busy_nsec += now_nsec() - begin;
+        return server->trouble < 0 ? server->trouble : 1;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the daemon counts about itself; `moectl stats` shows it. All since start. */
+
+#include <stdint.h>
+
+struct metrics {
+        uint64_t iterations;       /* forward passes */
+        uint64_t rows;             /* rows of them; rows / iterations is the mean batch */
+        uint64_t rows_max;         /* of one iteration */
+        uint64_t busy_nsec;        /* time in them */
+        uint64_t tokens_prompt;    /* rows that were prompt */
+        uint64_t tokens_generated; /* tokens sent */
+        uint64_t tokens_recomputed; /* rows computed once more after their pages had been taken */
+        uint64_t activations;
+        uint64_t requests, requests_done, requests_cancelled, requests_refused, requests_failed;
+        uint64_t evictions;        /* streams whose pages were taken for another */
+        uint64_t stalls;           /* times that a stream stopped because its client did not read */
+        uint64_t wakeups;          /* clients woken by a system call */
+        uint64_t sleeps;           /* of the daemon */
+        uint64_t connections, connections_refused, connections_dropped;
+        uint64_t echoes;
+};

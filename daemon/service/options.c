@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "options.h"
+
+static const char help[] =
+        "Usage: moed [OPTION]...\n"
+        "Serve mixture-of-experts language models to the programs of this machine.\n"
+        "\n"
+        "  -c, --config FILE        read FILE and FILE.d/*.conf instead of moed.conf\n"
+        "  -m, --model [NAME=]FILE  serve this GGUF file; may be given several times, the first is the default\n"
+        "  -s, --socket PATH        listen there (default: /run/moed/moed.sock, or $XDG_RUNTIME_DIR/moed/moed.sock)\n"
+        "  -t, --threads N          threads that compute (default: as many as the machine has to give)\n"
+        "      --kv-type f16|f32    numbers in the KV cache\n"
+        "      --log-level LEVEL    err, warning, notice, info or debug\n"
+        "      --check-config       say what is wrong with the configuration, and exit\n"
+        "  -h, --help               show this and exit\n"
+        "  -V, --version            show the version and exit\n"
+        "\n"
+        "It stays in the foreground. SIGTERM: end when the running generations have; SIGHUP: read the configuration "
+        "anew.\n"
+        "moed(8), moed.conf(5), moectl(1)\n";
+
+static int usage(const char *format, const char *what) {
+        fprintf(stderr, "moed: ");
+        fprintf(stderr, format, what);
+        fprintf(stderr, "\nTry 'moed --help'.\n");
+        return EX_USAGE;
+}
+
+static int parse_level(const char *text, int *ret) {
+        static const char *const names[] = { [LOG_ERR] = "err", [LOG_WARNING] = "warning", [LOG_NOTICE] = "notice",
+                                             [LOG_INFO] = "info", [LOG_DEBUG] = "debug" };
+
+        for (int i = LOG_ERR; i <= LOG_DEBUG; i++)
+                if (strcmp(text, names[i]) == 0) {
+                        *ret = i;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+static int parse_threads(const char *text, uint32_t *ret) {
+        char *end;
+        unsigned long n;
+
+        errno = 0;
+        n = strtoul(text, &end, 10);
+        if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || n < 1 || n > 1024)
+                return -EINVAL;
+        *ret = (uint32_t) n;
+        return 0;
+}
+
+static int options_value(struct options *options, int option, const char *value) {
+        switch (option) {
+        case 'c':
+                options->config = value;
+                return -1;
+        case 's':
+                options->socket = value;
+                return -1;
+        case 'm':
+                if (options->n_models == OPTIONS_MODELS_MAX)
+                        return usage("%s", "too many models; put them into moed.conf");
+                options->models[options->n_models++] = value;
+                return -1;
+        case 't':
+                options->has_threads = true;
+                return parse_threads(value, &options->threads) < 0
+                               ? usage("--threads=%s: it must be a number from 1 to 1024", value) : -1;
+        case 'k':
+                options->has_kv_type = true;
+                options->kv_type = strcmp(value, "f32") == 0 ? CONFIG_KV_F32 : CONFIG_KV_F16;
+                return strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0
+                               ? usage("--kv-type=%s: it must be f16 or f32", value) : -1;
+        case 'l':
+                options->has_log_level = true;
+                return parse_level(value, &options->log_level) < 0
+                               ? usage("--log-level=%s: it must be err, warning, notice, info or debug", value) : -1;
+        case 'C':
+                options->check_config = true;
+                return -1;
+        case 'h':
+                fputs(help, stdout);
+                return EX_OK;
+        case 'V':
+                puts("moed " MOED_VERSION);
+                return EX_OK;
+        }
+        fprintf(stderr, "Try 'moed --help'.\n");
+        return EX_USAGE;
+}
+
+int options_parse(struct options *ret, int argc, char **argv) {
+        static const struct option table[] = {
+                { "config", required_argument, NULL, 'c' },    { "model", required_argument, NULL, 'm' },
+                { "socket", required_argument, NULL, 's' },    { "threads", required_argument, NULL, 't' },
+                { "kv-type", required_argument, NULL, 'k' },   { "log-level", required_argument, NULL, 'l' },
+                { "check-config", no_argument, NULL, 'C' },    { "help", no_argument, NULL, 'h' },
+                { "version", no_argument, NULL, 'V' },         {},
+        };
+        struct options options = {};
+        int option, r;
+
+        while ((option = getopt_long(argc, argv, "c:m:s:t:hV", table, NULL)) >= 0) {
+                r = options_value(&options, option, optarg);
+                if (r >= 0)
+                        return r;
+        }
+        if (optind < argc)
+                return usage("unexpected argument: %s", argv[optind]);
+        *ret = options;
+        return -1;
+}
+
+/* "NAME=FILE", or "FILE", whose name is then its last component without .gguf. */
+static int add_model(struct config *config, const char *text, struct reason *reason) {
+        const char *equals = strchr(text, '='), *slash = strchr(text, '/'), *file = text;
+        char name[CONFIG_MODEL_NAME_MAX + 1];
+        size_t length;
+
+        if (equals && (!slash || equals < slash)) {
+                length = (size_t) (equals - text);
+                file = equals + 1;
+        } else {
+                text = strrchr(text, '/') ? strrchr(text, '/') + 1 : text;
+                length = strlen(text);
+                if (length > 5 && strcmp(text + length - 5, ".gguf") == 0)
+                        length -= 5;
+        }
+        if (length >= sizeof(name))
+                return reason_return(reason, CONFIG_E_INVALID, "the name of model %s is longer than %u bytes; use "
+                                     "--model NAME=FILE", file, (unsigned) CONFIG_MODEL_NAME_MAX);
+        memcpy(name, text, length);
+        name[length] = '\0';
+        return config_add_model(config, name, file, reason);
+}
+
+static void tell(const struct config_report *report, FILE *out, struct reason *reason) {
+        for (size_t i = 0; i < report->n_messages; i++) {
+                const struct config_message *m = &report->messages[i];
+
+                if (out)
+                        fprintf(out, "%s: %s\n", m->error ? "error" : "warning", m->text);
+                else
+                        log_line(m->error ? LOG_ERR : LOG_WARNING, NULL, "%s", m->text);
+                if (m->error)
+                        reason_set(reason, "%s", m->text);
+        }
+}
+
+int options_load_config(const struct options *options, struct config **ret, FILE *out, struct reason *reason) {
+        enum config_scope scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER;
+        struct config_report report = CONFIG_REPORT_NULL;
+        _cleanup_(config_freep) struct config *config = NULL;
+        int r;
+
+        r = config_load(&config, options->config, scope, &report);
+        tell(&report, out, reason);
+        config_report_deinit(&report);
+        if (r != 0)
+                return r;
+        for (unsigned i = 0; i < options->n_models; i++) {
+                r = add_model(config, options->models[i], reason);
+                if (r != 0)
+                        return r;
+        }
+        if (options->has_threads)
+                config->threads = options->threads;
+        if (options->has_kv_type)
+                config->kv_type = options->kv_type;
+        if (options->has_log_level)
+                config->log_level = options->log_level;
+        *ret = steal_ptr(config);
+        return 0;
+}

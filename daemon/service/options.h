@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* moed's command line, which goes over moed.conf at the start and at every reload. */
+
+#include <stdbool.h>
+
+#include "config.h"
+
+enum { OPTIONS_MODELS_MAX = 64 };
+
+struct options {
+        const char *config; /* all strings are argv's */
+        const char *socket;
+        const char *models[OPTIONS_MODELS_MAX]; /* NAME=FILE or FILE */
+        unsigned n_models;
+        bool check_config;
+        bool has_threads, has_kv_type, has_log_level;
+        uint32_t threads;
+        enum config_kv_type kv_type;
+        int log_level;
+};
+
+/* Reads the command line. -1: go on; else the exit status (--help, --version, or a mistake, which has been told). */
+int options_parse(struct options *ret, int argc, char **argv);
+/* Reads the configuration and applies the options. What is wrong goes to the log, or to `out` if that is not NULL. The
+ * last mistake is in `reason`. CONFIG_E_INVALID, negative errno. */
+int options_load_config(const struct options *options, struct config **ret, FILE *out, struct reason *reason);

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "chat.h"
+#include "peer.h"
+#include "report.h"
+#include "stream.h"
+
+void report_model(struct control_builder *reply, const struct offer *offer) {
+        const struct model_info *info = model_info(offer->model);
+        const struct chat_template *chat = model_chat_template(offer->model);
+
+        control_put_string(reply, "name", offer->name);
+        control_put_u64(reply, "handle", offer->handle);
+        control_put_string(reply, "architecture", info->architecture);
+        control_put_string(reply, "file", info->file);
+        control_put_u64(reply, "parameters", info->parameters);
+        control_put_u64(reply, "size", info->file_bytes);
+        control_put_u64(reply, "context", info->context);
+        control_put_u64(reply, "vocab", info->vocab);
+        control_put_u64(reply, "layers", info->layers);
+        control_put_u64(reply, "moe_layers", info->moe_layers);
+        control_put_u64(reply, "experts", info->experts);
+        control_put_u64(reply, "experts_used", info->experts_used);
+        control_put_u64(reply, "kv_pages", info->kv_pages);
+        control_put_u64(reply, "kv_bytes_per_token", info->kv_bytes_per_token);
+        if (chat)
+                control_put_string(reply, "template", chat_template_name(chat));
+}
+
+void report_peer(struct control_builder *reply, const struct peer *peer) {
+        uint64_t queued = 0, pages = 0, cap = 0;
+        struct stream *stream;
+
+        list_for_each(stream, &peer->streams, link) {
+                queued += stream->state == STREAM_WAITING || stream->state == STREAM_TOKENIZING;
+                if (stream->sequence)
+                        pages += sequence_pages(stream->sequence);
+                cap = MAX(cap, (uint64_t) stream_cap_milli(stream));
+        }
+        control_put_u64(reply, "pid", (uint64_t) peer->credentials.pid);
+        control_put_u64(reply, "uid", peer->credentials.uid);
+        control_put_string(reply, "unit", peer->unit);
+        control_put_string(reply, "name", peer->name);
+        control_put_string(reply, "principal", peer->tenant->name);
+        control_put_u64(reply, "connections", 1);
+        control_put_u64(reply, "streams", peer->n_streams);
+        control_put_u64(reply, "queued", queued);
+        control_put_u64(reply, "kv_pages", pages);
+        control_put_u64(reply, "generated", peer->tokens_generated);
+        control_put_u64(reply, "prompt", peer->tokens_prompt);
+        control_put_u64(reply, "activations", peer->activations);
+        control_put_u64(reply, "experts_milli", peer->row_layers ? 1000 * peer->activations / peer->row_layers : 0);
+        control_put_u64(reply, "cap_milli", cap ? cap : peer->policy.experts_max_milli);
+        control_put_u64(reply, "weight", peer->tenant->principal.policy.weight);
+}
+
+static uint64_t count_descriptors(void) {
+        struct dirent *entry;
+        uint64_t n = 0;
+        DIR *dir = opendir("/proc/self/fd");
+
+        if (!dir)
+                return 0;
+        while ((entry = readdir(dir)))
+                n += entry->d_name[0] != '.';
+        closedir(dir);
+        return n - 1; /* without the one just used */
+}
+
+static uint64_t resident_bytes(void) {
+        _cleanup_(fclosep) FILE *f = fopen("/proc/self/statm", "re");
+        unsigned long long size, resident;
+
+        if (!f || fscanf(f, "%llu %llu", &size, &resident) != 2)
+                return 0;
+        return resident * (uint64_t) sysconf(_SC_PAGESIZE);
+}
+
+static void report_counters(struct control_builder *reply, const struct metrics *m) {
+        static const struct {
+                const char *name;
+                size_t offset;
+        } counters[] = {
+#define COUNTER(field) { #field, offsetof(struct metrics, field) }
+                COUNTER(iterations), COUNTER(rows), COUNTER(rows_max), COUNTER(busy_nsec), COUNTER(tokens_prompt),
+                COUNTER(tokens_generated), COUNTER(tokens_recomputed), COUNTER(activations), COUNTER(requests),
+                COUNTER(requests_done), COUNTER(requests_cancelled), COUNTER(requests_refused),
+                COUNTER(requests_failed), COUNTER(evictions), COUNTER(stalls), COUNTER(wakeups), COUNTER(sleeps),
+                COUNTER(connections), COUNTER(connections_refused), COUNTER(connections_dropped), COUNTER(echoes),
+#undef COUNTER
+        };
+
+        for (size_t i = 0; i < ELEMENTS(counters); i++)
+                control_put_u64(reply, counters[i].name,
+                                *(const uint64_t *) ((const char *) m + counters[i].offset));
+        control_put_double(reply, "mean_rows", m->iterations ? (double) m->rows / (double) m->iterations : 0.0);
+}
+
+void report_stats(struct control_builder *reply, const struct server *server) {
+        uint64_t pages = 0, pages_free = 0, running = 0, waiting = 0, models = 0, users = 0;
+        struct offer *offer;
+        struct user *user;
+
+        list_for_each(offer, &server->offers, link) {
+                pages += model_info(offer->model)->kv_pages;
+                pages_free += model_kv_pages_free(offer->model);
+                running += offer->n_running;
+                waiting += offer->n_waiting;
+                models++;
+        }
+        list_for_each(user, &server->users.list, link)
+                users++;
+        control_put_string(reply, "version", MOED_VERSION);
+        control_put_u64(reply, "pid", (uint64_t) getpid());
+        control_put_string(reply, "backend", server->backend_name);
+        control_put_u64(reply, "uptime_msec", (now_nsec() - server->started) / NSEC_PER_MSEC);
+        control_put_u64(reply, "models", models);
+        control_put_u64(reply, "peers", server->n_peers);
+        control_put_u64(reply, "users", users);
+        control_put_u64(reply, "streams", server->n_streams);
+        control_put_u64(reply, "streams_running", running);
+        control_put_u64(reply, "streams_waiting", waiting);
+        control_put_u64(reply, "kv_pages", pages);
+        control_put_u64(reply, "kv_pages_free", pages_free);
+        control_put_u64(reply, "descriptors", count_descriptors());
+        control_put_u64(reply, "resident_bytes", resident_bytes());
+        control_put_bool(reply, "draining", server->draining);
+        report_counters(reply, &server->metrics);
+}
+
+static void report_tenant(struct control_builder *reply, const struct server *server, const struct tenant *tenant) {
+        const struct principal *p = &tenant->principal;
+        struct reason source = REASON_INIT;
+        struct peer *peer;
+
+        list_for_each(peer, &server->peers, link)
+                if (peer->tenant == tenant && !peer->dead) {
+                        peer_explain_policy(peer, &source);
+                        break;
+                }
+        control_put_string(reply, "principal", tenant->name);
+        control_put_string(reply, "source", source.text);
+        control_put_u64(reply, "experts_max_milli", p->policy.experts_max_milli);
+        control_put_u64(reply, "weight", p->policy.weight);
+        control_put_u64(reply, "activations", p->activations);
+        control_put_u64(reply, "prompt", p->rows_prompt);
+        control_put_u64(reply, "generated", p->rows_generated);
+        control_put_u64(reply, "connections", tenant->n_connections);
+        control_put_u64(reply, "streams", tenant->n_streams);
+}
+
+static void report_rule(struct control_builder *reply, const struct policy_rule *rule) {
+        static const struct {
+                enum policy_key key;
+                const char *value, *source;
+        } keys[] = {
+                { POLICY_KEY_EXPERTS_MAX, "experts_max_milli", "experts_max_source" },
+                { POLICY_KEY_WEIGHT, "weight", "weight_source" },
+        };
+        const uint32_t values[] = { rule->policy.experts_max_milli, rule->policy.weight };
+
+        control_put_string(reply, "principal", rule->name);
+        for (size_t i = 0; i < ELEMENTS(keys); i++) {
+                if (!(rule->keys & (1u << keys[i].key)))
+                        continue;
+                control_put_u64(reply, keys[i].value, values[i]);
+                if (rule->sources[keys[i].key])
+                        control_put_string(reply, keys[i].source, rule->sources[keys[i].key]);
+        }
+}
+
+void report_budgets(struct control_builder *reply, const struct server *server, const struct tenant *only) {
+        const struct policy_table *table = policy_book_rules(&server->policies);
+        struct tenant *tenant;
+
+        control_begin_array(reply, "budgets");
+        list_for_each(tenant, &server->tenants.list, link) {
+                if (only && tenant != only)
+                        continue;
+                control_begin_map(reply, NULL);
+                report_tenant(reply, server, tenant);
+                control_end(reply);
+        }
+        control_end(reply);
+        if (only)
+                return;
+        control_begin_array(reply, "rules");
+        for (size_t i = 0; i < table->n_rules; i++) {
+                control_begin_map(reply, NULL);
+                report_rule(reply, &table->rules[i]);
+                control_end(reply);
+        }
+        control_end(reply);
+}

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "iterate.h"
+#include "listener.h"
+#include "offer.h"
+#include "peer.h"
+#include "server.h"
+#include "stream.h"
+
+static struct user_limits server_limits(const struct config *config) {
+        const struct config_limits *limits = &config->limits;
+        struct user_limits ret = {};
+
+        ret.max[USER_CONNECTIONS] = limits->connections_max;
+        ret.max[USER_REQUESTS] = (uint64_t) limits->streams_max + limits->queue_max;
+        ret.max[USER_ARENA] = limits->arena_max;
+        return ret;
+}
+
+static int server_on_worker(void *userdata, int result) {
+        struct server *server = userdata;
+        struct job *job;
+        uint64_t n;
+
+        (void) !read(server->worker.fd, &n, sizeof(n));
+        while ((job = worker_take(&server->worker))) {
+                struct stream *stream = container_of(job, struct stream, job);
+
+                stream_tokenized(stream);
+                if (stream->peer)
+                        peer_publish(stream->peer);
+        }
+        return 0;
+}
+
+static int server_init_backend(struct server *server, struct reason *reason) {
+        struct backend_cpu_options options = { .threads = server->config->threads };
+        int r;
+
+        r = backend_cpu_new(&server->backend, &options);
+        if (r < 0) {
+                reason_set(reason, "the CPU backend cannot be used: %s", strerror(-r));
+                return r;
+        }
+        server->backend_name = backend_cpu_describe(server->backend);
+        log_info("computing with %s", server->backend_name);
+        return 0;
+}
+
+static int server_init_models(struct server *server, struct reason *reason) {
+        int r;
+
+        for (size_t i = 0; i < server->config->n_models; i++) {
+                r = offer_new(server, &server->config->models[i], reason);
+                if (r != 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int server_init_loop(struct server *server, struct reason *reason) {
+        int r;
+
+        r = loop_init(&server->loop);
+        if (r < 0) {
+                reason_set(reason,
+                           "io_uring cannot be used: %s; moed needs Linux 6.1 and kernel.io_uring_disabled=0, and a "
+                           "container must allow it", strerror(-r));
+                return r;
+        }
+        r = worker_init(&server->worker);
+        if (r < 0)
+                return r;
+        return loop_watch(&server->loop, &server->worker_source, server->worker.fd, server_on_worker, server);
+}
+
+static int server_init_batch(struct server *server) {
+        server->rows_max = MIN(server->config->rows_max, (uint32_t) SERVER_BATCH_ROWS_MAX);
+        server->prompt_rows_max = MIN(server->config->prompt_rows_max, server->rows_max);
+        server->picks = calloc(server->rows_max, sizeof(*server->picks));
+        server->allowances = calloc(server->rows_max, sizeof(*server->allowances));
+        return server->picks && server->allowances ? 0 : -ENOMEM;
+}
+
+int server_init(struct server *server, struct config *config, struct reason *reason) {
+        struct user_limits limits = server_limits(config);
+        int r;
+
+        *server = (struct server) { .config = config, .policies = POLICY_BOOK_NULL, .started = now_nsec() };
+        list_init(&server->offers);
+        list_init(&server->peers);
+        list_init(&server->graves);
+        users_init(&server->users, &limits);
+        tenants_init(&server->tenants);
+        scheduler_init(&server->scheduler);
+        r = policy_book_load(&server->policies, &config->budgets);
+        if (r == 0)
+                r = server_init_batch(server);
+        if (r == 0)
+                r = server_init_loop(server, reason);
+        if (r == 0)
+                r = server_init_backend(server, reason);
+        if (r == 0)
+                r = server_init_models(server, reason);
+        return r;
+}
+
+static void server_free_graves(struct server *server) {
+        struct stream *stream, *next;
+
+        list_for_each_safe(stream, next, &server->graves, grave)
+                stream_free(stream);
+}
+
+void server_deinit(struct server *server) {
+        struct offer *offer, *next_offer;
+        struct peer *peer, *next_peer;
+        struct job *job;
+
+        listener_free(server->listener);
+        list_for_each_safe(peer, next_peer, &server->peers, link) {
+                peer_farewell(peer, "the daemon was stopped");
+                peer_free(peer);
+        }
+        loop_source_remove(&server->worker_source);
+        worker_deinit(&server->worker);
+        /* What the worker had, done or not begun, is nobody's any more. */
+        while ((job = worker_take_any(&server->worker)))
+                stream_tokenized(container_of(job, struct stream, job));
+        server_free_graves(server);
+        list_for_each_safe(offer, next_offer, &server->offers, link)
+                offer_free(offer);
+        backend_freep(&server->backend);
+        tenants_deinit(&server->tenants);
+        policy_book_deinit(&server->policies);
+        loop_deinit(&server->loop);
+        free(server->picks);
+        free(server->allowances);
+        config_free(server->config);
+}
+
+void server_reap(struct server *server) {
+        struct peer *peer, *next;
+
+        if (server->stepping)
+                return;
+        if (server->reapable) {
+                server->reapable = false;
+                list_for_each_safe(peer, next, &server->peers, link)
+                        if (peer->dead)
+                                peer_free(peer);
+                listener_resume(server->listener);
+        }
+        server_free_graves(server);
+}
+
+int server_poll(struct server *server) {
+        struct peer *peer, *next;
+        int busy = 0, r;
+
+        r = loop_dispatch(&server->loop);
+        if (r < 0)
+                return r;
+        list_for_each_safe(peer, next, &server->peers, link)
+                busy |= peer_poll(peer);
+        return busy;
+}
+
+static bool server_idle(struct server *server) {
+        struct peer *peer;
+
+        list_for_each(peer, &server->peers, link)
+                if (peer_ready(peer))
+                        return false;
+        return true;
+}
+
+/* Looks a little longer before it sleeps: a client that asks again at once then needs no bell. */
+static bool server_spin(struct server *server) {
+        uint64_t until;
+
+        if (server->config->spin_usec == 0 || list_empty(&server->peers))
+                return false;
+        until = now_nsec() + server->config->spin_usec * NSEC_PER_USEC;
+        do {
+                if (!server_idle(server) || loop_pending(&server->loop))
+                        return true;
+                notify_pause();
+        } while (now_nsec() < until);
+        return false;
+}
+
+static int server_sleep(struct server *server) {
+        uint64_t timeout = UINT64_MAX, now = now_nsec();
+        struct peer *peer;
+        int r = 0;
+
+        if (server_spin(server))
+                return 0;
+        if (server->draining)
+                timeout = server->drain_until > now ? server->drain_until - now : 0;
+        list_for_each(peer, &server->peers, link)
+                if (peer->greeted)
+                        notify_sleeper_arm(&peer->sleeper);
+        /* Either a client sees that we sleep and rings, or we see here what it has published. */
+        notify_fence();
+        if (server_idle(server)) {
+                server->metrics.sleeps++;
+                r = loop_sleep(&server->loop, timeout);
+        }
+        list_for_each(peer, &server->peers, link)
+                if (peer->greeted)
+                        notify_sleeper_disarm(&peer->sleeper);
+        return r;
+}
+
+static bool server_drained(const struct server *server) {
+        return server->draining && (server->n_streams == 0 || now_nsec() >= server->drain_until);
+}
+
+int server_run(struct server *server) {
+        int busy, r;
+
+        while (!server->stopping && !server_drained(server)) {
+                busy = server_poll(server);
+                if (busy < 0)
+                        return busy;
+                server_reap(server);
+                r = server_iterate(server);
+                if (r < 0)
+                        return r;
+                server_reap(server);
+                if (!busy && r == 0 && list_empty(&server->graves) && !server->reapable) {
+                        r = server_sleep(server);
+                        if (r < 0)
+                                return r;
+                }
+        }
+        return 0;
+}
+
+void server_drain(struct server *server) {
+        if (server->draining) {
+                log_info("stopping at once");
+                server->stopping = true;
+                return;
+        }
+        log_info("stopping when %u generations have ended, at the latest in %llu s", server->n_streams,
+                 (unsigned long long) (server->config->drain_timeout_nsec / NSEC_PER_SEC));
+        server->draining = true;
+        server->drain_until = now_nsec() + server->config->drain_timeout_nsec;
+        listener_free(server->listener);
+        server->listener = NULL;
+}
+
+int server_apply_policies(struct server *server) {
+        struct stream *stream;
+        struct peer *peer;
+        int r;
+
+        list_for_each(peer, &server->peers, link) {
+                if (peer->dead)
+                        continue;
+                r = peer_update_policy(peer);
+                if (r < 0)
+                        return r;
+                list_for_each(stream, &peer->streams, link) {
+                        stream_move(stream, peer->tenant);
+                        r = stream_update_cap(stream);
+                        if (r < 0)
+                                return r;
+                }
+        }
+        return 0;
+}
+
+static bool same_models(const struct config *a, const struct config *b) {
+        if (a->n_models != b->n_models)
+                return false;
+        for (size_t i = 0; i < a->n_models; i++)
+                if (strcmp(a->models[i].name, b->models[i].name) != 0 ||
+                    strcmp(a->models[i].file, b->models[i].file) != 0)
+                        return false;
+        return true;
+}
+
+int server_reconfigure(struct server *server, struct config *config) {
+        const struct config *old = server->config;
+        struct user_limits limits = server_limits(config);
+        int r;
+
+        r = policy_book_load(&server->policies, &config->budgets);
+        if (r < 0)
+                return r;
+        if (!same_models(old, config) || old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
+            old->threads != config->threads || old->rows_max != config->rows_max ||
+            old->context_max != config->context_max)
+                log_warning("models, KvMemory=, KvType=, Threads=, RowsMax= and ContextMax= take effect at the next "
+                            "start");
+        server->prompt_rows_max = MIN(config->prompt_rows_max, server->rows_max);
+        users_set_limits(&server->users, &limits);
+        log_set_level(config->log_level);
+        config_free(server->config);
+        server->config = config;
+        return server_apply_policies(server);
+}
+
+struct offer *server_offer(struct server *server, uint32_t handle) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                if (handle == 0 || offer->handle == handle)
+                        return offer;
+        return NULL;
+}
+
+struct offer *server_offer_named(struct server *server, const char *name) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                if (!name || strcmp(offer->name, name) == 0)
+                        return offer;
+        return NULL;
+}

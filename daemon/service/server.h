@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* All objects of the daemon and the turn of its loop. One thread owns everything: it forms a batch, runs it layer by
+ * layer and looks at its other work (connects, control messages, cancels) between the layers. While a forward pass
+ * runs, objects that a part of it refers to are only marked; they are freed when it has ended (server_reap()). */
+
+#include "backend.h"
+#include "config.h"
+#include "engine.h"
+#include "loop.h"
+#include "metrics.h"
+#include "policy.h"
+#include "scheduler.h"
+#include "tenant.h"
+#include "user.h"
+#include "worker.h"
+
+struct listener;
+struct stream;
+
+enum {
+        SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
+};
+
+/* A model that clients can ask for. */
+struct offer {
+        struct server *server;
+        struct list link;
+        char *name;
+        uint32_t handle; /* from 1, never reused */
+        struct model *model;
+        struct step *step;
+        struct list running; /* streams that have a sequence */
+        struct list waiting; /* streams that need KV pages first, oldest first */
+        uint32_t n_running, n_waiting;
+        bool admit; /* a stream or pages came: waiting ones may have a chance */
+        struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
+        struct stream **streams; /* whose they are */
+        uint32_t n_parts;
+};
+
+struct server {
+        struct config *config;
+        struct policy_book policies;
+        struct loop loop;
+        struct worker worker;
+        struct loop_source worker_source;
+        struct listener *listener;
+        struct backend *backend;
+        const char *backend_name; /* what it chose of this machine */
+        struct users users;
+        struct tenants tenants;
+        struct scheduler scheduler;
+        struct list offers; /* the default first */
+        struct list peers;
+        struct list graves; /* streams that have ended */
+        uint32_t n_peers, n_streams;
+        uint64_t serials; /* of streams, by age */
+        uint32_t handles; /* of models */
+        struct metrics metrics;
+
+        struct sched_pick *picks; /* [rows_max] */
+        uint32_t *allowances;     /* [rows_max], of the running iteration */
+        uint32_t rows_max, prompt_rows_max;
+
+        uint64_t started;   /* nsec */
+        bool stepping;      /* a forward pass is running */
+        int trouble;        /* negative errno that came up meanwhile */
+        bool reapable;      /* a peer was marked */
+        bool draining;      /* no new work is taken */
+        bool stopping;      /* leave the loop now */
+        uint64_t drain_until;
+        int (*reload)(struct server *server, struct reason *reason); /* set by main: reads the configuration anew */
+        void *reload_data;
+};
+
+/* Takes `config`, which server_deinit() frees. Opens the backend and the models: negative errno or a positive
+ * SERVER_E_*. */
+enum {
+        _SERVER_E_SUCCESS,
+        SERVER_E_MODEL, /* a model is refused; the reason names it */
+};
+int server_init(struct server *server, struct config *config, struct reason *reason);
+void server_deinit(struct server *server);
+
+/* Runs until it is told to stop. 0, or the negative errno of our own trouble. */
+int server_run(struct server *server);
+/* Looks after everything but the forward pass, from memory: completions of the loop, rings of peers. Returns whether
+ * anything was there, or negative errno. */
+int server_poll(struct server *server);
+/* Frees what was marked; nothing while a forward pass runs. */
+void server_reap(struct server *server);
+
+/* First call: take no new work, end when the generations have, at the latest after the configured time. Second: now. */
+void server_drain(struct server *server);
+/* Puts a new configuration in force, and frees the old: limits, policies, log level. What needs a restart is told in the
+ * log. -ENOMEM: the old one stays, `config` is the caller's. */
+int server_reconfigure(struct server *server, struct config *config);
+/* The policies have changed: every peer and stream gets what is theirs now. */
+int server_apply_policies(struct server *server);
+
+/* By handle (0: the default) or by name (NULL: the default); NULL when there is none. */
+struct offer *server_offer(struct server *server, uint32_t handle);
+struct offer *server_offer_named(struct server *server, const char *name);

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "pages.h"
+#include "peer.h"
+#include "prompt.h"
+#include "stream.h"
+
+static struct server *stream_server(const struct stream *stream) {
+        return stream->offer->server;
+}
+
+static void stream_tokenize(struct job *job) {
+        struct stream *stream = container_of(job, struct stream, job);
+
+        stream->job_result =
+                prompt_tokenize(&stream->tokens, &stream->request, stream->offer->model, &stream->job_reason);
+}
+
+static int stream_init_text(struct stream *stream) {
+        const struct request *request = &stream->request;
+        const struct tokenizer *tokenizer = model_tokenizer(stream->offer->model);
+        /* An answer in a chat begins a text; a continuation keeps the space before its first word. */
+        unsigned flags = request->kind == WIRE_PROMPT_MESSAGES ? 0 : DETOKENIZE_CONTINUE;
+        int r;
+
+        r = detokenizer_init(&stream->detokenizer, tokenizer, flags);
+        if (r < 0)
+                return r;
+        r = stop_matcher_init(&stream->stops, request->stops, request->n_stops);
+        if (r < 0)
+                return r;
+        return sampler_new(&stream->sampler, &request->sampler, model_info(stream->offer->model)->vocab);
+}
+
+static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
+        const struct model_info *info = model_info(offer->model);
+
+        *stream = (struct stream) {
+                .peer = peer,
+                .offer = offer,
+                .id = id,
+                .serial = ++peer->server->serials,
+                .born = now_nsec(),
+                .user = user_ref(peer->user),
+                .tenant = tenant_ref(peer->tenant),
+                .tokens = TOKEN_LIST_NULL,
+                .outbox = OUTBOX_NULL,
+        };
+        list_init(&stream->link);
+        list_init(&stream->place);
+        list_init(&stream->stalled);
+        list_init(&stream->grave);
+        list_init(&stream->job.link);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used, 0);
+        stream->job.run = stream_tokenize;
+        stream->tenant->n_streams++;
+        peer->server->n_streams++;
+}
+
+static int stream_start(struct stream *stream) {
+        struct server *server = stream_server(stream);
+        const struct request *request = &stream->request;
+
+        list_append(&stream->peer->streams, &stream->link);
+        stream->peer->n_streams++;
+        server->metrics.requests++;
+        stream->state = STREAM_TOKENIZING;
+        if (request->kind != WIRE_PROMPT_TOKENS && request->prompt_bytes > PROMPT_INLINE_MAX) {
+                worker_submit(&server->worker, &stream->job);
+                return 0;
+        }
+        stream->job.run(&stream->job);
+        stream_tokenized(stream);
+        return 0;
+}
+
+int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct request *request, struct reason *reason) {
+        struct offer *offer = server_offer(peer->server, request->model);
+        struct user_charge charge = USER_CHARGE_NULL;
+        struct stream *stream;
+        int r;
+
+        if (peer->server->draining)
+                return reason_return(reason, ESHUTDOWN, "the daemon is stopping and takes no new request");
+        if (!offer)
+                return reason_return(reason, ENOENT, "there is no model with handle %u; `open` tells the handle",
+                                     request->model);
+        if (peer_find_stream(peer, id))
+                return reason_return(reason, EEXIST, "request %llu is still running; each needs a number of its own",
+                                     (unsigned long long) id);
+        r = user_charge(peer->user, &charge, USER_REQUESTS, 1, reason);
+        if (r != 0)
+                return r == USER_E_QUOTA ? EDQUOT : r;
+        stream = malloc(sizeof(*stream));
+        if (!stream) {
+                user_charge_deinit(&charge);
+                return -ENOMEM;
+        }
+        stream_init(stream, peer, offer, id);
+        stream->charge = charge;
+        stream->flags = request->flags;
+        stream->max_tokens = request->max_tokens;
+        stream->experts_milli = request->experts_milli;
+        stream->request = *request;
+        r = stream_init_text(stream);
+        if (r == 0)
+                r = stream_update_cap(stream);
+        if (r < 0) {
+                stream->request = (struct request) REQUEST_NULL;
+                stream_free(stream);
+                return r;
+        }
+        *request = (struct request) REQUEST_NULL;
+        *ret = stream;
+        return stream_start(stream);
+}
+
+/* Takes it out of the scheduler and gives its sequence back. */
+static void stream_release(struct stream *stream) {
+        struct offer *offer = stream->offer;
+
+        sched_stream_set_pending(&stream_server(stream)->scheduler, &stream->sched, 0, false);
+        if (stream->state == STREAM_RUNNING) {
+                offer->n_running--;
+                stream->user->n_running--;
+        } else if (stream->state == STREAM_WAITING) {
+                offer->n_waiting--;
+        }
+        list_unlink(&stream->place);
+        sequence_free(stream->sequence);
+        stream->sequence = NULL;
+        offer->admit = true;
+}
+
+void stream_free(struct stream *stream) {
+        if (!stream)
+                return;
+        stream_release(stream);
+        if (stream->peer)
+                stream->peer->n_streams -= !list_empty(&stream->link);
+        list_unlink(&stream->link);
+        list_unlink(&stream->stalled);
+        list_unlink(&stream->grave);
+        stream_server(stream)->n_streams--;
+        stream->tenant->n_streams--;
+        request_deinit(&stream->request);
+        token_list_deinit(&stream->tokens);
+        detokenizer_deinit(&stream->detokenizer);
+        stop_matcher_deinit(&stream->stops);
+        sampler_free(stream->sampler);
+        free(stream->caps);
+        outbox_deinit(&stream->outbox);
+        user_charge_deinit(&stream->charge);
+        user_unref(stream->user);
+        tenant_unref(stream->tenant);
+        free(stream);
+}
+
+static void stream_bury(struct stream *stream) {
+        if (list_empty(&stream->grave))
+                list_append(&stream_server(stream)->graves, &stream->grave);
+}
+
+void stream_abandon(struct stream *stream) {
+        stream->peer->n_streams--;
+        list_unlink(&stream->link);
+        list_unlink(&stream->stalled);
+        stream->peer = NULL;
+        stream->cancelled = true;
+        if (stream->state == STREAM_TOKENIZING || stream->rows_flying > 0)
+                return;
+        stream_release(stream);
+        stream->state = STREAM_ENDED;
+        stream_bury(stream);
+}
+
+void stream_flush(struct stream *stream) {
+        if (!stream->peer || stream->peer->dead)
+                return;
+        peer_flush(stream->peer, &stream->outbox);
+        if (!outbox_empty(&stream->outbox)) {
+                if (list_empty(&stream->stalled)) {
+                        list_append(&stream->peer->stalled, &stream->stalled);
+                        stream_server(stream)->metrics.stalls++;
+                }
+        } else {
+                list_unlink(&stream->stalled);
+                if (stream->state == STREAM_ENDED)
+                        stream_bury(stream);
+        }
+        stream_schedule(stream);
+}
+
+/* The box could not grow: the client would miss an event, so the connection cannot go on. */
+static void stream_put(struct stream *stream, int r) {
+        if (r < 0 && stream->peer)
+                peer_drop(stream->peer, "the daemon has no memory left for this connection's events");
+}
+
+/* The text that the end of the generation sets free: an incomplete character, what could have become a stop string. */
+static void stream_put_done(struct stream *stream, enum wire_done how) {
+        struct wire_completion event = {
+                .request = stream->id,
+                .activations = stream->activations,
+                .event = WIRE_EVENT_DONE,
+                .detail = (uint16_t) how,
+                .value = stream->n_generated,
+                .cap_milli = stream_cap_milli(stream),
+        };
+        _cleanup_(freep) char *joined = NULL;
+        const char *rest = "", *text = "";
+        size_t n_rest = 0, n_text = 0, n_first;
+        bool found = false;
+        int r = 0;
+
+        if (how != WIRE_DONE_STOP) {
+                text = detokenizer_flush(&stream->detokenizer, &n_text);
+                r = stop_matcher_feed(&stream->stops, text, n_text, &text, &n_text, &found);
+                n_first = n_text;
+                joined = malloc(n_text + STOP_LENGTH_MAX);
+                if (r < 0 || !joined) {
+                        stream_put(stream, -ENOMEM);
+                        return;
+                }
+                memcpy(joined, text, n_first);
+                if (!found)
+                        stop_matcher_end(&stream->stops, &rest, &n_rest);
+                memcpy(joined + n_first, rest, n_rest);
+                text = joined;
+                n_text = n_first + n_rest;
+        }
+        stream_put(stream, outbox_put_last(&stream->outbox, WIRE_EVENT_TEXT, &event, text, n_text));
+}
+
+static void stream_end(struct stream *stream, enum wire_done how) {
+        struct metrics *metrics = &stream_server(stream)->metrics;
+
+        stream_release(stream);
+        stream->state = STREAM_ENDED;
+        metrics->requests_done++;
+        metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
+        if (!stream->peer) {
+                stream_bury(stream);
+                return;
+        }
+        stream_put_done(stream, how);
+        stream_flush(stream);
+}
+
+void stream_fail(struct stream *stream, int error, const char *sentence) {
+        stream_release(stream);
+        stream->state = STREAM_ENDED;
+        stream_server(stream)->metrics.requests_failed++;
+        if (!stream->peer) {
+                stream_bury(stream);
+                return;
+        }
+        stream_put(stream, outbox_put_error(&stream->outbox, stream->id, error, sentence));
+        stream_flush(stream);
+}
+
+void stream_cancel(struct stream *stream) {
+        stream->cancelled = true;
+        if (stream->state == STREAM_ENDED || stream->state == STREAM_TOKENIZING || stream->rows_flying > 0)
+                return;
+        stream_end(stream, WIRE_DONE_CANCELLED);
+}
+
+static int stream_check_tokens(const struct stream *stream, struct reason *reason) {
+        const struct model_info *info = model_info(stream->offer->model);
+
+        if (stream->job_result < 0)
+                return reason_return(reason, ENOMEM, "the daemon has no memory to tokenise the prompt");
+        if (stream->job_result > 0)
+                return reason_return(reason, stream->job_result, "%s", stream->job_reason.text);
+        if (stream->tokens.n == 0)
+                return reason_return(reason, EINVAL, "the prompt has no tokens");
+        if (stream->tokens.n >= info->context)
+                return reason_return(reason, EMSGSIZE,
+                                     "the prompt has %zu tokens; the context of model %s is %u, and the answer needs "
+                                     "room in it too",
+                                     stream->tokens.n, stream->offer->name, info->context);
+        return 0;
+}
+
+void stream_tokenized(struct stream *stream) {
+        struct wire_completion event = { .request = stream->id, .event = WIRE_EVENT_ACCEPTED };
+        struct reason reason = REASON_INIT;
+        int r;
+
+        request_deinit(&stream->request);
+        if (stream->cancelled) {
+                stream_end(stream, WIRE_DONE_CANCELLED);
+                return;
+        }
+        r = stream_check_tokens(stream, &reason);
+        if (r != 0) {
+                stream_fail(stream, r, reason.text);
+                return;
+        }
+        stream->n_prompt = (uint32_t) stream->tokens.n;
+        stream->state = STREAM_WAITING;
+        list_append(&stream->offer->waiting, &stream->place);
+        stream->offer->n_waiting++;
+        stream->offer->admit = true;
+        event.value = stream->n_prompt;
+        event.cap_milli = stream_cap_milli(stream);
+        stream_put(stream, outbox_put(&stream->outbox, &event));
+        stream_flush(stream);
+}
+
+uint32_t stream_cap_milli(const struct stream *stream) {
+        return stream->n_caps ? stream->caps[stream->n_caps - 1].cap_milli : 0;
+}
+
+int stream_update_cap(struct stream *stream) {
+        uint32_t cap, row = stream->rows_seen;
+        struct stream_cap *grown;
+
+        cap = sched_cap_milli(&stream->peer->policy, stream->experts_milli, stream->sched.experts_used);
+        stream->sched.cap_milli = cap;
+        if (stream->sequence)
+                row = MAX(row, sequence_length(stream->sequence) + stream->rows_flying);
+        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].cap_milli == cap)
+                return 0;
+        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].row == row) {
+                stream->caps[stream->n_caps - 1].cap_milli = cap;
+                return 0;
+        }
+        grown = realloc(stream->caps, (stream->n_caps + 1) * sizeof(*grown));
+        if (!grown)
+                return -ENOMEM;
+        stream->caps = grown;
+        stream->caps[stream->n_caps++] = (struct stream_cap) { .row = row, .cap_milli = cap };
+        return 0;
+}
+
+void stream_move(struct stream *stream, struct tenant *tenant) {
+        struct scheduler *scheduler = &stream_server(stream)->scheduler;
+
+        if (stream->tenant == tenant)
+                return;
+        sched_stream_set_pending(scheduler, &stream->sched, 0, false);
+        stream->tenant->n_streams--;
+        tenant_unref(stream->tenant);
+        stream->tenant = tenant_ref(tenant);
+        stream->tenant->n_streams++;
+        stream->sched.principal = &tenant->principal;
+        if (stream->rows_flying == 0)
+                stream_schedule(stream);
+}
+
+void stream_schedule(struct stream *stream) {
+        struct scheduler *scheduler = &stream_server(stream)->scheduler;
+        uint32_t left;
+
+        if (stream->rows_flying > 0)
+                return;
+        if (stream->state != STREAM_RUNNING || !outbox_empty(&stream->outbox) || stream->cancelled) {
+                sched_stream_set_pending(scheduler, &stream->sched, 0, false);
+                return;
+        }
+        left = (uint32_t) stream->tokens.n - sequence_length(stream->sequence);
+        sched_stream_set_pending(scheduler, &stream->sched, left, left == 1 && stream->n_generated > 0);
+}
+
+void stream_evict(struct stream *stream) {
+        struct offer *offer = stream->offer;
+        struct stream *other;
+
+        stream_server(stream)->metrics.evictions++;
+        stream_release(stream);
+        stream->state = STREAM_WAITING;
+        offer->n_waiting++;
+        /* Oldest first: it goes before those that came later. */
+        list_for_each(other, &offer->waiting, place)
+                if (other->serial > stream->serial)
+                        break;
+        list_append(&other->place, &stream->place);
+}
+
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
+        uint32_t position = sequence_length(stream->sequence), segment = 0;
+
+        for (uint32_t i = 0; i < rows; i++) {
+                uint32_t row = position + i;
+
+                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
+                        segment++;
+                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
+                                                row - stream->caps[segment].row);
+        }
+        *ret = (struct step_part) {
+                .sequence = stream->sequence,
+                .tokens = stream->tokens.ids + position,
+                .allowances = allowances,
+                .count = rows,
+                .logits = position + rows == stream->tokens.n,
+        };
+        stream->rows_flying = rows;
+}
+
+static void stream_count(struct stream *stream, const struct step_part *part) {
+        struct metrics *metrics = &stream_server(stream)->metrics;
+        uint32_t position = sequence_length(stream->sequence);
+        uint32_t fresh = position > stream->rows_seen ? position - stream->rows_seen : 0;
+        bool prompt = position <= stream->n_prompt;
+
+        stream->rows_seen += fresh;
+        stream->activations += part->used;
+        sched_settle(&stream->sched, part->count, prompt, part->used);
+        metrics->activations += part->used;
+        metrics->tokens_recomputed += part->count - fresh;
+        if (prompt)
+                metrics->tokens_prompt += fresh;
+        if (stream->peer) {
+                stream->peer->activations += part->used;
+                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->tokens_prompt += prompt ? fresh : 0;
+        }
+}
+
+/* Sends the token with the text that has become certain. Returns whether a stop string is complete. */
+static bool stream_put_token(struct stream *stream, int32_t token, float logprob, uint32_t used) {
+        struct wire_completion event = {
+                .request = stream->id,
+                .activations = stream->activations,
+                .event = WIRE_EVENT_TOKEN,
+                .token = token,
+                .value = used,
+                .logprob = logprob,
+                .cap_milli = stream_cap_milli(stream),
+        };
+        const char *text;
+        size_t length;
+        bool found = false;
+        int r;
+
+        text = detokenizer_push(&stream->detokenizer, token, &length);
+        r = stop_matcher_feed(&stream->stops, text, length, &text, &length, &found);
+        if (r == 0)
+                r = outbox_put_text(&stream->outbox, &event, text, length);
+        stream_put(stream, r);
+        return found;
+}
+
+static void stream_choose(struct stream *stream, const struct step_part *part) {
+        const struct model_info *info = model_info(stream->offer->model);
+        bool logprobs = stream->flags & WIRE_GENERATE_LOGPROBS, found;
+        float logprob = 0.0f;
+        int32_t token;
+
+        token = sampler_choose(stream->sampler, part->logits_out, stream->tokens.ids, (uint32_t) stream->tokens.n,
+                               logprobs ? &logprob : NULL);
+        if (!(stream->flags & WIRE_GENERATE_IGNORE_EOG) &&
+            tokenizer_is_eog(model_tokenizer(stream->offer->model), token)) {
+                stream_end(stream, WIRE_DONE_EOG);
+                return;
+        }
+        if (token_list_append(&stream->tokens, token) < 0) {
+                stream_fail(stream, ENOMEM, "the daemon has no memory for another token");
+                return;
+        }
+        stream->n_generated++;
+        stream->peer->tokens_generated++;
+        stream_server(stream)->metrics.tokens_generated++;
+        found = stream_put_token(stream, token, logprob, part->used_last);
+        if (found)
+                stream_end(stream, WIRE_DONE_STOP);
+        else if (stream->n_generated == stream->max_tokens || stream->tokens.n >= info->context)
+                stream_end(stream, WIRE_DONE_LENGTH);
+        else
+                stream_flush(stream);
+}
+
+/* For a progress bar; one that finds no room is not worth waiting for. */
+static void stream_tell_progress(struct stream *stream) {
+        struct wire_completion event = {
+                .request = stream->id,
+                .activations = stream->activations,
+                .event = WIRE_EVENT_PROGRESS,
+                .value = sequence_length(stream->sequence),
+        };
+        uint32_t room = 0;
+
+        if (stream->n_generated > 0 || stream->peer->dead || !outbox_empty(&stream->outbox))
+                return;
+        if (ring_space(&stream->peer->completions, &room) != 0 || room == 0)
+                return;
+        stream_put(stream, outbox_put(&stream->outbox, &event));
+        stream_flush(stream);
+}
+
+void stream_advance(struct stream *stream, const struct step_part *part) {
+        stream->rows_flying = 0;
+        stream_count(stream, part);
+        if (stream->cancelled || !stream->peer)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else if (sequence_length(stream->sequence) == stream->tokens.n)
+                stream_choose(stream, part);
+        else
+                stream_tell_progress(stream);
+}
+
+void stream_not_advanced(struct stream *stream, int error) {
+        char sentence[128];
+
+        stream->rows_flying = 0;
+        snprintf(sentence, sizeof(sentence), "the model's forward pass failed: %s", strerror(error));
+        stream_fail(stream, EIO, sentence);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* One generation, from the submission to the last event. */
+
+#include "outbox.h"
+#include "request.h"
+#include "sampler.h"
+#include "scheduler.h"
+#include "server.h"
+#include "stop.h"
+#include "tokenizer.h"
+#include "user.h"
+#include "worker.h"
+
+struct peer;
+
+enum stream_state {
+        STREAM_TOKENIZING, /* the worker has it */
+        STREAM_WAITING,    /* for KV pages or a place among its user's running ones */
+        STREAM_RUNNING,    /* has a sequence */
+        STREAM_ENDED,      /* only events are left, or nothing */
+};
+
+/* The cap of the rows from `row` on; the first `row` of a stretch counts as its row 0, so that each keeps its promise
+ * by itself. Kept, because a row that is computed again gets what it got the first time. */
+struct stream_cap {
+        uint32_t row, cap_milli;
+};
+
+struct stream {
+        struct peer *peer;   /* NULL: it is gone */
+        struct list link;    /* in peer->streams */
+        struct list place;   /* in offer->running or offer->waiting */
+        struct list stalled; /* in peer->stalled */
+        struct list grave;   /* in server->graves: freed when nothing can refer to it any more */
+        enum stream_state state;
+        struct offer *offer;
+        struct tenant *tenant;
+        struct user *user;
+        struct user_charge charge;
+        struct sched_stream sched;
+        uint64_t id;     /* the client's */
+        uint64_t serial; /* by age */
+        uint64_t born;   /* nsec */
+        uint32_t flags;  /* WIRE_GENERATE_* */
+        uint32_t max_tokens, experts_milli;
+
+        struct request request; /* until it is tokenised */
+        struct job job;
+        int job_result;
+        struct reason job_reason;
+
+        struct token_list tokens; /* prompt, then what was generated */
+        uint32_t n_prompt, n_generated;
+        struct sequence *sequence;
+        struct sampler *sampler;
+        struct detokenizer detokenizer;
+        struct stop_matcher stops;
+        struct stream_cap *caps;
+        uint32_t n_caps;
+        uint32_t rows_seen;     /* rows that have been computed at least once */
+        uint32_t rows_flying;   /* in the running forward pass */
+        bool cancelled;         /* to be ended when the forward pass is over */
+        uint64_t activations;
+        struct outbox outbox;
+};
+
+/* Makes a stream of a checked request, which it takes over, and begins to tokenise it. On failure returns a positive
+ * errno for the client, with a reason, or negative errno; the request is the caller's then. */
+int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct request *request, struct reason *reason);
+/* Only server_reap() and server_deinit() do this: whoever ends a stream puts it into server->graves. Takes NULL. */
+void stream_free(struct stream *stream);
+/* The peer is gone: ends the stream now, or when the worker or the forward pass that has it is done. */
+void stream_abandon(struct stream *stream);
+/* The worker is done with it. */
+void stream_tokenized(struct stream *stream);
+
+/* Ends it early, now or when its forward pass is over. */
+void stream_cancel(struct stream *stream);
+/* Ends it with an error event; not while it is in a forward pass. */
+void stream_fail(struct stream *stream, int error, const char *sentence);
+
+/* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
+int stream_update_cap(struct stream *stream);
+/* Books it on another tenant from now on. */
+void stream_move(struct stream *stream, struct tenant *tenant);
+
+/* Tells the scheduler what could run: nothing while events wait for room. */
+void stream_schedule(struct stream *stream);
+/* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
+void stream_evict(struct stream *stream);
+
+/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
+/* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
+ * may take pages from streams whose results have not been taken. */
+void stream_advance(struct stream *stream, const struct step_part *part);
+/* The forward pass failed; nothing was computed. */
+void stream_not_advanced(struct stream *stream, int error);
+
+/* Sends what waits. When all is out the stream goes on, or is buried if it has ended. */
+void stream_flush(struct stream *stream);
+/* The cap that its next row has, mean experts per token and layer × 1000. */
+uint32_t stream_cap_milli(const struct stream *stream);

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "peer.h"
+#include "report.h"
+#include "stream.h"
+#include "verbs.h"
+
+enum {
+        TOKENIZE_TEXT_MAX = 64 * 1024, /* bytes: done on the loop's thread */
+        ENTRIES_DEFAULT = 256,
+};
+
+struct call {
+        struct peer *peer;
+        struct control_map args;
+        struct control_builder *reply;
+        struct reason *reason;
+        int fds[4]; /* to be sent along and closed */
+        size_t n_fds;
+};
+
+enum verb_flags {
+        VERB_FIRST = 1 << 0, /* before hello, and only then */
+        VERB_ADMIN = 1 << 1, /* root, and the daemon's own user */
+};
+
+struct verb {
+        const char *name;
+        int (*handle)(struct call *call); /* 0, a positive errno with a reason, or a negative errno */
+        unsigned flags;
+};
+
+static int wrong(struct call *call, const char *key, const char *type) {
+        return reason_return(call->reason, EINVAL, "key \"%s\" must be %s", key, type);
+}
+
+/* Absent leaves *ret as it is. */
+static int optional_u32(struct call *call, const char *key, uint32_t *ret) {
+        int r = control_get_u32(call->args, key, ret);
+
+        return r == CONTROL_E_TYPE ? wrong(call, key, "an unsigned 32-bit integer") : 0;
+}
+
+static int verb_hello(struct call *call) {
+        const struct config_limits *limits = &call->peer->server->config->limits;
+        uint32_t version, entries = ENTRIES_DEFAULT;
+        uint64_t arena = 1024 * 1024;
+        int r;
+
+        if (control_get_u32(call->args, "version", &version) != 0)
+                return wrong(call, "version", "an unsigned integer");
+        if (version != WIRE_VERSION)
+                return reason_return(call->reason, EPROTONOSUPPORT,
+                                     "the client speaks version %u of the protocol, this daemon (moed " MOED_VERSION
+                                     ") version %u; use a libmoed and a moed of one release",
+                                     version, (unsigned) WIRE_VERSION);
+        r = optional_u32(call, "entries", &entries);
+        if (r != 0)
+                return r;
+        if (control_get_u64(call->args, "arena", &arena) == CONTROL_E_TYPE)
+                return wrong(call, "arena", "an unsigned integer");
+        if (control_get_name(call->args, "name", call->peer->name, sizeof(call->peer->name)) == CONTROL_E_TYPE)
+                return wrong(call, "name", "a string of at most 64 bytes");
+        if (entries > limits->ring_entries_max)
+                return reason_return(call->reason, EDQUOT, "a ring may have %u entries (RingEntriesMax= in moed.conf), "
+                                     "%u were asked for", limits->ring_entries_max, entries);
+        r = peer_greet(call->peer, entries, arena, call->fds, call->reason);
+        if (r != 0)
+                return r;
+        call->n_fds = 4;
+        control_put_u64(call->reply, "version", WIRE_VERSION);
+        control_put_u64(call->reply, "entries", call->peer->layout.entries);
+        control_put_u64(call->reply, "arena", call->peer->layout.arena_size);
+        control_put_u64(call->reply, "submissions", call->peer->layout.submissions);
+        control_put_u64(call->reply, "arena_offset", call->peer->layout.arena);
+        control_put_u64(call->reply, "completions", call->peer->layout.completions);
+        control_put_u64(call->reply, "client_size", call->peer->layout.client_size);
+        control_put_u64(call->reply, "daemon_size", call->peer->layout.daemon_size);
+        control_put_string(call->reply, "server", "moed " MOED_VERSION);
+        return 0;
+}
+
+static int verb_models(struct call *call) {
+        struct offer *offer;
+
+        control_begin_array(call->reply, "models");
+        list_for_each(offer, &call->peer->server->offers, link) {
+                control_begin_map(call->reply, NULL);
+                report_model(call->reply, offer);
+                control_end(call->reply);
+        }
+        control_end(call->reply);
+        return 0;
+}
+
+static int verb_open(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1] = "";
+        struct offer *offer;
+        int r;
+
+        r = control_get_name(call->args, "model", name, sizeof(name));
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "model", "a name");
+        offer = server_offer_named(call->peer->server, r == 0 ? name : NULL);
+        if (!offer)
+                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+        report_model(call->reply, offer);
+        return 0;
+}
+
+static int find_model(struct call *call, struct offer **ret) {
+        uint32_t handle = 0;
+        int r;
+
+        r = optional_u32(call, "model", &handle);
+        if (r != 0)
+                return r;
+        *ret = server_offer(call->peer->server, handle);
+        if (!*ret)
+                return reason_return(call->reason, ENOENT, "there is no model with handle %u; `open` tells the handle",
+                                     handle);
+        return 0;
+}
+
+static int optional_flag(struct call *call, const char *key, unsigned bit, unsigned *flags) {
+        bool value;
+
+        switch (control_get_bool(call->args, key, &value)) {
+        case 0:
+                *flags = value ? *flags | bit : *flags & ~bit;
+                return 0;
+        case CONTROL_E_TYPE:
+                return wrong(call, key, "true or false");
+        }
+        return 0;
+}
+
+static int verb_tokenize(struct call *call) {
+        struct token_list list = TOKEN_LIST_NULL;
+        struct control_text text;
+        struct offer *offer;
+        unsigned flags = TOKENIZE_BOS;
+        int r;
+
+        r = find_model(call, &offer);
+        if (r == 0)
+                r = optional_flag(call, "special", TOKENIZE_SPECIAL, &flags);
+        if (r == 0)
+                r = optional_flag(call, "bos", TOKENIZE_BOS, &flags);
+        if (r != 0)
+                return r;
+        if (control_get_string(call->args, "text", &text) != 0 && control_get_binary(call->args, "text", &text) != 0)
+                return wrong(call, "text", "a string");
+        if (text.size > TOKENIZE_TEXT_MAX)
+                return reason_return(call->reason, EMSGSIZE, "the text has %zu bytes, at most %u are tokenised at a time",
+                                     text.size, (unsigned) TOKENIZE_TEXT_MAX);
+        r = tokenizer_encode(model_tokenizer(offer->model), text.data, text.size, flags, &list);
+        if (r < 0)
+                return r;
+        if (r > 0)
+                return reason_return(call->reason, EILSEQ, "the text has a character that the model's vocabulary cannot "
+                                     "express");
+        control_begin_array(call->reply, "tokens");
+        for (size_t i = 0; i < list.n; i++)
+                control_put_u64(call->reply, NULL, (uint64_t) list.ids[i]);
+        control_end(call->reply);
+        token_list_deinit(&list);
+        return 0;
+}
+
+static int read_tokens(struct call *call, int32_t **ret, uint32_t *ret_n) {
+        _cleanup_(freep) int32_t *ids = NULL;
+        struct control_array array;
+        struct control_value value;
+        uint32_t id;
+
+        if (control_get_array(call->args, "tokens", &array) != 0)
+                return wrong(call, "tokens", "an array of token ids");
+        ids = malloc(((size_t) array.size + 1) * sizeof(*ids));
+        if (!ids)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < array.size; i++) {
+                if (control_array_at(array, i, &value) != 0 || control_as_u32(value, &id) != 0 || id > INT32_MAX)
+                        return wrong(call, "tokens", "an array of token ids");
+                ids[i] = (int32_t) id;
+        }
+        *ret = steal_ptr(ids);
+        *ret_n = array.size;
+        return 0;
+}
+
+static int verb_detokenize(struct call *call) {
+        _cleanup_(freep) int32_t *ids = NULL;
+        _cleanup_(freep) char *text = NULL;
+        struct offer *offer;
+        uint32_t n;
+        size_t size;
+        int r;
+
+        r = find_model(call, &offer);
+        if (r == 0)
+                r = read_tokens(call, &ids, &n);
+        if (r != 0)
+                return r;
+        r = tokenizer_decode(model_tokenizer(offer->model), ids, n, DETOKENIZE_SPECIAL, &text, &size);
+        if (r < 0)
+                return r;
+        control_put_binary(call->reply, "text", text, size);
+        return 0;
+}
+
+static int verb_cancel(struct call *call) {
+        struct stream *stream;
+        uint64_t request;
+
+        if (control_get_u64(call->args, "request", &request) != 0)
+                return wrong(call, "request", "an unsigned integer");
+        stream = peer_find_stream(call->peer, request);
+        control_put_bool(call->reply, "found", stream != NULL);
+        if (stream) {
+                stream_cancel(stream);
+                peer_publish(call->peer);
+        }
+        return 0;
+}
+
+static bool is_admin(const struct peer *peer) {
+        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
+}
+
+static int verb_ps(struct call *call) {
+        struct peer *peer;
+
+        control_begin_array(call->reply, "peers");
+        list_for_each(peer, &call->peer->server->peers, link) {
+                if (peer->dead || (!is_admin(call->peer) && peer->credentials.uid != call->peer->credentials.uid))
+                        continue;
+                control_begin_map(call->reply, NULL);
+                report_peer(call->reply, peer);
+                control_end(call->reply);
+        }
+        control_end(call->reply);
+        return 0;
+}
+
+static int verb_stats(struct call *call) {
+        report_stats(call->reply, call->peer->server);
+        return 0;
+}
+
+static int read_policy(struct call *call, struct control_map set, struct policy *policy, uint32_t *keys) {
+        int r;
+
+        r = control_get_u32(set, "experts_max_milli", &policy->experts_max_milli);
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "experts_max_milli", "an unsigned integer");
+        if (r == 0)
+                *keys |= 1 << POLICY_KEY_EXPERTS_MAX;
+        r = control_get_u32(set, "weight", &policy->weight);
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "weight", "an unsigned integer");
+        if (r == 0)
+                *keys |= 1 << POLICY_KEY_WEIGHT;
+        if (*keys == 0)
+                return reason_return(call->reason, EINVAL, "nothing to set: give experts_max_milli or weight");
+        return 0;
+}
+
+static int policy_error(int r) {
+        return r == POLICY_E_UNKNOWN || r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
+}
+
+static int budget_set(struct call *call, struct control_map set) {
+        struct server *server = call->peer->server;
+        struct policy policy = POLICY_DEFAULT;
+        struct policy_principal principal;
+        char name[POLICY_NAME_MAX];
+        uint32_t keys = 0;
+        int r;
+
+        if (control_get_name(set, "principal", name, sizeof(name)) != 0)
+                return wrong(call, "principal", "default, uid:…, gid:… or unit:…");
+        r = read_policy(call, set, &policy, &keys);
+        if (r != 0)
+                return r;
+        r = policy_principal_parse(&principal, name, call->reason);
+        if (r == 0)
+                r = policy_book_set(&server->policies, &principal, name, keys, &policy, "moectl budget set",
+                                    call->reason);
+        if (r != 0)
+                return policy_error(r);
+        log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s set", name);
+        return server_apply_policies(server);
+}
+
+static int budget_reset(struct call *call, const char *name) {
+        struct server *server = call->peer->server;
+        struct policy_principal principal;
+        int r;
+
+        r = policy_principal_parse(&principal, name, call->reason);
+        if (r == 0) {
+                r = policy_book_reset(&server->policies, &principal);
+                if (r == POLICY_E_ABSENT)
+                        reason_set(call->reason, "nothing was set for %s at run time", name);
+        }
+        if (r != 0)
+                return policy_error(r);
+        log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s reset", name);
+        return server_apply_policies(server);
+}
+
+static int verb_budget(struct call *call) {
+        char name[POLICY_NAME_MAX];
+        struct control_map set;
+        bool admin = is_admin(call->peer);
+        int set_r, reset_r, r = 0;
+
+        set_r = control_get_map(call->args, "set", &set);
+        reset_r = control_get_name(call->args, "reset", name, sizeof(name));
+        if (set_r == CONTROL_E_TYPE)
+                return wrong(call, "set", "a map");
+        if (reset_r == CONTROL_E_TYPE)
+                return wrong(call, "reset", "default, uid:…, gid:… or unit:…");
+        if ((set_r == 0 || reset_r == 0) && !admin)
+                return reason_return(call->reason, EPERM, "only root may change budgets");
+        if (set_r == 0)
+                r = budget_set(call, set);
+        if (r == 0 && reset_r == 0)
+                r = budget_reset(call, name);
+        if (r != 0)
+                return r;
+        report_budgets(call->reply, call->peer->server, admin ? NULL : call->peer->tenant);
+        return 0;
+}
+
+static int verb_reload(struct call *call) {
+        return call->peer->server->reload(call->peer->server, call->reason);
+}
+
+static const struct verb verbs[] = {
+        { "hello",      verb_hello,      VERB_FIRST },
+        { "models",     verb_models,     0 },
+        { "open",       verb_open,       0 },
+        { "tokenize",   verb_tokenize,   0 },
+        { "detokenize", verb_detokenize, 0 },
+        { "cancel",     verb_cancel,     0 },
+        { "ps",         verb_ps,         0 },
+        { "stats",      verb_stats,      0 },
+        { "budget",     verb_budget,     0 },
+        { "reload",     verb_reload,     VERB_ADMIN },
+};
+
+static int verbs_call(struct call *call) {
+        char name[32];
+
+        if (control_get_name(call->args, "verb", name, sizeof(name)) != 0)
+                return wrong(call, "verb", "a string: what the daemon shall do");
+        for (size_t i = 0; i < ELEMENTS(verbs); i++) {
+                const struct verb *verb = &verbs[i];
+
+                if (strcmp(verb->name, name) != 0)
+                        continue;
+                if (!(verb->flags & VERB_FIRST) && !call->peer->greeted)
+                        return reason_return(call->reason, EPROTO, "the first message must be hello");
+                if ((verb->flags & VERB_FIRST) && call->peer->greeted)
+                        return reason_return(call->reason, EPROTO, "hello is said once");
+                if ((verb->flags & VERB_ADMIN) && !is_admin(call->peer))
+                        return reason_return(call->reason, EPERM, "only root may do this");
+                return verb->handle(call);
+        }
+        return reason_return(call->reason, EOPNOTSUPP, "unknown verb \"%s\"", name);
+}
+
+static void verbs_send(struct call *call, uint64_t id, int error) {
+        struct control_builder refusal;
+        const void *data;
+        size_t size;
+        int r;
+
+        control_builder_init(&refusal);
+        if (error == 0) {
+                control_put_u64(call->reply, "id", id);
+                r = control_builder_finish(call->reply, &data, &size);
+                if (r == CONTROL_E_REFUSED) {
+                        error = EMSGSIZE;
+                        reason_set(call->reason, "the reply is larger than a control message can be");
+                } else if (r < 0) {
+                        error = -r;
+                }
+        }
+        if (error != 0) {
+                control_put_u64(&refusal, "id", id);
+                control_put_u64(&refusal, "error", (uint64_t) error);
+                control_put_string(&refusal, "reason", call->reason->text);
+                r = control_builder_finish(&refusal, &data, &size);
+        }
+        if (r == 0)
+                r = control_send(call->peer->socket, data, size, call->fds, error == 0 ? call->n_fds : 0);
+        control_builder_deinit(&refusal);
+        if (r == CONTROL_E_CLOSED)
+                peer_close(call->peer);
+        else if (r == CONTROL_E_AGAIN)
+                peer_drop(call->peer, "it does not read the replies to its control messages");
+        else if (r != 0)
+                peer_drop(call->peer, "a reply could not be sent");
+}
+
+void verbs_handle(struct peer *peer, const void *data, size_t size) {
+        struct control_message message = CONTROL_MESSAGE_NULL;
+        struct reason reason = REASON_INIT;
+        struct control_builder reply;
+        struct call call = { .peer = peer, .reply = &reply, .reason = &reason, .fds = { -1, -1, -1, -1 } };
+        uint64_t id;
+        int r;
+
+        r = control_parse(&message, data, size, &reason);
+        if (r != 0) {
+                peer_drop(peer, "%s", r < 0 ? "the daemon has no memory for its control message" : reason.text);
+                return;
+        }
+        call.args = message.root;
+        control_builder_init(&reply);
+        if (control_get_u64(message.root, "id", &id) != 0) {
+                peer_drop(peer, "a control message has no \"id\"");
+        } else {
+                r = verbs_call(&call);
+                if (r < 0)
+                        reason_set(&reason, "the daemon cannot do this now: %s", strerror(-r));
+                verbs_send(&call, id, r < 0 ? -r : r);
+        }
+        for (size_t i = 0; i < ELEMENTS(call.fds); i++)
+                close_fd(call.fds[i]);
+        control_builder_deinit(&reply);
+        control_message_deinit(&message);
+}
