@@ -323,6 +323,32 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
         config_report_deinit(&report);
 }
 
+/* Uncommented, the [Daemon] and [Limits] of the example must be valid and say just what holds without them. */
+TEST(the_example_shows_the_defaults) {
+        char text[16384] = "", line[512];
+        FILE *f = fopen(EXAMPLE, "r");
+        struct config_report report;
+        struct config *example, *defaults;
+
+        assert_se(f);
+        while (fgets(line, sizeof(line), f))
+                strcat(text, line[0] == '#' && line[1] >= 'A' && line[1] <= '[' && line[2] != ' ' ? line + 1 : line);
+        fclose(f);
+        example = load(text, &report);
+        assert_se(config_new(&defaults) == 0);
+        assert_se(example && example->socket && example->n_models == 1 && example->budgets.n_rules >= 2);
+        assert_se(example->threads == defaults->threads && example->kv_memory == defaults->kv_memory);
+        assert_se(example->kv_type == defaults->kv_type && example->rows_max == defaults->rows_max);
+        assert_se(example->prompt_rows_max == defaults->prompt_rows_max && example->context_max == 0);
+        assert_se(example->spin_usec == defaults->spin_usec && example->log_level == defaults->log_level);
+        assert_se(example->drain_timeout_nsec == defaults->drain_timeout_nsec);
+        assert_se(example->socket_mode == defaults->socket_mode);
+        assert_se(memcmp(&example->limits, &defaults->limits, sizeof(example->limits)) == 0);
+        config_free(example);
+        config_free(defaults);
+        config_report_deinit(&report);
+}
+
 TEST(a_user_instance_reads_the_users_own_folder) {
         struct config_report report = CONFIG_REPORT_NULL;
         struct config *c;
