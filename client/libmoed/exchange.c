@@ -22,6 +22,10 @@ static void copy_reason(struct reason *ret, struct control_map map, const char *
         reason_set(ret, "%.*s", (int) MIN(text.size, sizeof(ret->text)), text.data);
 }
 
+static bool is_end(int r) {
+        return r == CONTROL_E_CLOSED || r == -ECONNRESET || r == -EPIPE;
+}
+
 /* Receives one packet; it is the reply to `id`, or something else to note and forget. 0: *ret is the reply;
  * CONTROL_E_AGAIN; or a negative errno. */
 static int exchange_receive(struct moed *m, uint64_t id, struct control_message *ret, struct control_packet *packet) {
@@ -32,9 +36,13 @@ static int exchange_receive(struct moed *m, uint64_t id, struct control_message 
         int r;
 
         r = control_receive(m->socket, m->packet, CONTROL_MESSAGE_MAX, &received, &m->reason);
+        /* A daemon that closed without reading what we sent leaves ECONNRESET, which the kernel tells once and before the
+         * packets that wait. */
+        if (is_end(r))
+                r = control_receive(m->socket, m->packet, CONTROL_MESSAGE_MAX, &received, &m->reason);
         if (r == CONTROL_E_AGAIN)
                 return r;
-        if (r == CONTROL_E_CLOSED || r == -ECONNRESET || r == -EPIPE)
+        if (is_end(r))
                 return connection_lost(m);
         if (r == 0)
                 r = control_parse(&message, m->packet, received.size, &m->reason);
@@ -104,7 +112,7 @@ static int exchange_send(struct moed *m, struct control_builder *builder, uint64
                 if (r < 0)
                         return r;
         }
-        if (r == CONTROL_E_CLOSED || r == -ECONNRESET || r == -EPIPE) {
+        if (is_end(r)) {
                 /* What it said before it closed is still there to be read. */
                 r = connection_look(m);
                 return r < 0 ? r : connection_lost(m);
