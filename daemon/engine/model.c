@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "chat.h"
 #include "tokenizer.h"
 
 static struct weight to_weight(const struct model *m, const struct gguf_tensor *t) {
@@ -152,7 +153,7 @@ static int fill_info(struct model *m, const char *path) {
 
 /* A file may be without a vocabulary: then only ids go in and come out. */
 static int open_tokenizer(struct model *m, struct reason *reason) {
-        struct gguf_string kind;
+        struct gguf_string kind, chat;
         int r;
 
         if (gguf_get_string(m->gguf, "tokenizer.ggml.model", &kind, NULL) || gguf_string_equal(kind, "none") ||
@@ -165,6 +166,8 @@ static int open_tokenizer(struct model *m, struct reason *reason) {
                 return reason_return(reason, ENGINE_E_MODEL,
                                      "%s: the vocabulary has %u tokens, token_embd.weight only %u rows",
                                      gguf_name(m->gguf), tokenizer_size(m->tokenizer), m->arch.params.vocab);
+        if (!gguf_get_string(m->gguf, "tokenizer.chat_template", &chat, NULL))
+                m->chat_template = chat_template_detect(chat.data, chat.size);
         return 0;
 }
 

@@ -18,7 +18,7 @@ struct model {
         struct gguf *gguf;
         struct arch_model arch;
         struct tokenizer *tokenizer;
-        struct chat_template *chat_template;
+        const struct chat_template *chat_template;
         struct model_info info;
         char *name, *path;
 
