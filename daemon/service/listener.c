@@ -54,10 +54,10 @@ const char *listener_path(const struct listener *listener) {
         return listener->path[0] ? listener->path : "the service manager's socket";
 }
 
-int listener_default_path(char **ret, struct reason *reason) {
+int listener_default_path(char **ret, enum config_scope scope, struct reason *reason) {
         const char *runtime;
 
-        if (geteuid() == 0) {
+        if (scope == CONFIG_SYSTEM) {
                 *ret = strdup("/run/moed/moed.sock");
                 return *ret ? 0 : -ENOMEM;
         }

@@ -101,8 +101,8 @@ static int listen_for_clients(struct daemon *daemon, struct reason *reason) {
         int fd, r;
 
         r = manager_listen_fd(&fd, reason);
-        if (r == 0 && !path)
-                r = listener_default_path(&path, reason);
+        if (r == 0 && fd < 0 && !path)
+                r = listener_default_path(&path, daemon->options.scope, reason);
         if (r != 0)
                 return r;
         return listener_new(&daemon->server.listener, &daemon->server, fd, path, config->socket_mode, reason);

@@ -21,6 +21,7 @@ static const char help[] =
         "  -t, --threads N          threads that compute (default: as many as the machine has to give)\n"
         "      --kv-type f16|f32    numbers in the KV cache\n"
         "      --log-level LEVEL    err, warning, notice, info or debug\n"
+        "      --system, --user     be the machine's service (the default for root) or that of one user\n"
         "      --check-config       say what is wrong with the configuration, and exit\n"
         "  -h, --help               show this and exit\n"
         "  -V, --version            show the version and exit\n"
@@ -86,6 +87,10 @@ static int options_value(struct options *options, int option, const char *value)
                 options->has_log_level = true;
                 return parse_level(value, &options->log_level) < 0
                                ? usage("--log-level=%s: it must be err, warning, notice, info or debug", value) : -1;
+        case 'S':
+        case 'U':
+                options->scope = option == 'S' ? CONFIG_SYSTEM : CONFIG_USER;
+                return -1;
         case 'C':
                 options->check_config = true;
                 return -1;
@@ -106,9 +111,10 @@ int options_parse(struct options *ret, int argc, char **argv) {
                 { "socket", required_argument, NULL, 's' },    { "threads", required_argument, NULL, 't' },
                 { "kv-type", required_argument, NULL, 'k' },   { "log-level", required_argument, NULL, 'l' },
                 { "check-config", no_argument, NULL, 'C' },    { "help", no_argument, NULL, 'h' },
-                { "version", no_argument, NULL, 'V' },         {},
+                { "version", no_argument, NULL, 'V' },         { "system", no_argument, NULL, 'S' },
+                { "user", no_argument, NULL, 'U' },            {},
         };
-        struct options options = {};
+        struct options options = { .scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER };
         int option, r;
 
         while ((option = getopt_long(argc, argv, "c:m:s:t:hV", table, NULL)) >= 0) {
@@ -159,12 +165,11 @@ static void tell(const struct config_report *report, FILE *out, struct reason *r
 }
 
 int options_load_config(const struct options *options, struct config **ret, FILE *out, struct reason *reason) {
-        enum config_scope scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER;
         struct config_report report = CONFIG_REPORT_NULL;
         _cleanup_(config_freep) struct config *config = NULL;
         int r;
 
-        r = config_load(&config, options->config, scope, &report);
+        r = config_load(&config, options->config, options->scope, &report);
         tell(&report, out, reason);
         config_report_deinit(&report);
         if (r != 0)

@@ -15,6 +15,7 @@ struct options {
         const char *models[OPTIONS_MODELS_MAX]; /* NAME=FILE or FILE */
         unsigned n_models;
         bool check_config;
+        enum config_scope scope;
         bool has_threads, has_kv_type, has_log_level;
         uint32_t threads;
         enum config_kv_type kv_type;
