@@ -162,7 +162,8 @@ const struct policy_rule *policy_table_find(const struct policy_table *table, co
         return table_find(table, principal);
 }
 
-static int table_add(struct policy_table *table, const struct policy_principal *principal, const char *name,
+/* No limit on the number of rules: the table in force holds those of two others. */
+static int table_get(struct policy_table *table, const struct policy_principal *principal, const char *name,
                      struct policy_rule **ret) {
         struct policy_rule *rules, *rule = table_find(table, principal);
         char *copy;
@@ -171,8 +172,6 @@ static int table_add(struct policy_table *table, const struct policy_principal *
                 *ret = rule;
                 return 0;
         }
-        if (table->n_rules == POLICY_RULES_MAX)
-                return POLICY_E_FULL;
         rules = realloc(table->rules, (table->n_rules + 1) * sizeof(*rules));
         if (!rules)
                 return -ENOMEM;
@@ -186,13 +185,7 @@ static int table_add(struct policy_table *table, const struct policy_principal *
         return 0;
 }
 
-int policy_table_add(struct policy_table *table, const struct policy_principal *principal, const char *name) {
-        struct policy_rule *rule;
-
-        return table_add(table, principal, name, &rule);
-}
-
-int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
+static int table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
                      enum policy_key key, uint32_t value, const char *source) {
         struct policy_rule *rule;
         char *copy = strdup(source);
@@ -200,7 +193,7 @@ int policy_table_set(struct policy_table *table, const struct policy_principal *
 
         if (!copy)
                 return -ENOMEM;
-        r = table_add(table, principal, name, &rule);
+        r = table_get(table, principal, name, &rule);
         if (r) {
                 free(copy);
                 return r;
@@ -210,6 +203,21 @@ int policy_table_set(struct policy_table *table, const struct policy_principal *
         *policy_value(&rule->policy, key) = value;
         rule->keys |= 1u << key;
         return 0;
+}
+
+static bool table_full(const struct policy_table *table, const struct policy_principal *principal) {
+        return table->n_rules >= POLICY_RULES_MAX && !policy_table_find(table, principal);
+}
+
+int policy_table_add(struct policy_table *table, const struct policy_principal *principal, const char *name) {
+        struct policy_rule *rule;
+
+        return table_full(table, principal) ? POLICY_E_FULL : table_get(table, principal, name, &rule);
+}
+
+int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
+                     enum policy_key key, uint32_t value, const char *source) {
+        return table_full(table, principal) ? POLICY_E_FULL : table_set(table, principal, name, key, value, source);
 }
 
 void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key) {
@@ -227,13 +235,13 @@ void policy_table_clear(struct policy_table *table, const struct policy_principa
 /* Puts every key that `from` sets over `table`. */
 static int table_merge(struct policy_table *table, const struct policy_table *from) {
         for (size_t i = 0; i < from->n_rules; i++) {
-                struct policy_rule *rule = &from->rules[i];
-                int r = policy_table_add(table, &rule->principal, rule->name);
+                struct policy_rule *rule = &from->rules[i], *into;
+                int r = table_get(table, &rule->principal, rule->name, &into);
 
                 for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
                         if (rule->keys & (1u << key))
-                                r = policy_table_set(table, &rule->principal, rule->name, key,
-                                                     *policy_value(&rule->policy, key), rule->sources[key]);
+                                r = table_set(table, &rule->principal, rule->name, key,
+                                              *policy_value(&rule->policy, key), rule->sources[key]);
                 if (r)
                         return r;
         }

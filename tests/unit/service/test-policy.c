@@ -219,7 +219,9 @@ TEST(values_out_of_range_are_refused_and_change_nothing) {
 }
 
 TEST(the_number_of_rules_is_bounded) {
+        struct policy_book book = POLICY_BOOK_NULL;
         struct policy_table table = POLICY_TABLE_NULL;
+        struct policy policy = POLICY_DEFAULT;
         struct policy_principal p = { .kind = POLICY_KIND_UID };
 
         for (p.id = 0; p.id < POLICY_RULES_MAX; p.id++)
@@ -230,5 +232,13 @@ TEST(the_number_of_rules_is_bounded) {
         assert_se(policy_table_set(&table, &p, "n", POLICY_KEY_WEIGHT, 1, "x") == 0);
         policy_table_clear(&table, &p, POLICY_KEY_WEIGHT);
         assert_se(policy_table_find(&table, &p)->keys == 0);
+
+        /* A full configuration leaves room for settings at run time, and they for a full configuration. */
+        assert_se(policy_book_load(&book, &table) == 0);
+        p.id = POLICY_RULES_MAX;
+        assert_se(policy_book_set(&book, &p, "n", 1u << POLICY_KEY_WEIGHT, &policy, "moectl", NULL) == 0);
+        assert_se(policy_book_load(&book, &table) == 0);
+        assert_se(policy_book_rules(&book)->n_rules == POLICY_RULES_MAX + 1);
+        policy_book_deinit(&book);
         policy_table_deinit(&table);
 }
