@@ -176,13 +176,20 @@ int cli_model(struct moed *m, const char *name, struct moed_model *ret) {
         return EX_TEMPFAIL;
 }
 
+/* Here -ENOENT is not a daemon that is missing, but something that the command line named. */
+static int query_failed(struct moed *m, int error) {
+        int code = cli_failed(m, error);
+
+        return error == -ENOENT ? EX_USAGE : code;
+}
+
 int cli_query_print(struct moed *m, const char *verb, const char *arguments) {
         _cleanup_(freep) char *text = NULL;
         int r;
 
         r = moed_query(m, verb, arguments, &text);
         if (r < 0)
-                return cli_failed(m, r);
+                return query_failed(m, r);
         puts(text);
         return cli_flush();
 }
@@ -194,7 +201,7 @@ int cli_query(struct moed *m, const char *verb, const char *arguments, struct js
 
         r = moed_query(m, verb, arguments, &text);
         if (r < 0)
-                return cli_failed(m, r);
+                return query_failed(m, r);
         r = json_parse(ret, text, strlen(text), &reason);
         if (r < 0)
                 cli_complain("%s: %s", verb, r == -ENOMEM ? "out of memory" : reason.text);

@@ -28,8 +28,9 @@ static int show_open(struct cli *cli, const struct verb *verb, const char *contr
         int n, code;
 
         code = cli_parse(cli, verb, NULL, argc, argv, &n);
-        if (code == CLI_DONE)
-                code = no_operands(verb, argv, n);
+        if (code != CLI_DONE)
+                return code;
+        code = no_operands(verb, argv, n);
         if (code)
                 return code;
         code = cli_connect(cli, m);
