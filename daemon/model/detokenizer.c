@@ -31,13 +31,16 @@ static void detokenizer_settle(struct detokenizer *d) {
 /* What a token adds to the text. */
 static const char *detokenizer_text(struct detokenizer *d, int32_t id, size_t *ret_size) {
         const char *text = tokenizer_piece(d->tokenizer, id, ret_size);
+        const bool control = tokenizer_is_control(d->tokenizer, id);
 
-        if (!text || (tokenizer_is_control(d->tokenizer, id) && !(d->flags & DETOKENIZE_SPECIAL))) {
+        if (!text || (control && !(d->flags & DETOKENIZE_SPECIAL))) {
                 *ret_size = 0;
                 return "";
         }
+        if (control)
+                return text;
         if (!d->started && d->tokenizer->drops_space && !(d->flags & DETOKENIZE_CONTINUE) && *ret_size > 0 &&
-            text[0] == ' ') {
+            text[0] == ' ' && id != d->tokenizer->unknown) {
                 text++;
                 --*ret_size;
         }

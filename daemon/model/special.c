@@ -48,27 +48,43 @@ static size_t special_bound(const struct special_set *s, size_t low, size_t high
         return low;
 }
 
-const struct special *special_at(const struct special_set *s, const char *text, size_t size) {
-        const struct special *best = NULL;
-        size_t low, high;
-
-        if (s->n == 0 || size == 0)
-                return NULL;
-        low = s->first[(uint8_t) text[0]];
-        high = s->first[(uint8_t) text[0] + 1];
-        /* items[low … high) agree with the text in their first `depth` bytes. */
-        for (size_t depth = 1; low < high; depth++) {
-                unsigned byte;
-
-                if (s->items[low].size == depth)
-                        best = &s->items[low];
-                while (low < high && s->items[low].size == depth)
-                        low++;
-                if (depth == size)
-                        break;
-                byte = (uint8_t) text[depth];
-                low = special_bound(s, low, high, depth, byte);
-                high = special_bound(s, low, high, depth, byte + 1);
+/* Keeps the items whose byte at `depth` is this one; the first byte is looked up, as most texts end there. */
+static void special_narrow(struct special_walk *w, unsigned byte) {
+        if (w->depth == 0) {
+                w->low = w->set->first[byte];
+                w->high = w->set->first[byte + 1];
+        } else {
+                w->low = special_bound(w->set, w->low, w->high, w->depth, byte);
+                w->high = special_bound(w->set, w->low, w->high, w->depth, byte + 1);
         }
+        w->depth++;
+}
+
+const struct special *special_next(struct special_walk *w, const char *text, size_t size) {
+        const struct special_set *s = w->set;
+
+        if (w->depth == 0)
+                w->high = s->n;
+        while (w->low < w->high) {
+                const struct special *found = &s->items[w->low];
+
+                if (w->depth > 0 && found->size == w->depth) {
+                        while (w->low < w->high && s->items[w->low].size == w->depth)
+                                w->low++;
+                        return found;
+                }
+                if (w->depth == size)
+                        break;
+                special_narrow(w, (uint8_t) text[w->depth]);
+        }
+        return NULL;
+}
+
+const struct special *special_at(const struct special_set *s, const char *text, size_t size) {
+        struct special_walk walk = SPECIAL_WALK_INIT(s);
+        const struct special *best = NULL, *next;
+
+        while ((next = special_next(&walk, text, size)))
+                best = next;
         return best;
 }

@@ -26,5 +26,16 @@ struct special_set {
 void special_set_init(struct special_set *s, struct special *items, size_t n);
 void special_set_deinit(struct special_set *s);
 
-/* The longest at the start of text, or NULL. Of equal ones that with the lowest id. */
+/* Goes through all that begin at one place, the shorter before the longer; of equal ones only the lowest id. */
+struct special_walk {
+        const struct special_set *set;
+        size_t low, high, depth; /* items[low … high) agree with the text in their first `depth` bytes */
+};
+
+#define SPECIAL_WALK_INIT(_set) { .set = (_set) }
+
+/* The next one, or NULL. The same text with each call. */
+const struct special *special_next(struct special_walk *w, const char *text, size_t size);
+
+/* The longest at the start of text, or NULL. */
 const struct special *special_at(const struct special_set *s, const char *text, size_t size);

@@ -14,7 +14,7 @@
 #define refuse(t, reason, format, ...)                                                                       \
         reason_return(reason, TOKENIZER_E_INVALID, "%.60s: " format, (t)->name, ##__VA_ARGS__)
 
-static const struct tokenizer_ops *const models[] = { &bytelevel_ops };
+static const struct tokenizer_ops *const models[] = { &bytelevel_ops, &spm_ops, &unigram_ops };
 
 void token_list_deinit(struct token_list *list) {
         free(list->ids);

@@ -28,7 +28,7 @@ enum {
         TOKENIZER_VOCABULARY_MAX = 4 * 1024 * 1024, /* tokens */
         TOKENIZER_PIECE_MAX = 64 * 1024,            /* bytes of a token */
         TOKENIZER_SPECIAL_MAX = 1024,               /* bytes of a token that is recognised in text */
-        TOKENIZER_TEXT_MAX = 1024 * 1024 * 1024,
+        TOKENIZER_TEXT_MAX = 256 * 1024 * 1024,     /* bytes of text at once */
 };
 
 /* Growing array of ids; start from TOKEN_LIST_NULL. */
