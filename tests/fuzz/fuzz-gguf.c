@@ -167,6 +167,29 @@ static uint8_t *seed_small(size_t *ret_size) {
         return gguf_builder_finish(&b, ret_size);
 }
 
+/* Scored pieces, and a map of one character whose trie is as small as can be. */
+static uint8_t *seed_pieces(const char *model, size_t *ret_size) {
+        static const char *const tokens[] = { "<unk>", "</s>", "<u>", "H", "e", "l", "\xe2\x96\x81", "He", "lo", "<0xFF>" };
+        static const int32_t types[] = { 2, 3, 4, 1, 1, 1, 1, 1, 1, 6 };
+        static const float scores[] = { 0, 0, 0, -4, -5, -6, -2, -3, -2.5f, 0 };
+        struct gguf_builder b = GGUF_BUILDER_INIT;
+
+        gguf_builder_string(&b, "tokenizer.ggml.model", model);
+        gguf_builder_strings(&b, "tokenizer.ggml.tokens", tokens, 10);
+        gguf_builder_f32s(&b, "tokenizer.ggml.scores", scores, 10);
+        gguf_builder_i32s(&b, "tokenizer.ggml.token_type", types, 10);
+        gguf_builder_bool(&b, "tokenizer.ggml.remove_extra_whitespaces", true);
+        gguf_builder_u32(&b, "tokenizer.ggml.unknown_token_id", 0);
+        gguf_builder_key(&b, "tokenizer.ggml.precompiled_charsmap", GGUF_ARRAY);
+        bytes_u32(&b.pairs, GGUF_U8);
+        bytes_u64(&b.pairs, 4 + 4 * 128 + 3);
+        bytes_u32(&b.pairs, 4 * 128);
+        for (uint32_t i = 0; i < 128; i++)
+                bytes_u32(&b.pairs, i == 0 ? 1u << 10 : i == (1 ^ 'o') ? 2u << 10 | 1u << 8 | 'o' : 0);
+        bytes_append(&b.pairs, "lo", 3);
+        return gguf_builder_finish(&b, ret_size);
+}
+
 static uint8_t *seed_tensors(size_t *ret_size) {
         static const uint64_t dims[] = { 32, 2, 1, 1 };
         static const uint8_t zeros[256];
@@ -191,6 +214,10 @@ uint8_t *fuzz_seed(unsigned number, size_t *ret_size) {
                 return seed_words("qwen2", ret_size);
         case 3:
                 return seed_words("deepseek-v3", ret_size);
+        case 4:
+                return seed_pieces("llama", ret_size);
+        case 5:
+                return seed_pieces("t5", ret_size);
         default:
                 return NULL;
         }
