@@ -90,6 +90,7 @@ int server_iterate(struct server *server) {
         metrics->iterations++;
         metrics->rows += rows;
         metrics->rows_max = MAX(metrics->rows_max, (uint64_t) rows);
-        metrics->busy_nsec += now_nsec() - begin;
+        server->computed = now_nsec();
+        metrics->busy_nsec += server->computed - begin;
         return server->trouble < 0 ? server->trouble : 1;
 }

@@ -24,7 +24,7 @@ static int request_check_head(const struct wire_generate *g, size_t length, uint
                                      g->stop_count, (unsigned) STOP_COUNT_MAX);
         if (g->prompt_bytes > prompt_max)
                 return reason_return(reason, EMSGSIZE,
-                                     "the prompt has %u bytes, at most %llu are allowed (PromptMax= in moed.conf)",
+                                     "the prompt has %u bytes, at most %llu are allowed (PromptBytesMax= in moed.conf)",
                                      g->prompt_bytes, (unsigned long long) prompt_max);
         /* All three are below 2^32, the sum cannot wrap in 64 bits. */
         if ((uint64_t) sizeof(*g) + g->stop_bytes + g->prompt_bytes != length)

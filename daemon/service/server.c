@@ -12,6 +12,9 @@
 #include "server.h"
 #include "stream.h"
 
+/* How long a daemon that drains waits for clients to read, with nothing to compute. */
+#define DRAIN_IDLE_NSEC (2 * NSEC_PER_SEC)
+
 static struct user_limits server_limits(const struct config *config) {
         const struct config_limits *limits = &config->limits;
         struct user_limits ret = {};
@@ -195,6 +198,11 @@ static bool server_spin(struct server *server) {
         return false;
 }
 
+/* When a daemon that drains stops: at the time limit, or when all that is left waits for clients that don't read. */
+static uint64_t server_drain_end(const struct server *server) {
+        return MIN(server->drain_until, server->computed + DRAIN_IDLE_NSEC);
+}
+
 static int server_sleep(struct server *server) {
         uint64_t timeout = UINT64_MAX, now = now_nsec();
         struct peer *peer;
@@ -203,7 +211,7 @@ static int server_sleep(struct server *server) {
         if (server_spin(server))
                 return 0;
         if (server->draining)
-                timeout = server->drain_until > now ? server->drain_until - now : 0;
+                timeout = server_drain_end(server) > now ? server_drain_end(server) - now : 0;
         list_for_each(peer, &server->peers, link)
                 if (peer->greeted)
                         notify_sleeper_arm(&peer->sleeper);
@@ -220,7 +228,7 @@ static int server_sleep(struct server *server) {
 }
 
 static bool server_drained(const struct server *server) {
-        return server->draining && (server->n_streams == 0 || now_nsec() >= server->drain_until);
+        return server->draining && (server->n_streams == 0 || now_nsec() >= server_drain_end(server));
 }
 
 int server_run(struct server *server) {
@@ -253,7 +261,8 @@ void server_drain(struct server *server) {
         log_info("stopping when %u generations have ended, at the latest in %llu s", server->n_streams,
                  (unsigned long long) (server->config->drain_timeout_nsec / NSEC_PER_SEC));
         server->draining = true;
-        server->drain_until = now_nsec() + server->config->drain_timeout_nsec;
+        server->computed = now_nsec();
+        server->drain_until = server->computed + server->config->drain_timeout_nsec;
         listener_free(server->listener);
         server->listener = NULL;
 }

@@ -71,6 +71,7 @@ struct server {
         bool draining;      /* no new work is taken */
         bool stopping;      /* leave the loop now */
         uint64_t drain_until;
+        uint64_t computed; /* nsec: when the latest iteration ended */
         int (*reload)(struct server *server, struct reason *reason); /* set by main: reads the configuration anew */
         void *reload_data;
 };

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""P2: neighbours never change your tokens. Clients that share batches get, to the last bit, what they get alone."""
+
+from moedtest import Daemon, finish, prompts
+
+
+def main():
+    cases = [(prompt, ("--max-tokens", 600, "--ignore-eog", "--temp", temperature, "--seed", 11 + i))
+             for i, (prompt, temperature) in enumerate(zip(prompts(), (0, 1.0, 0.7, 1.3)))]
+    with Daemon() as d:
+        alone = [d.run(prompt, *args) for prompt, args in cases]
+        before = d.stats()
+        running = [d.start_run(prompt, *args) for prompt, args in cases]
+        together = [finish(p) for p in running]
+        after = d.stats()
+
+        rows = (after["rows"] - before["rows"]) / (after["iterations"] - before["iterations"])
+        generated = after["tokens_generated"] - before["tokens_generated"]
+        decoding = generated / (after["iterations"] - before["iterations"])
+        print("mean rows per batch: %.2f, tokens per iteration: %.2f" % (rows, decoding))
+        assert decoding > 1.2, "the clients did not share batches"
+        for a, b in zip(alone, together):
+            for key in ("tokens", "logprobs", "text", "experts", "activations"):
+                assert a[key] == b[key], key
+
+
+main()

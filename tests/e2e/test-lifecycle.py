@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Start, reload, stop: what is wrong is refused with a sentence, what runs is not disturbed, what was begun is ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from moedtest import MODEL, MOED, Daemon, finish, prompts, wait_until
+
+
+def refused(*args, words, config=None, status=None, model=MODEL):
+    d = Daemon(*args, config=config or "", model=model)
+    p = subprocess.run(d.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20, env=d.env)
+    d.folder.cleanup()
+    assert p.returncode == status if status else p.returncode != 0, (p.returncode, p.stdout)
+    for word in words:
+        assert word in p.stdout, (word, p.stdout)
+
+
+def bad_starts_say_why():
+    refused(words=["no model"], model=None, status=78)
+    refused(words=["moed.conf:2", "KvMemory"], config="[Daemon]\nKvMemory=plenty\n", status=78)
+    refused("--check-config", words=["moed.conf:2", "KvMemory"], config="[Daemon]\nKvMemory=plenty\n", status=78)
+    refused("--threads", "0", words=["--threads=0"], status=64)
+    refused("--nonsense", words=["nonsense"], status=64)
+    refused(words=["/nowhere.gguf", "No such file"], model="/nowhere.gguf", status=65)
+    with open(MODEL, "rb") as f:
+        whole = f.read()
+    for name, data in (("empty", b""), ("not", b"no model at all" * 100), ("cut", whole[:len(whole) // 2])):
+        path = "/tmp/moed-%d-%s.gguf" % (os.getpid(), name)
+        with open(path, "wb") as f:
+            f.write(data)
+        try:
+            refused(words=["model tiny", os.path.basename(path)], model=path, status=65)
+        finally:
+            os.unlink(path)
+
+
+def a_good_configuration_passes_the_check():
+    d = Daemon("--check-config", config="[Budget default]\nExpertsMax=2\n")
+    p = subprocess.run(d.command, stdout=subprocess.PIPE, text=True, timeout=20)
+    d.folder.cleanup()
+    assert p.returncode == 0 and "valid" in p.stdout, p.stdout
+
+
+def one_daemon_per_socket(d):
+    p = subprocess.run(d.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+    assert p.returncode != 0 and "another daemon listens" in p.stdout, p.stdout
+    d.run(prompts()[0], "--max-tokens", 1)
+
+
+def a_dead_daemons_socket_is_replaced():
+    with Daemon() as d:
+        d.process.kill()
+        d.process.wait()
+        assert os.path.exists(d.socket)
+        d.start()
+        d.run(prompts()[0], "--max-tokens", 1)
+    assert not os.path.exists(d.socket)
+
+
+def a_reload_changes_budgets_of_what_runs(d):
+    client = d.start_run(prompts()[0], "--ignore-eog", "--max-tokens", 900)
+    d.write_config("[Budget default]\nExpertsMax=1\n")
+    d.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "configuration reloaded" in d.log(), "it has reloaded")
+    finish(client)
+    assert d.run(prompts()[0], "--max-tokens", 5, "--ignore-eog")["cap"] == 1
+    d.write_config("[Budget default]\nExpertsMax=many\n")
+    d.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "the old one stays" in d.log(), "it has refused")
+    assert d.run(prompts()[0], "--max-tokens", 5, "--ignore-eog")["cap"] == 1
+
+
+def termination_drains(d):
+    client = d.helper("load", "-n", 900, "-r", 8)
+    wait_until(lambda: d.stats()["streams_running"] > 0, "they run")
+    d.process.send_signal(signal.SIGTERM)
+    got = finish(client)
+    assert got["requests"] == 8 and got["tokens"] == 8 * 900, got
+    assert d.process.wait(10) == 0
+
+
+def a_client_that_does_not_read_does_not_hold_up_the_end():
+    with Daemon() as d:
+        client = d.helper("stall", 900, stdin=-1)
+        wait_until(lambda: d.stats()["stalls"] > 0, "its ring is full")
+        begin = time.monotonic()
+        d.process.send_signal(signal.SIGTERM)
+        assert d.process.wait(10) == 0
+        assert time.monotonic() - begin < 8
+        client.kill()
+        client.communicate()
+
+
+def a_second_signal_ends_at_once():
+    with Daemon() as d:
+        client = d.helper("load", "-n", 900, "-r", 4, "-d", 60)
+        wait_until(lambda: d.stats()["streams_running"] > 0, "they run")
+        d.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping when" in d.log(), "it drains")
+        begin = time.monotonic()
+        d.process.send_signal(signal.SIGTERM)
+        assert d.process.wait(10) == 0
+        assert time.monotonic() - begin < 5
+        out, err = client.communicate(timeout=10)
+        assert client.returncode != 0 and "stop" in err, err
+
+
+def other_versions_are_refused(d):
+    """A hello of version 999, byte by byte: a map of verb, id and version."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(d.socket)
+        s.settimeout(5)
+        s.send(b"\x83\xa4verb\xa5hello\xa2id\x01\xa7version\xcd\x03\xe7")
+        reply = s.recv(65536)
+    assert b"error" in reply and b"speaks version 999" in reply and b"version 1" in reply, reply
+
+
+def hello_comes_first(d):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(d.socket)
+        s.settimeout(5)
+        s.send(b"\x82\xa4verb\xa5stats\xa2id\x01")
+        assert b"first message must be hello" in s.recv(65536)
+
+
+def main():
+    bad_starts_say_why()
+    a_good_configuration_passes_the_check()
+    a_dead_daemons_socket_is_replaced()
+    with Daemon() as d:
+        one_daemon_per_socket(d)
+        other_versions_are_refused(d)
+        hello_comes_first(d)
+        a_reload_changes_budgets_of_what_runs(d)
+        termination_drains(d)
+    a_client_that_does_not_read_does_not_hold_up_the_end()
+    a_second_signal_ends_at_once()
+
+
+main()
