@@ -133,7 +133,7 @@ ALWAYS_INLINE void tile_q4_k(const struct dot_job *job, uint32_t row, uint32_t t
         TILE_STORE(job, row, t, acc, W, N);
 }
 
-DOT_WALK(dot_q4_k_avx2, tile_q4_k, 2, 2)
+DOT_WALK(dot_q4_k_avx2, tile_q4_k, 1, 4)
 
 /* Values 32 g to 32 g + 31 of a Q6_K block, 0 to 63 (block.h: q6_k_unpack). */
 ALWAYS_INLINE __m256i q6_k_values(const struct block_q6_k *b, int g) {
@@ -191,7 +191,7 @@ ALWAYS_INLINE void tile_q6_k(const struct dot_job *job, uint32_t row, uint32_t t
         TILE_STORE(job, row, t, acc, W, N);
 }
 
-DOT_WALK(dot_q6_k_avx2, tile_q6_k, 2, 2)
+DOT_WALK(dot_q6_k_avx2, tile_q6_k, 1, 4)
 
 ALWAYS_INLINE __m256 magnitude(__m256 v) {
         return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);

@@ -14,9 +14,8 @@ ALWAYS_INLINE __m256i load256(const void *p) {
         return _mm256_loadu_si256(p);
 }
 
-/* A half-precision number in all lanes. */
-ALWAYS_INLINE __m512 half_all(uint16_t h) {
-        return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
+ALWAYS_INLINE float half(uint16_t h) {
+        return _cvtsh_ss(h);
 }
 
 /* One block's scale in the low eight lanes, the next one's in the high ones. */
@@ -138,7 +137,7 @@ ALWAYS_INLINE void block_q4_k(const struct dot_job *job, uint32_t row, uint32_t 
         UNROLL for (int w = 0; w < W; w++) {
                 const struct block_q4_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i scales = q4_k_scales(b), mins = _mm256_permutexvar_epi16(min_index, scales);
-                __m512 d = half_all(b->d), dmin = half_all(b->dmin);
+                float d = half(b->d), dmin = half(b->dmin);
                 __m512i dot[4];
 
                 UNROLL for (int n = 0; n < N; n++)
@@ -156,12 +155,12 @@ ALWAYS_INLINE void block_q4_k(const struct dot_job *job, uint32_t row, uint32_t 
                         }
                 }
                 UNROLL for (int n = 0; n < N; n++) {
-                        __m512 dy = _mm512_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
+                        float dy = q8_256_scales(job->x[t + n], job->cols)[i];
                         __m256i min = _mm256_madd_epi16(mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
 
-                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), d * dy, acc[w][n]);
-                        acc[w][n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(_mm512_zextsi256_si512(min)), dmin * dy,
-                                                     acc[w][n]);
+                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy), acc[w][n]);
+                        acc[w][n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(_mm512_zextsi256_si512(min)),
+                                                     _mm512_set1_ps(dmin * dy), acc[w][n]);
                 }
         }
 }
@@ -175,7 +174,7 @@ ALWAYS_INLINE void tile_q4_k(const struct dot_job *job, uint32_t row, uint32_t t
         TILE_STORE(job, row, t, acc, W, N);
 }
 
-DOT_WALK(dot_q4_k_avx512, tile_q4_k, 4, 4)
+DOT_WALK(dot_q4_k_avx512, tile_q4_k, 1, 4)
 
 /* Values 64 g to 64 g + 63 of a Q6_K block, 0 to 63 (block.h: q6_k_unpack). */
 ALWAYS_INLINE __m512i q6_k_values(const struct block_q6_k *b, int g) {
@@ -203,7 +202,7 @@ ALWAYS_INLINE void block_q6_k_step(const struct dot_job *job, uint32_t row, uint
                 const struct block_q6_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) b->scales));
                 __m256i offset = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32));
-                __m512 d = half_all(b->d);
+                float d = half(b->d);
                 __m512i dot[4];
 
                 /* The values are unsigned here; -32 × scale × Σ y makes up for it. */
@@ -221,9 +220,9 @@ ALWAYS_INLINE void block_q6_k_step(const struct dot_job *job, uint32_t row, uint
                         }
                 }
                 UNROLL for (int n = 0; n < N; n++) {
-                        __m512 dy = _mm512_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
+                        float dy = q8_256_scales(job->x[t + n], job->cols)[i];
 
-                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), d * dy, acc[w][n]);
+                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy), acc[w][n]);
                 }
         }
 }
@@ -237,7 +236,7 @@ ALWAYS_INLINE void tile_q6_k(const struct dot_job *job, uint32_t row, uint32_t t
         TILE_STORE(job, row, t, acc, W, N);
 }
 
-DOT_WALK(dot_q6_k_avx512, tile_q6_k, 4, 4)
+DOT_WALK(dot_q6_k_avx512, tile_q6_k, 1, 4)
 
 const struct cpu_variant cpu_variant_avx512 = {
         .name = "avx512",

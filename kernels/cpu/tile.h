@@ -10,41 +10,51 @@
 #include "variant.h"
 
 enum {
-        TILE_W_ONE = 4,  /* weight rows at a time for a single activation row: enough loads in flight */
+        TILE_FEW = 4,    /* up to so many activation rows memory sets the pace */
         TILE_SLICE = 64, /* activation rows that stay in the cache while all weight rows pass */
 };
 
-/* W, N: the tile for many activation rows. */
+/* Fetches the weights of the next tile while this one computes: its rows are read side by side, which the hardware's
+ * prefetcher follows badly. */
+ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32_t rows) {
+        const char *p = (const char *) job->w + row * job->row_bytes;
+        size_t bytes = row < job->end ? MIN(rows, job->end - row) * job->row_bytes : 0;
+
+        for (size_t i = 0; i < bytes; i += 64)
+                _mm_prefetch(p + i, _MM_HINT_T1);
+}
+
+/* All activation rows from `from` to `to` in tiles of _W weight rows. */
+#define TILE_ROW(_tile, _W, _N)                                                                              \
+        do {                                                                                                 \
+                uint32_t t = from;                                                                           \
+                                                                                                             \
+                for (; t + (_N) <= to; t += (_N))                                                            \
+                        _tile(job, row, t, (_W), (_N));                                                      \
+                for (; t + 2 <= to; t += 2)                                                                  \
+                        _tile(job, row, t, (_W), 2);                                                         \
+                for (; t < to; t++)                                                                          \
+                        _tile(job, row, t, (_W), 1);                                                         \
+        } while (0)
+
+/* W, N: the tile for many activation rows. Few of them take one weight row after the other: a single stream of
+ * addresses runs at twice the speed of four. The K types always do; their unpacking is cheap beside their products. */
 #define DOT_WALK(_name, _tile, _W, _N)                                                                       \
         static void _tile##_slice(const struct dot_job *job, uint32_t from, uint32_t to) {                   \
-                uint32_t row = job->begin, t;                                                                \
+                uint32_t row = job->begin;                                                                   \
                                                                                                              \
-                for (; row + (_W) <= job->end; row += (_W)) {                                                \
-                        for (t = from; t + (_N) <= to; t += (_N))                                            \
-                                _tile(job, row, t, (_W), (_N));                                              \
-                        for (; t < to; t++)                                                                  \
-                                _tile(job, row, t, (_W), 1);                                                 \
+                for (; (_W) > 1 && to - from > TILE_FEW && row + (_W) <= job->end; row += (_W)) {            \
+                        if (from == 0)                                                                       \
+                                tile_prefetch(job, row + (_W), (_W));                                        \
+                        TILE_ROW(_tile, _W, _N);                                                             \
                 }                                                                                            \
-                for (; row < job->end; row++) {                                                              \
-                        for (t = from; t + (_N) <= to; t += (_N))                                            \
-                                _tile(job, row, t, 1, (_N));                                                 \
-                        for (; t < to; t++)                                                                  \
-                                _tile(job, row, t, 1, 1);                                                    \
-                }                                                                                            \
+                for (; row < job->end; row++)                                                                \
+                        TILE_ROW(_tile, 1, _N);                                                              \
         }                                                                                                    \
                                                                                                              \
         void _name(const struct dot_job *job) {                                                              \
-                uint32_t row = job->begin;                                                                   \
-                                                                                                             \
-                if (job->n != 1) {                                                                           \
-                        for (uint32_t t = 0; t < job->n; t += TILE_SLICE)                                    \
-                                _tile##_slice(job, t, MIN(t + TILE_SLICE, job->n));                          \
-                        return;                                                                              \
-                }                                                                                            \
-                for (; row + TILE_W_ONE <= job->end; row += TILE_W_ONE)                                      \
-                        _tile(job, row, 0, TILE_W_ONE, 1);                                                   \
-                for (; row < job->end; row++)                                                                \
-                        _tile(job, row, 0, 1, 1);                                                            \
+                for (uint32_t t = 0; t < job->n; t += TILE_SLICE)                                            \
+                        _tile##_slice(job, t, MIN(t + TILE_SLICE, job->n));                                  \
         }
 
 /* Adds up and stores a tile's sums: acc[w][n]. */
