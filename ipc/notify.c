@@ -16,6 +16,7 @@ enum {
         ARM_STEP = _WIRE_WAIT_MASK + 1,
         SPIN_BATCH = 64,   /* looks between two looks at the clock */
         SPIN_RANGE = 16,   /* the least that spinning shrinks to is spin_max / SPIN_RANGE */
+        SHORT_WAIT = 2,    /* × spin_max: a wait that may have been this long because of the sleep in it */
         WAKE_BYTES = 4096, /* capacity of the wake pipe; one byte is in it, rarely two */
 };
 
@@ -233,34 +234,26 @@ static int client_sleep(struct notify_waiter *waiter, uint32_t head, uint64_t no
         return client_look_for_daemon(waiter, head);
 }
 
-/* Spinning that was of use may go on longer next time, spinning in vain shorter. */
-static void client_adapt(struct notify_waiter *waiter, bool useful) {
+/* A wait that spinning could have bridged, whether it did or not, is worth spinning for next time; after long waits we
+ * spin less and less. */
+static void client_adapt(struct notify_waiter *waiter, uint64_t waited) {
         if (waiter->spin_max == NOTIFY_FOREVER)
                 return;
-        if (useful)
-                waiter->spin = MIN(waiter->spin * 2, waiter->spin_max);
+        if (waited / SHORT_WAIT <= waiter->spin_max)
+                waiter->spin = waiter->spin_max;
         else
                 waiter->spin = MAX(waiter->spin / 2, waiter->spin_max / SPIN_RANGE);
 }
 
-int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout) {
-        uint64_t now, until;
+/* Returns as client_look(), or a negative errno. */
+static int client_wait(struct notify_waiter *waiter, uint32_t head, uint64_t now, uint64_t until) {
+        uint64_t spin_until;
         int r;
 
-        r = client_look(waiter, head);
-        if (r != NOTIFY_E_TIMEOUT || timeout == 0)
-                return r;
-
-        now = now_nsec();
-        if (!add_u64(now, timeout, &until))
-                until = NOTIFY_FOREVER;
         if (waiter->spin > 0) {
-                uint64_t spin_until;
-
                 if (!add_u64(now, waiter->spin, &spin_until))
                         spin_until = NOTIFY_FOREVER;
                 r = client_spin(waiter, head, MIN(spin_until, until));
-                client_adapt(waiter, r == 0);
                 if (r != NOTIFY_E_TIMEOUT)
                         return r;
         }
@@ -270,6 +263,23 @@ int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout) {
                         return r;
         }
         return NOTIFY_E_TIMEOUT;
+}
+
+int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout) {
+        uint64_t start, until;
+        int r;
+
+        r = client_look(waiter, head);
+        if (r != NOTIFY_E_TIMEOUT || timeout == 0)
+                return r;
+
+        start = now_nsec();
+        if (!add_u64(start, timeout, &until))
+                until = NOTIFY_FOREVER;
+        r = client_wait(waiter, head, start, until);
+        if (waiter->spin > 0)
+                client_adapt(waiter, now_nsec() - start);
+        return r;
 }
 
 bool notify_arm(struct notify_waiter *waiter, uint32_t head) {

@@ -120,10 +120,12 @@ struct notify_waiter {
         int wake_fd, socket_fd; /* borrowed; socket_fd -1: death of the daemon goes unseen */
         uint32_t arm;           /* last arm word, without its mode */
         bool armed;
-        uint64_t spin, spin_max; /* nsec; how long notify_wait() looks before it sleeps; adapts from spin_max / 16 */
+        uint64_t spin, spin_max; /* nsec; how long notify_wait() looks before it sleeps; adapts to how long it
+                                  * had to wait, spin_max / 16 at least */
 };
 
-enum { NOTIFY_SPIN_NSEC = 20 * 1000 };      /* a good spin_max: about what a sleep and a wake-up cost twice */
+/* A good spin_max: about what a sleep and a wake-up cost, so that no wait costs more than twice what it had to. */
+enum { NOTIFY_SPIN_NSEC = 50 * 1000 };
 #define NOTIFY_FOREVER UINT64_MAX
 
 /* `spin_max` in nsec: 0 sleeps at once, NOTIFY_FOREVER never sleeps. */

@@ -117,7 +117,8 @@ static bool uring_wait(struct bell_ring *ring, int timeout_msec) {
         int r;
 
         do
-                r = io_uring_wait_cqe_timeout(&ring->uring, &cqe, &timeout);
+                r = timeout_msec < 0 ? io_uring_wait_cqe(&ring->uring, &cqe)
+                                     : io_uring_wait_cqe_timeout(&ring->uring, &cqe, &timeout);
         while (r == -EINTR);
         if (r < 0)
                 return false;

@@ -42,5 +42,5 @@ void pair_deinit(struct pair *pair);
 struct bell_ring;
 struct bell_ring *bell_ring_new(int bell_fd);
 struct bell_ring *bell_ring_free(struct bell_ring *ring);
-/* False when `timeout_msec` passed without a ring of the bell. */
+/* False when `timeout_msec` passed without a ring of the bell; -1: waits for ever. */
 bool bell_ring_wait(struct bell_ring *ring, int timeout_msec);
