@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <math.h>
 #include <string.h>
 
 #include "arch.h"
@@ -73,6 +74,8 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .extra_tensor = "blk.0x.attn_norm.weight" }, { "has no place" } },
                 { { .extra_tensor = "mystery.weight" }, { "mystery.weight has no place" } },
                 { { .rope = "longrope" }, { "rope.scaling.type is \"longrope\"" } },
+                { { .rope = "linear", .rope_factor = -2.0f }, { "rope.scaling.factor is -2" } },
+                { { .rope = "yarn", .rope_factor = INFINITY }, { "rope.scaling.factor is not a finite number" } },
         };
 
         for (size_t i = 0; i < ELEMENTS(cases); i++) {
@@ -145,4 +148,30 @@ TEST(a_factor_of_one_changes_no_frequency) {
         }
         arch_model_deinit(&plain);
         gguf_free(g[0]);
+}
+
+/* Expected: the formulas of arXiv 2309.00071 as transformers 5.23 computes them (modeling_rope_utils). */
+TEST(linear_and_yarn_scaling_are_as_published) {
+        static const struct {
+                struct tiny tiny;
+                float frequencies[4], magnitude;
+        } cases[] = {
+                { { .rope = "linear", .rope_factor = 4.0f }, { 0.25f, 0.025f, 0.0025f, 0.00025f }, 1.0f },
+                { { .rope = "yarn", .rope_factor = 4.0f, .rope_context = 64 },
+                  { 1.0f, 0.0625f, 0.0025f, 0.00025f }, 1.1386294f },
+                { { .rope = "yarn", .rope_factor = 4.0f, .rope_context = 4096 },
+                  { 1.0f, 0.1f, 0.00625f, 0.00025f }, 1.1386294f },
+        };
+
+        for (size_t i = 0; i < ELEMENTS(cases); i++) {
+                struct arch_model m = ARCH_MODEL_NULL;
+                struct gguf *g;
+
+                read_frequencies(&m, &cases[i].tiny, &g);
+                for (unsigned j = 0; j < 4; j++)
+                        assert_se(fabsf(m.frequencies[j] / cases[i].frequencies[j] - 1.0f) < 1e-6f);
+                assert_se(fabsf(m.rope_magnitude - cases[i].magnitude) < 1e-6f);
+                arch_model_deinit(&m);
+                gguf_free(g);
+        }
 }

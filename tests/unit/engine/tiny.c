@@ -93,6 +93,19 @@ static void layer(struct builder *b, uint32_t l) {
         }
 }
 
+static void rope_scaling(struct builder *b) {
+        const struct tiny *tiny = b->tiny;
+        char key[96];
+
+        snprintf(key, sizeof(key), "%s.rope.scaling.type", architecture(tiny));
+        gguf_builder_string(&b->gguf, key, tiny->rope);
+        snprintf(key, sizeof(key), "%s.rope.scaling.factor", architecture(tiny));
+        if (tiny->rope_factor != 0.0f)
+                gguf_builder_f32(&b->gguf, key, tiny->rope_factor);
+        if (tiny->rope_context)
+                number(b, "rope.scaling.original_context_length", tiny->rope_context);
+}
+
 static void metadata(struct builder *b) {
         char key[96];
 
@@ -115,9 +128,8 @@ static void metadata(struct builder *b) {
         number(b, "expert_gating_func", 1);
         snprintf(key, sizeof(key), "%s.attention.layer_norm_rms_epsilon", architecture(b->tiny));
         gguf_builder_f32(&b->gguf, key, 1e-6f);
-        snprintf(key, sizeof(key), "%s.rope.scaling.type", architecture(b->tiny));
         if (b->tiny->rope)
-                gguf_builder_string(&b->gguf, key, b->tiny->rope);
+                rope_scaling(b);
 }
 
 static char path[64];

@@ -25,7 +25,9 @@ struct tiny {
         const char *typed_tensor;            /* has `type`, with data to match */
         uint32_t type;
         const char *extra_tensor;            /* is there, though the architecture has none of that name */
-        const char *rope;                    /* value of rope.scaling.type */
+        const char *rope;                    /* value of rope.scaling.type; then also: */
+        float rope_factor;
+        uint32_t rope_context;               /* of the training, before scaling */
         uint32_t alignment;                  /* of the tensors' data; 32 when 0 */
 };
 
