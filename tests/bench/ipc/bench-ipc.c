@@ -406,6 +406,8 @@ static bool row_run(const struct row *row) {
 
 enum { BARE_STREAM_SHARE = 10 }; /* a seqpacket is slower by more than that */
 #define DAEMON_SPIN_NSEC (50 * NSEC_PER_USEC)
+/* When counted: longer than a stop under ptrace(2) lasts, else each sleep of one side sends the other to sleep as well. */
+#define COUNTED_SPIN_NSEC (10 * NSEC_PER_MSEC)
 
 /* Keeps the ring filled, as a client with many requests does. */
 static void client_stream(struct pair *p, uint64_t messages) {
@@ -510,18 +512,18 @@ static pid_t counted_fork(struct pair *p, unsigned side) {
         if (side == 0)
                 client_stream(p, stream_messages);
         else
-                daemon_run(p, stream_messages, DAEMON_SPIN_NSEC, false);
+                daemon_run(p, stream_messages, COUNTED_SPIN_NSEC, false);
         _exit(0);
 }
 
-/* Runs a stream of sides that are free to sleep under ptrace(2) and prints what each called meanwhile. */
+/* Runs a stream under ptrace(2), both sides free to sleep after 10 ms without work, and prints what each called. */
 static void count_run(void) {
         struct counted counted[2] = {};
         pid_t pids[2];
         struct pair p;
         int left = 2;
 
-        pair_init(&p, ENTRIES, NOTIFY_SPIN_NSEC, -1, 0);
+        pair_init(&p, ENTRIES, COUNTED_SPIN_NSEC, -1, 0);
         for (unsigned side = 0; side < 2; side++) {
                 pids[side] = place(counted_fork(&p, side), side);
         }
