@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
+#include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "base/util.h"
 #include "ring.h"
 #include "test.h"
 
@@ -165,4 +168,68 @@ TEST(each_side_goes_on_after_a_restart_where_it_was) {
         for (uint64_t i = 5; i < ENTRIES + 5; i++)
                 assert_se(take(&f, &request) == 0 && request == i);
         assert_se(take(&f, &request) == RING_E_EMPTY);
+}
+
+/* Pages that nobody may touch lie before and behind the slots. */
+static void *guarded_slots(void) {
+        uint8_t *map = mmap(NULL, 3 * WIRE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        assert_se(map != MAP_FAILED);
+        assert_se(mprotect(map + WIRE_PAGE, WIRE_PAGE, PROT_READ | PROT_WRITE) == 0);
+        return map + WIRE_PAGE;
+}
+
+enum { PAGE_ENTRIES = WIRE_PAGE / WIRE_SLOT };
+
+struct scribbler {
+        _Alignas(WIRE_LINE) _Atomic uint32_t head, tail, peer_tail, peer_head;
+        _Atomic bool stop;
+        _Atomic uint64_t *slots;
+};
+
+/* Sometimes what an honest peer could store, mostly not, and all over the slots while they are read. */
+static void *scribble(void *userdata) {
+        struct scribbler *s = userdata;
+        uint64_t seed = 2463534242;
+
+        while (!s->stop) {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                s->peer_tail = seed & 1 ? s->head + (uint32_t) (seed >> 8) % (PAGE_ENTRIES + 2) : (uint32_t) (seed >> 16);
+                s->peer_head = seed & 2 ? s->tail - (uint32_t) (seed >> 24) % (PAGE_ENTRIES + 2) : (uint32_t) (seed >> 9);
+                s->slots[seed % (WIRE_PAGE / sizeof(uint64_t))] = seed;
+        }
+        return NULL;
+}
+
+TEST(a_peer_that_scribbles_while_we_look_leads_us_nowhere) {
+        struct scribbler s = { .slots = guarded_slots() };
+        void *mine = guarded_slots();
+        unsigned taken = 0, put = 0, broken = 0;
+        struct ring_reader reader;
+        struct ring_writer writer;
+        pthread_t thread;
+
+        ring_reader_init(&reader, &s.head, &s.peer_tail, s.slots, PAGE_ENTRIES, 0);
+        ring_writer_init(&writer, &s.peer_head, &s.tail, mine, PAGE_ENTRIES, 0);
+        assert_se(pthread_create(&thread, NULL, scribble, &s) == 0);
+        for (uint64_t until = now_nsec() + NSEC_PER_SEC / 2; now_nsec() < until || taken == 0 || put == 0;) {
+                struct wire_submission submission = {};
+                int r;
+
+                r = ring_take(&reader, &submission);
+                taken += r == 0;
+                if (r == RING_E_BROKEN) /* the end of that connection; here comes the next */
+                        ring_reader_init(&reader, &s.head, &s.peer_tail, s.slots, PAGE_ENTRIES, reader.head);
+                broken += r == RING_E_BROKEN;
+                r = ring_put(&writer, &submission);
+                put += r == 0;
+                if (r == RING_E_BROKEN)
+                        ring_writer_init(&writer, &s.peer_head, &s.tail, mine, PAGE_ENTRIES, writer.tail);
+                ring_publish(&writer);
+        }
+        s.stop = true;
+        assert_se(pthread_join(thread, NULL) == 0);
+        assert_se(taken > 0 && put > 0 && broken > 0);
 }
