@@ -52,7 +52,8 @@ static int project_qkv(struct step *s, const struct model_layer *layer) {
         });
 }
 
-static int norm_heads(struct step *s, const struct weight *w, uint32_t heads, uint32_t parts, struct device_ptr x) {
+static int norm_heads(struct step *s, const struct weight *w, uint32_t heads, uint32_t parts,
+                      struct device_ptr x) {
         uint32_t dim = s->model->arch.params.k_dim;
 
         if (parts & ARCH_QK_NORM_HEAD)
@@ -151,13 +152,23 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
         });
         if (r)
                 return r;
-        return ops_of(s)->route(s->stream, &(struct op_route) {
-                .n = s->batch.rows, .experts = h->experts, .k = h->experts_used, .gate = h->gate,
-                .normalize = h->normalize, .scale = h->expert_scale, .logits = a->router,
-                .caps = device_offset(s->batch.device_caps, (uint64_t) moe_layer * s->batch.rows * sizeof(int32_t)),
-                .ids = a->expert_ids, .weights = a->expert_weights, .counts = a->expert_counts,
-                .used = s->used_memory.at,
-        });
+        return ops_of(s)->route(
+                s->stream,
+                &(struct op_route) {
+                        .n = s->batch.rows,
+                        .experts = h->experts,
+                        .k = h->experts_used,
+                        .gate = h->gate,
+                        .normalize = h->normalize,
+                        .scale = h->expert_scale,
+                        .logits = a->router,
+                        .caps = device_offset(s->batch.device_caps,
+                                              (uint64_t) moe_layer * s->batch.rows * sizeof(int32_t)),
+                        .ids = a->expert_ids,
+                        .weights = a->expert_weights,
+                        .counts = a->expert_counts,
+                        .used = s->used_memory.at,
+                });
 }
 
 static int experts(struct step *s, const struct model_layer *layer, uint32_t moe_layer) {
@@ -196,8 +207,8 @@ int forward_layer(struct step *s, uint32_t index) {
 
         r = attention(s, layer, made_of->parts);
         if (!r)
-                r = rms_norm(s, s->batch.rows, s->model->arch.params.hidden, s->a.x, &layer->weights[ARCH_FFN_NORM],
-                             s->a.normed);
+                r = rms_norm(s, s->batch.rows, s->model->arch.params.hidden, s->a.x,
+                             &layer->weights[ARCH_FFN_NORM], s->a.normed);
         if (r)
                 return r;
         if (made_of->parts & ARCH_MOE)

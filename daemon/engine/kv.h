@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Who owns which page of the KV arena. A page is KV_PAGE_TOKENS tokens of one sequence over all layers; pages are
- * numbers here, their memory is the model's. Pages are counted references, so that sequences can come to share the
- * pages of a common beginning. Not thread-safe. */
+/* Who owns which page of the KV arena. A page is KV_PAGE_TOKENS tokens of one sequence over all layers; pages
+ * are numbers here, their memory is the model's. Pages are counted references, so that sequences can come to
+ * share the pages of a common beginning. Not thread-safe. */
 
 #include <stdbool.h>
 #include <stdint.h>

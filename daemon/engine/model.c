@@ -109,8 +109,8 @@ int model_init_kv(struct model *m, const struct model_options *options, struct r
         if (pages == 0)
                 return reason_return(reason, ENGINE_E_MODEL,
                                      "%s: %llu bytes for KV hold no page; one of %d tokens takes %llu",
-                                     gguf_name(m->gguf), (unsigned long long) options->kv_bytes, (int) KV_PAGE_TOKENS,
-                                     (unsigned long long) token * KV_PAGE_TOKENS);
+                                     gguf_name(m->gguf), (unsigned long long) options->kv_bytes,
+                                     (int) KV_PAGE_TOKENS, (unsigned long long) token * KV_PAGE_TOKENS);
         context = options->context_max ? MIN(options->context_max, h->context) : h->context;
         m->info.context = (uint32_t) MIN(context, pages * KV_PAGE_TOKENS);
         m->info.kv_bytes_per_token = token;
@@ -156,8 +156,8 @@ static int open_tokenizer(struct model *m, struct reason *reason) {
         struct gguf_string kind, chat;
         int r;
 
-        if (gguf_get_string(m->gguf, "tokenizer.ggml.model", &kind, NULL) || gguf_string_equal(kind, "none") ||
-            gguf_string_equal(kind, "no_vocab"))
+        if (gguf_get_string(m->gguf, "tokenizer.ggml.model", &kind, NULL) ||
+            gguf_string_equal(kind, "none") || gguf_string_equal(kind, "no_vocab"))
                 return 0;
         r = tokenizer_new(&m->tokenizer, m->gguf, reason);
         if (r)
@@ -171,7 +171,8 @@ static int open_tokenizer(struct model *m, struct reason *reason) {
         return 0;
 }
 
-static int open_file(struct model *m, const char *path, const struct model_options *options, struct reason *reason) {
+static int open_file(struct model *m, const char *path, const struct model_options *options,
+                     struct reason *reason) {
         int r;
 
         r = gguf_open(&m->gguf, path, reason);
@@ -192,8 +193,8 @@ static int open_file(struct model *m, const char *path, const struct model_optio
         return r;
 }
 
-int model_open(struct model **ret, struct backend *backend, const char *path, const struct model_options *options,
-               struct reason *reason) {
+int model_open(struct model **ret, struct backend *backend, const char *path,
+               const struct model_options *options, struct reason *reason) {
         _cleanup_(model_freep) struct model *m = NULL;
         int r;
 

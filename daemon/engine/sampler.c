@@ -34,15 +34,17 @@ struct sampler {
         double bins[BINS];
 };
 
-/* Logits are kept as integers in the order of the floats: they compare, count and cut exactly, and many at a time. Both
- * zeros are one number; what is not finite is 0, less than all others. */
+/* Logits are kept as integers in the order of the floats: they compare, count and cut exactly, and many at a
+ * time. Both zeros are one number; what is not finite is 0, less than all others. */
 static uint32_t key_of(float f) {
         uint32_t bits, sign;
 
         f += 0.0f;
         memcpy(&bits, &f, sizeof(bits));
         sign = 0 - (bits >> 31);
-        return (bits & UINT32_C(0x7f800000)) == UINT32_C(0x7f800000) ? 0 : bits ^ (sign | UINT32_C(0x80000000));
+        if ((bits & UINT32_C(0x7f800000)) == UINT32_C(0x7f800000))
+                return 0;
+        return bits ^ (sign | UINT32_C(0x80000000));
 }
 
 static float logit_of(uint32_t key) {
@@ -53,9 +55,9 @@ static float logit_of(uint32_t key) {
         return f;
 }
 
-/* e^x for x ≤ 0, to 2e-7 of itself; below -700 as at -700, which is nothing. Our own, so that a seed draws the same token with every libm, and
- * free of branches. Reduction to |r| ≤ ln 2 / 2 (Muller, "Elementary Functions", 3rd edition, section 11.1), then the
- * Taylor polynomial of degree 7. */
+/* e^x for x ≤ 0, to 2e-7 of itself; below -700 as at -700, which is nothing. Our own, so that a seed draws
+ * the same token with every libm, and free of branches. Reduction to |r| ≤ ln 2 / 2 (Muller, "Elementary
+ * Functions", 3rd edition, section 11.1), then the Taylor polynomial of degree 7. */
 static inline double exp_negative(double x) {
         double clamped = x < -700.0 ? -700.0 : x;
         int32_t n = (int32_t) (clamped * 0x1.71547652b82fep+0 - 0.5);
@@ -92,7 +94,8 @@ const char *sampler_params_check(const struct sampler_params *p) {
         return NULL;
 }
 
-/* Finaliser of splitmix64: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. */
+/* Finaliser of splitmix64: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA
+ * 2014. */
 static uint64_t mix(uint64_t z) {
         z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
         z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
@@ -133,8 +136,8 @@ void sampler_free(struct sampler *s) {
         free(s);
 }
 
-/* Repetition: arXiv 1909.05858, section 4.1, once for each distinct token; presence and frequency: subtracted once,
- * and once per occurrence. */
+/* Repetition: arXiv 1909.05858, section 4.1, once for each distinct token; presence and frequency: subtracted
+ * once, and once per occurrence. */
 static float penalize(const struct sampler_params *p, float logit, uint32_t times) {
         logit = logit > 0.0f ? logit / p->repetition_penalty : logit * p->repetition_penalty;
         logit -= p->presence_penalty + p->frequency_penalty * (float) times;
@@ -179,8 +182,8 @@ static uint32_t adjust(struct sampler *s, const float *logits, const int32_t *hi
         return best;
 }
 
-/* Narrows the key at which what is taken from the best down reaches `goal`: of 32 bits those above `shift` + BIN_BITS
- * are in `found`. `sum` is what higher keys have of the goal. */
+/* Narrows the key at which what is taken from the best down reaches `goal`: of 32 bits those above `shift` +
+ * BIN_BITS are in `found`. `sum` is what higher keys have of the goal. */
 static uint32_t narrow(struct sampler *s, uint32_t found, int shift, double goal, double *sum) {
         uint32_t bin, last = 0;
 
@@ -197,7 +200,8 @@ static uint32_t narrow(struct sampler *s, uint32_t found, int shift, double goal
         return found | last << shift;
 }
 
-/* The k-th highest key. Found from its highest bits down, so that the cost is a few passes whatever the logits are. */
+/* The k-th highest key. Found from its highest bits down, so that the cost is a few passes whatever the
+ * logits are. */
 static uint32_t key_at_rank(struct sampler *s, uint32_t k) {
         uint32_t found = 0, known = 0;
         double above = 0.0;
@@ -257,7 +261,8 @@ static double weigh(struct sampler *s, float best) {
         return sum;
 }
 
-/* Keeps the fewest whose weights reach the share; of those at the threshold, which weigh the same, the lowest ids. */
+/* Keeps the fewest whose weights reach the share; of those at the threshold, which weigh the same, the lowest
+ * ids. */
 static void cut_top_p(struct sampler *s, double sum) {
         double goal = s->params.top_p * sum, above;
         uint32_t key, n = 0;
@@ -303,7 +308,9 @@ static double filter(struct sampler *s, const float *logits, const int32_t *hist
         if (best == 0)
                 return 0.0;
         if (s->params.temperature == 0.0f) {
-                s->candidates[s->n++] = (struct candidate) { .id = (int32_t) index_of(s, best), .weight = 1.0 };
+                s->candidates[s->n++] = (struct candidate) {
+                        .id = (int32_t) index_of(s, best), .weight = 1.0,
+                };
                 return 1.0;
         }
         collect(s);
@@ -314,8 +321,8 @@ static double filter(struct sampler *s, const float *logits, const int32_t *hist
         return sum;
 }
 
-void sampler_distribution(struct sampler *s, const float *logits, const int32_t *history, uint32_t history_length,
-                          float *probabilities) {
+void sampler_distribution(struct sampler *s, const float *logits, const int32_t *history,
+                          uint32_t history_length, float *probabilities) {
         double sum = filter(s, logits, history, history_length);
 
         memset(probabilities, 0, s->vocab * sizeof(*probabilities));
@@ -351,8 +358,8 @@ static float log_probability(const float *logits, uint32_t n, int32_t id) {
         return (float) (logits[id] - max - log(sum));
 }
 
-int32_t sampler_choose(struct sampler *s, const float *logits, const int32_t *history, uint32_t history_length,
-                       float *logprob) {
+int32_t sampler_choose(struct sampler *s, const float *logits, const int32_t *history,
+                       uint32_t history_length, float *logprob) {
         double left = filter(s, logits, history, history_length);
         int32_t id = 0;
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The inside of a step, for the files of this folder: step.c checks and stages a batch, forward.c enqueues its
- * operations, step-memory.c holds its buffers, step-observe.c shows its layers. Everything is enqueued on one stream;
- * the host waits once, at the end. */
+/* The inside of a step, for the files of this folder: step.c checks and stages a batch, forward.c enqueues
+ * its operations, step-memory.c holds its buffers, step-observe.c shows its layers. Everything is enqueued on
+ * one stream; the host waits once, at the end. */
 
 #include "model.h"
 
@@ -64,8 +64,8 @@ struct step {
         struct step_seen seen;
 };
 
-/* Each enqueues its part of the pass: the embedding of every row; a layer; the logits of the rows that want them, and
- * their download. */
+/* Each enqueues its part of the pass: the embedding of every row; a layer; the logits of the rows that want
+ * them, and their download. */
 int forward_begin(struct step *s);
 int forward_layer(struct step *s, uint32_t layer);
 int forward_end(struct step *s);

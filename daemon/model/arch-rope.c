@@ -10,7 +10,8 @@
 struct scaling {
         enum { SCALING_NONE, SCALING_LINEAR, SCALING_YARN } kind;
         double base, factor;
-        double low, high; /* YaRN: pairs below `low` keep their frequency, those above `high` are interpolated */
+        /* YaRN: pairs below `low` keep their frequency, those above `high` are interpolated. */
+        double low, high;
         double magnitude;
 };
 
@@ -20,8 +21,9 @@ static int read_base(struct arch_model *m, const struct gguf *g, struct scaling 
         if (arch_get_f32(m, g, "rope.freq_base", 10000.0f, &base, reason))
                 return ARCH_E_REFUSED;
         if (base <= 1.0f)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.rope.freq_base is %g, expected more than 1",
-                                     gguf_name(g), m->arch->name, (double) base);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s.rope.freq_base is %g, expected more than 1", gguf_name(g),
+                                     m->arch->name, (double) base);
         s->base = base;
         return 0;
 }
@@ -45,8 +47,9 @@ static int read_kind(struct arch_model *m, const struct gguf *g, struct scaling 
         else if (gguf_string_equal(kind, "yarn"))
                 s->kind = SCALING_YARN;
         else
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s is \"%.*s\"; known are none, linear, yarn",
-                                     gguf_name(g), key, (int) MIN(kind.size, 40u), kind.data);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s is \"%.*s\"; known are none, linear, yarn", gguf_name(g), key,
+                                     (int) MIN(kind.size, 40u), kind.data);
         return 0;
 }
 
@@ -57,8 +60,9 @@ static int read_factor(struct arch_model *m, const struct gguf *g, struct scalin
             arch_get_f32(m, g, "rope.scaling.factor", linear, &factor, reason))
                 return ARCH_E_REFUSED;
         if (factor <= 0.0f)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.rope.scaling.factor is %g, expected more than 0",
-                                     gguf_name(g), m->arch->name, (double) factor);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s.rope.scaling.factor is %g, expected more than 0", gguf_name(g),
+                                     m->arch->name, (double) factor);
         s->factor = factor;
         return 0;
 }
@@ -78,8 +82,9 @@ static int read_yarn(struct arch_model *m, const struct gguf *g, struct scaling 
             arch_get_f32(m, g, "rope.scaling.attn_factor", 0.0f, &magnitude, reason))
                 return ARCH_E_REFUSED;
         if (context == 0 || fast <= 0.0f || slow <= 0.0f || magnitude < 0.0f)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: a number of %s.rope.scaling.* is not positive",
-                                     gguf_name(g), m->arch->name);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: a number of %s.rope.scaling.* is not positive", gguf_name(g),
+                                     m->arch->name);
         s->low = fmax(floor(yarn_pair(s, dims, context, fast)), 0.0);
         s->high = fmin(ceil(yarn_pair(s, dims, context, slow)), dims - 1.0);
         if (s->high == s->low)
@@ -113,8 +118,8 @@ static int divide(struct arch_model *m, const struct gguf *g, struct reason *rea
                 memcpy(&divisor, (const char *) t->data + i * sizeof(divisor), sizeof(divisor));
                 if (!isfinite(divisor) || divisor <= 0.0f)
                         return reason_return(reason, ARCH_E_REFUSED,
-                                             "%s: rope_freqs.weight[%u] is %g, expected more than 0", gguf_name(g), i,
-                                             (double) divisor);
+                                             "%s: rope_freqs.weight[%u] is %g, expected more than 0",
+                                             gguf_name(g), i, (double) divisor);
                 m->frequencies[i] /= divisor;
         }
         return 0;

@@ -95,8 +95,8 @@ static uint64_t dim_value(const struct arch_params *h, enum dim dim) {
 
 static void shape_text(char text[static 96], uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
         if (d != 1)
-                snprintf(text, 96, "%llu x %llu x %llu x %llu", (unsigned long long) a, (unsigned long long) b,
-                         (unsigned long long) c, (unsigned long long) d);
+                snprintf(text, 96, "%llu x %llu x %llu x %llu", (unsigned long long) a,
+                         (unsigned long long) b, (unsigned long long) c, (unsigned long long) d);
         else if (c != 1)
                 snprintf(text, 96, "%llu x %llu x %llu", (unsigned long long) a, (unsigned long long) b,
                          (unsigned long long) c);
@@ -106,36 +106,39 @@ static void shape_text(char text[static 96], uint64_t a, uint64_t b, uint64_t c,
 
 static int check_shape(const struct arch_params *h, const struct gguf *g, const struct gguf_tensor *t,
                        const struct rule *rule, const char *name, struct reason *reason) {
-        uint64_t cols = dim_value(h, rule->cols), rows = dim_value(h, rule->rows), stack = dim_value(h, rule->stack);
+        uint64_t cols = dim_value(h, rule->cols), rows = dim_value(h, rule->rows),
+                 stack = dim_value(h, rule->stack);
         char is[96], expected[96];
 
         if (t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == stack && t->dims[3] == 1)
                 return 0;
         shape_text(is, t->dims[0], t->dims[1], t->dims[2], t->dims[3]);
         shape_text(expected, cols, rows, stack, 1);
-        return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is %s, expected %s", gguf_name(g), name, is,
-                             expected);
+        return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is %s, expected %s", gguf_name(g), name,
+                             is, expected);
 }
 
-static int check_type(const struct gguf *g, const struct gguf_tensor *t, const struct rule *rule, const char *name,
-                      struct reason *reason) {
+static int check_type(const struct gguf *g, const struct gguf_tensor *t, const struct rule *rule,
+                      const char *name, struct reason *reason) {
         const struct quant_info *info = quant_info(t->type);
         const struct gguf_tensor_type *type = gguf_tensor_type(t->type);
 
         /* Kernels read numbers of up to eight bytes where they lie. */
         if (t->offset % 8)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is at offset %llu, not a multiple of 8",
-                                     gguf_name(g), name, (unsigned long long) t->offset);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: tensor %s is at offset %llu, not a multiple of 8", gguf_name(g),
+                                     name, (unsigned long long) t->offset);
         if (rule->rows == DIM_ONE) {
                 if (t->type == QUANT_F32)
                         return 0;
-                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected F32", gguf_name(g),
-                                     name, type ? type->name : "unknown");
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected F32",
+                                     gguf_name(g), name, type ? type->name : "unknown");
         }
         if (info && info->weights)
                 return 0;
-        return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, which this build cannot compute with",
-                             gguf_name(g), name, type ? type->name : "unknown");
+        return reason_return(reason, ARCH_E_REFUSED,
+                             "%s: tensor %s has type %s, which this build cannot compute with", gguf_name(g),
+                             name, type ? type->name : "unknown");
 }
 
 /* Finds the tensor of a rule; `ret` gets NULL when it is optional and absent. */
@@ -148,8 +151,8 @@ static int find(const struct arch_model *m, const struct gguf *g, const struct r
                 *ret = NULL;
                 if (optional)
                         return 0;
-                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is missing, which %s needs", gguf_name(g),
-                                     name, m->arch->name);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s is missing, which %s needs",
+                                     gguf_name(g), name, m->arch->name);
         }
         r = check_shape(&m->params, g, t, rule, name, reason);
         if (!r)
@@ -163,8 +166,9 @@ static int read_vocab(struct arch_model *m, const struct gguf *g, struct reason 
         const struct gguf_tensor *t = gguf_tensor(g, "token_embd.weight");
 
         if (t && (t->dims[1] < 1 || t->dims[1] > VOCAB_MAX))
-                return reason_return(reason, ARCH_E_REFUSED, "%s: token_embd.weight has %llu rows, expected 1 to %u",
-                                     gguf_name(g), (unsigned long long) t->dims[1], (unsigned) VOCAB_MAX);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: token_embd.weight has %llu rows, expected 1 to %u", gguf_name(g),
+                                     (unsigned long long) t->dims[1], (unsigned) VOCAB_MAX);
         if (t)
                 m->params.vocab = (uint32_t) t->dims[1];
         return 0;
@@ -202,7 +206,8 @@ static bool is_used(const struct arch_model *m, const struct gguf_tensor *t) {
         unsigned long layer;
 
         if (t->name.size > 4 && memcmp(t->name.data, "blk.", 4) == 0) {
-                snprintf(name, sizeof(name), "%.*s", (int) MIN(t->name.size - 4, sizeof(name) - 1), t->name.data + 4);
+                snprintf(name, sizeof(name), "%.*s", (int) MIN(t->name.size - 4, sizeof(name) - 1),
+                         t->name.data + 4);
                 layer = strtoul(name, &end, 10);
                 if (end == name || *end != '.' || layer >= m->params.layers)
                         return false;

@@ -51,8 +51,8 @@ static const struct arch archs[] = {
         },
 };
 
-/* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or a
- * buffer of activations is made of, far from wrapping 64 bits. */
+/* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or
+ * a buffer of activations is made of, far from wrapping 64 bits. */
 struct param {
         const char *suffix;
         size_t offset;
@@ -97,14 +97,15 @@ int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *s
         return gguf_get_u32_or(g, arch_key(m, suffix, key), otherwise, ret, reason) ? ARCH_E_REFUSED : 0;
 }
 
-int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise, float *ret,
-                 struct reason *reason) {
+int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise,
+                 float *ret, struct reason *reason) {
         char key[96];
 
         if (gguf_get_f32_or(g, arch_key(m, suffix, key), otherwise, ret, reason))
                 return ARCH_E_REFUSED;
         if (!isfinite(*ret))
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s is not a finite number", gguf_name(g), key);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s is not a finite number", gguf_name(g),
+                                     key);
         return 0;
 }
 
@@ -114,8 +115,8 @@ static int refuse_unknown(const struct gguf *g, struct gguf_string name, struct 
 
         for (size_t i = 0; i < ELEMENTS(archs) && n < sizeof(known); i++)
                 n += (size_t) snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", archs[i].name);
-        return reason_return(reason, ARCH_E_REFUSED, "%s: unknown architecture \"%.*s\"; known are: %s", gguf_name(g),
-                             (int) MIN(name.size, 40u), name.data, known);
+        return reason_return(reason, ARCH_E_REFUSED, "%s: unknown architecture \"%.*s\"; known are: %s",
+                             gguf_name(g), (int) MIN(name.size, 40u), name.data, known);
 }
 
 static int read_integers(struct arch_model *m, const struct gguf *g, struct reason *reason) {
@@ -131,8 +132,8 @@ static int read_integers(struct arch_model *m, const struct gguf *g, struct reas
                 if (gguf_get_u32(g, key, value, reason))
                         return ARCH_E_REFUSED;
                 if (*value < p->min || *value > p->max)
-                        return reason_return(reason, ARCH_E_REFUSED, "%s: %s is %u, expected %u to %u", gguf_name(g),
-                                             key, *value, p->min, p->max);
+                        return reason_return(reason, ARCH_E_REFUSED, "%s: %s is %u, expected %u to %u",
+                                             gguf_name(g), key, *value, p->min, p->max);
         }
         return 0;
 }
@@ -146,9 +147,10 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
             arch_get_f32(m, g, "expert_weights_scale", 0.0f, &h->expert_scale, reason))
                 return ARCH_E_REFUSED;
         if (h->eps < 0.0f || h->eps > 1.0f)
-                return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: %s.attention.layer_norm_rms_epsilon is missing or not between 0 and 1",
-                                     gguf_name(g), m->arch->name);
+                return reason_return(
+                        reason, ARCH_E_REFUSED,
+                        "%s: %s.attention.layer_norm_rms_epsilon is missing or not between 0 and 1",
+                        gguf_name(g), m->arch->name);
         if (h->attention_scale == 0.0f)
                 h->attention_scale = 1.0f / sqrtf((float) h->k_dim);
         if (h->expert_scale == 0.0f)
@@ -171,12 +173,14 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
         if (h->expert_ffn == 0)
                 h->expert_ffn = h->ffn;
         if (h->heads % h->kv_heads)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %u attention heads cannot share %u KV heads",
-                                     gguf_name(g), h->heads, h->kv_heads);
-        if (h->k_dim == 0 || h->rope_dims % 2 || h->rope_dims > h->k_dim)
                 return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: %u rotary dimensions in a head of %u; expected an even number inside it",
-                                     gguf_name(g), h->rope_dims, h->k_dim);
+                                     "%s: %u attention heads cannot share %u KV heads", gguf_name(g),
+                                     h->heads, h->kv_heads);
+        if (h->k_dim == 0 || h->rope_dims % 2 || h->rope_dims > h->k_dim)
+                return reason_return(
+                        reason, ARCH_E_REFUSED,
+                        "%s: %u rotary dimensions in a head of %u; expected an even number inside it",
+                        gguf_name(g), h->rope_dims, h->k_dim);
         return 0;
 }
 
@@ -189,13 +193,14 @@ static int check_experts(struct arch_model *m, const struct gguf *g, struct reas
         } else {
                 h->ffn = 0;
                 if (h->experts == 0 || h->experts_used == 0 || h->experts_used > h->experts)
-                        return reason_return(reason, ARCH_E_REFUSED, "%s: %u of %u experts used per token; "
-                                             "expected 1 to all of at least one", gguf_name(g), h->experts_used,
-                                             h->experts);
+                        return reason_return(reason, ARCH_E_REFUSED,
+                                             "%s: %u of %u experts used per token; "
+                                             "expected 1 to all of at least one",
+                                             gguf_name(g), h->experts_used, h->experts);
         }
         if (h->ffn == 0 && h->expert_ffn == 0)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.feed_forward_length is missing", gguf_name(g),
-                                     m->arch->name);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.feed_forward_length is missing",
+                                     gguf_name(g), m->arch->name);
         return 0;
 }
 
@@ -208,7 +213,8 @@ static int read_router(struct arch_model *m, const struct gguf *g, struct reason
         h->gate = m->arch->gate;
         if (arch_get_u32(m, g, "expert_gating_func", 0, &gate, reason))
                 return ARCH_E_REFUSED;
-        if (gguf_get_bool_or(g, arch_key(m, "expert_weights_norm", key), m->arch->normalize, &h->normalize, reason))
+        if (gguf_get_bool_or(g, arch_key(m, "expert_weights_norm", key), m->arch->normalize, &h->normalize,
+                             reason))
                 return ARCH_E_REFUSED;
         switch (gate) {
         case 0:
@@ -223,8 +229,9 @@ static int read_router(struct arch_model *m, const struct gguf *g, struct reason
                 h->gate = ROUTE_SQRT_SOFTPLUS;
                 return 0;
         default:
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.expert_gating_func is %u; known are 1, 2, 4",
-                                     gguf_name(g), m->arch->name, gate);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s.expert_gating_func is %u; known are 1, 2, 4", gguf_name(g),
+                                     m->arch->name, gate);
         }
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What a model file is made of. An architecture is a row of data: which parts its layers have, how rotary pairs lie,
- * what its router does. arch_read() takes the row that the file names, reads its hyper-parameters, finds every tensor
- * and checks each one's shape and type against them; what it returns needs no further check.
+/* What a model file is made of. An architecture is a row of data: which parts its layers have, how rotary
+ * pairs lie, what its router does. arch_read() takes the row that the file names, reads its hyper-parameters,
+ * finds every tensor and checks each one's shape and type against them; what it returns needs no further
+ * check.
  *
  * Names of keys and tensors: github.com/ggml-org/ggml, docs/gguf.md, and the converters' tables. */
 
@@ -105,8 +106,8 @@ struct arch_model {
 /* NULL when this build does not know it. */
 const struct arch *arch_find(struct gguf_string name);
 
-/* Reads and checks the whole model. 0, ARCH_E_REFUSED, or -ENOMEM. `ret` points into `g`, which must outlive it, and
- * is the caller's: arch_model_deinit(). Thread-safe. */
+/* Reads and checks the whole model. 0, ARCH_E_REFUSED, or -ENOMEM. `ret` points into `g`, which must outlive
+ * it, and is the caller's: arch_model_deinit(). Thread-safe. */
 int arch_read(struct arch_model *ret, const struct gguf *g, struct reason *reason);
 void arch_model_deinit(struct arch_model *m);
 
@@ -118,7 +119,7 @@ int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *re
 /* Reads `ARCHITECTURE.suffix`; a missing key yields `otherwise`. 0 or ARCH_E_REFUSED. */
 int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *suffix, uint32_t otherwise,
                  uint32_t *ret, struct reason *reason);
-int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise, float *ret,
-                 struct reason *reason);
+int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *suffix, float otherwise,
+                 float *ret, struct reason *reason);
 /* The key's full name, in `key`. */
 const char *arch_key(const struct arch_model *m, const char *suffix, char key[static 96]);

@@ -9,7 +9,8 @@
 
 enum {
         FIXTURE_MODEL_RUNS,
-        FIXTURE_MODEL_UNSUPPORTED, /* an architecture or tensor type that this build does not have; reason: which */
+        FIXTURE_MODEL_UNSUPPORTED, /* an architecture or tensor type that this build does not have; reason:
+                                      which */
         FIXTURE_MODEL_BROKEN,      /* no GGUF file */
 };
 

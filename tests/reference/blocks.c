@@ -11,8 +11,8 @@
 enum { DOT_ROWS = 24, DOT_COLS = 512, DOT_INPUTS = 8 };
 
 /* Values that the definition of the format gives, compared bit by bit. */
-static void check_values(struct reference *r, const char *path, const char *type, const struct quant_info *info,
-                         const json_t *entry) {
+static void check_values(struct reference *r, const char *path, const char *type,
+                         const struct quant_info *info, const json_t *entry) {
         size_t blocks = (size_t) json_int(entry, "blocks", 0), n = blocks * info->block_values;
         _cleanup_(freep) uint32_t *expected = NULL, *got = NULL;
         _cleanup_(freep) void *raw = NULL;
@@ -46,7 +46,8 @@ static double norm(const float *x, size_t n) {
 }
 
 /* y = x Wᵀ on the backend. */
-static int multiply(struct backend *b, enum quant_type type, const void *w, size_t w_size, const float *x, float *y) {
+static int multiply(struct backend *b, enum quant_type type, const void *w, size_t w_size, const float *x,
+                    float *y) {
         struct buffer *weights = NULL, *memory = NULL;
         struct stream *stream = NULL;
         struct device_ptr in, out;

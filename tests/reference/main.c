@@ -147,7 +147,8 @@ static int open_backend(struct backend **ret, const struct options *o) {
         if (strcmp(o->backend, "ref") == 0)
                 return backend_ref_new(ret);
         if (strcmp(o->backend, "cpu") == 0)
-                return backend_cpu_new(ret, &(struct backend_cpu_options) { .threads = o->threads, .isa = o->isa });
+                return backend_cpu_new(ret,
+                                       &(struct backend_cpu_options) { .threads = o->threads, .isa = o->isa });
         return -EINVAL;
 }
 

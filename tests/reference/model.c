@@ -13,7 +13,8 @@
 #include "fixture-model.h"
 #include "reference.h"
 
-/* A model file with what is expected of it, ready to run. Of the expectations those are checked whose files are there. */
+/* A model file with what is expected of it, ready to run. Of the expectations those are checked whose files
+ * are there. */
 struct run {
         struct reference *r;
         const char *path;     /* of the folder */
@@ -54,8 +55,10 @@ static bool is_there(const struct run *u, const char *file) {
         return access(path, F_OK) == 0;
 }
 
-/* Feeds tokens to a sequence, in steps of at most `chunk`; the logits after the last one, [vocab], or NULL. */
-static const float *feed(struct run *u, struct sequence *q, const int32_t *tokens, uint32_t n, uint32_t chunk) {
+/* Feeds tokens to a sequence, in steps of at most `chunk`; the logits after the last one, [vocab], or
+ * NULL. */
+static const float *feed(struct run *u, struct sequence *q, const int32_t *tokens, uint32_t n,
+                         uint32_t chunk) {
         uint32_t allowances[512];
         struct step_part part = { .sequence = q, .allowances = allowances, .logits = true };
 
@@ -95,7 +98,8 @@ static void compare(struct difference *d, const float *got, const float *expecte
         }
 }
 
-static void say_difference(struct run *u, const char *what, const struct difference *d, size_t n, double nmse) {
+static void say_difference(struct run *u, const char *what, const struct difference *d, size_t n,
+                           double nmse) {
         if (u->rounded)
                 said(u, nmse <= 8e-3, what, "%zu logits, NMSE %.2g (tolerance 8e-3)", n, nmse);
         else
@@ -207,13 +211,15 @@ static void check_greedy(struct run *u) {
         bool ok = true;
 
         if (!expected || !margins) {
-                said(u, false, "greedy", "greedy.i32 or greedy_margin.f32 cannot be read, or has another size");
+                said(u, false, "greedy",
+                     "greedy.i32 or greedy_margin.f32 cannot be read, or has another size");
                 return;
         }
         for (uint32_t i = 0; i < u->n_prompts; prompt += u->lengths[i++])
                 ok &= continue_prompt(u, prompt, u->lengths[i], expected + (size_t) i * u->generated,
                                       margins + (size_t) i * u->generated, &compared);
-        said(u, ok, "greedy", "%u of %zu ids equal%s", compared, n, u->rounded ? ", compared while the margin allows" : "");
+        said(u, ok, "greedy", "%u of %zu ids equal%s", compared, n,
+             u->rounded ? ", compared while the margin allows" : "");
 }
 
 /* What the layers did with the first prompt. */
@@ -278,10 +284,11 @@ static void check_rows(struct run *u, const char *what, const float *got, size_t
         error = row_error(got, expected, rows, u->hidden);
         compare(&d, got, expected, n);
         if (u->rounded)
-                said(u, d.error <= 8e-3 * d.value, what, "%zu rows, NMSE %.2g (tolerance 8e-3)", rows, d.error / d.value);
+                said(u, d.error <= 8e-3 * d.value, what, "%zu rows, NMSE %.2g (tolerance 8e-3)", rows,
+                     d.error / d.value);
         else
-                said(u, error <= 1e-3, what, "%zu rows, error %.2g of a row's root mean square (tolerance 1e-3)", rows,
-                     error);
+                said(u, error <= 1e-3, what,
+                     "%zu rows, error %.2g of a row's root mean square (tolerance 1e-3)", rows, error);
 }
 
 static void check_router(struct run *u, const struct trace *t) {
@@ -304,14 +311,15 @@ static void check_router(struct run *u, const struct trace *t) {
         for (size_t i = 0; i < n; i++)
                 equal += ids[i] == t->ids[i];
         compare(&d, t->weights, weights, n);
-        said(u, equal == n && d.max <= 1e-4, "router", "%zu of %zu choices equal, weights' error %.2g (tolerance 1e-4)",
-             equal, n, d.max);
+        said(u, equal == n && d.max <= 1e-4, "router",
+             "%zu of %zu choices equal, weights' error %.2g (tolerance 1e-4)", equal, n, d.max);
 }
 
 static void check_layers(struct run *u) {
         const struct model_info *info = model_info(u->model);
         size_t rows = u->lengths[0], choices = (size_t) info->moe_layers * rows * info->experts_used;
-        _cleanup_(trace_deinit) struct trace t = { .rows = (uint32_t) rows, .hidden = u->hidden, .k = info->experts_used };
+        _cleanup_(trace_deinit) struct trace t = {
+                .rows = (uint32_t) rows, .hidden = u->hidden, .k = info->experts_used};
         struct step_observer observer = { .layer = trace_layer, .context = &t };
         _cleanup_(sequence_freep) struct sequence *q = NULL;
         char what[64];

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Reference fixtures: expected values from other programs, in folders (formats: README.md of the fixtures). Each kind
- * of fixture has a function here that runs one folder of it and says a line per promise. A folder or file that this
- * build cannot run, for want of an architecture or a format, is a skip with the reason; anything else that is wrong with
- * it is a failure. */
+/* Reference fixtures: expected values from other programs, in folders (formats: README.md of the fixtures).
+ * Each kind of fixture has a function here that runs one folder of it and says a line per promise. A folder
+ * or file that this build cannot run, for want of an architecture or a format, is a skip with the reason;
+ * anything else that is wrong with it is a failure. */
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -46,7 +46,8 @@ static struct sampler_params params_of(const json_t *c) {
 
 /* Whether the case holds; `why` gets what was found, `worst` the largest error over its tolerance so far. */
 static bool check(const json_t *c, const struct arrays *a, char why[static 128], double *worst) {
-        int64_t vocab = json_int(c, "vocab", -1), logits = json_int(c, "logits", -1), probs = json_int(c, "probs", -1);
+        int64_t vocab = json_int(c, "vocab", -1), logits = json_int(c, "logits", -1),
+                probs = json_int(c, "probs", -1);
         int64_t history = json_int(c, "history", 0), n = json_int(c, "history_len", 0), kept = 0;
         struct sampler_params params = params_of(c);
         _cleanup_(freep) float *got = NULL;
@@ -105,5 +106,6 @@ void run_samplers(struct reference *r, const char *path, const char *name) {
                 if (!ok || r->verbose)
                         printf("%s   %.100s: %s\n", ok ? "    " : "    bad", line, why);
         }
-        say(r, good == n && n > 0, name, "%u of %u distributions, error %.2g of the tolerance", good, n, worst);
+        say(r, good == n && n > 0, name, "%u of %u distributions, error %.2g of the tolerance", good, n,
+            worst);
 }

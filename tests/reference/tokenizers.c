@@ -15,7 +15,8 @@ void run_tokenizer(struct reference *r, const char *path, const char *name) {
         else if (error)
                 say(r, false, name, "%s", error > 0 ? reason.text : strerror(-error));
         else if (f.mismatches > 0)
-                say(r, false, name, "%zu of %zu texts differ; first: %s", f.mismatches, f.cases, f.first.text);
+                say(r, false, name, "%zu of %zu texts differ; first: %s", f.mismatches, f.cases,
+                    f.first.text);
         else
                 say(r, f.cases > 0, name, "%zu texts", f.cases);
 }

@@ -9,8 +9,8 @@
 #include "fixture-model.h"
 #include "test.h"
 
-/* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever else is
- * in the batch, however its prompt is cut, and however many threads compute. */
+/* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever
+ * else is in the batch, however its prompt is cut, and however many threads compute. */
 
 enum {
         PROMPT = 45,  /* longer than a page and than the largest chunk */
@@ -27,8 +27,12 @@ struct way {
 };
 
 static const struct way ways[] = {
-        { "whole, alone", PROMPT, false }, { "chunks of 1", 1, false },           { "chunks of 7", 7, false },
-        { "chunks of 32", 32, false },     { "whole, 15 neighbours", PROMPT, true }, { "chunks of 7, 15 neighbours", 7, true },
+        { "whole, alone", PROMPT, false },
+        { "chunks of 1", 1, false },
+        { "chunks of 7", 7, false },
+        { "chunks of 32", 32, false },
+        { "whole, 15 neighbours", PROMPT, true },
+        { "chunks of 7, 15 neighbours", 7, true },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -83,8 +87,8 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
 }
 
 /* Neighbours stand on both sides, are at other positions each, and take turns with prompts of several rows. */
-static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequences, const struct subject *subjects,
-                               uint32_t from, uint32_t to, uint32_t round) {
+static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequences,
+                               const struct subject *subjects, uint32_t from, uint32_t to, uint32_t round) {
         uint32_t n = 0;
 
         for (uint32_t i = from; i < to; i++) {
@@ -112,14 +116,16 @@ static float *logits_of(struct model *model, const struct way *way) {
                 sequences[i] = new_sequence(model);
         }
         for (uint32_t round = 0; sequence_length(sequences[0]) < TOKENS; round++) {
-                uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0, own = n++;
+                uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0,
+                         own = n++;
 
                 parts[own] = next_part(sequences[0], &subjects[0], way->chunk);
                 if (way->neighbours)
                         n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
                 run(step, parts, n);
                 if (sequence_length(sequences[0]) >= PROMPT)
-                        memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out, vocab * sizeof(*logits));
+                        memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out,
+                               vocab * sizeof(*logits));
         }
         assert_se(kept == DECODED + 1);
         for (uint32_t i = 0; i <= NEIGHBOURS; i++)
@@ -141,7 +147,8 @@ static struct model *open_model(struct backend *backend, const char *path) {
 }
 
 /* Every way on one machine against the first; returns that. */
-static float *check_machine(struct backend *backend, const char *path, const char *machine, size_t *ret_size) {
+static float *check_machine(struct backend *backend, const char *path, const char *machine,
+                            size_t *ret_size) {
         struct model *model = open_model(backend, path);
         size_t size = (DECODED + 1) * (size_t) model_info(model)->vocab * sizeof(float);
         float *first = logits_of(model, &ways[0]);

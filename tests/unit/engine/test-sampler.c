@@ -72,7 +72,8 @@ TEST(senseless_parameters_are_named) {
                 { { .temperature = 1, .top_p = 1, .min_p = -0.1f, .repetition_penalty = 1 }, "min_p" },
                 { { .temperature = 1, .top_p = 1, .repetition_penalty = 0 }, "repetition_penalty" },
                 { { .temperature = 1, .top_p = 1, .repetition_penalty = NAN }, "repetition_penalty" },
-                { { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .presence_penalty = NAN }, "presence" },
+                { { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .presence_penalty = NAN },
+                  "presence" },
                 { { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .frequency_penalty = INFINITY },
                   "frequency" },
         };
@@ -174,8 +175,8 @@ TEST(extreme_penalties_leave_a_distribution) {
         const int32_t history[] = { 1, 2, 4 };
         float p[VOCAB], sum = 0.0f;
 
-        kept(PARAMS(.repetition_penalty = FLT_MIN, .presence_penalty = FLT_MAX, .frequency_penalty = FLT_MAX), ladder,
-             history, ELEMENTS(history), p);
+        kept(PARAMS(.repetition_penalty = FLT_MIN, .presence_penalty = FLT_MAX, .frequency_penalty = FLT_MAX),
+             ladder, history, ELEMENTS(history), p);
         for (unsigned i = 0; i < VOCAB; i++)
                 sum += p[i];
         assert_se(fabsf(sum - 1.0f) < 1e-5f);
@@ -210,7 +211,8 @@ TEST(draws_do_not_depend_on_what_was_drawn) {
                 sampler_choose(b, other, NULL, 0, NULL);
         }
         for (unsigned i = 0; i < 50; i++)
-                assert_se(sampler_choose(a, ladder, NULL, 0, NULL) == sampler_choose(b, ladder, NULL, 0, NULL));
+                assert_se(sampler_choose(a, ladder, NULL, 0, NULL) ==
+                          sampler_choose(b, ladder, NULL, 0, NULL));
         sampler_free(a);
         sampler_free(b);
 }

@@ -66,7 +66,8 @@ TEST(caps_of_a_token_sum_to_its_allowance) {
                         }
                         assert_se(sum == a);
                 }
-        assert_se(allowance_cap(UINT32_MAX, 0, 1024, 8) == 8 && allowance_cap(UINT32_MAX, 1023, 1024, 8) == 8);
+        assert_se(allowance_cap(UINT32_MAX, 0, 1024, 8) == 8 &&
+                  allowance_cap(UINT32_MAX, 1023, 1024, 8) == 8);
 }
 
 TEST(pages_are_taken_all_or_none_and_come_back) {
@@ -164,7 +165,9 @@ TEST(what_a_step_refuses_changes_nothing) {
 TEST(a_step_freed_half_way_leaves_its_sequences) {
         struct engine e = engine_open(8, 8);
         struct sequence *a = sequence(&e, 8);
-        struct step_part part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true };
+        struct step_part part = {
+                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true,
+        };
 
         assert_se(step_begin(e.step, &part, 1) == 0);
         assert_se(step_advance(e.step) == 1);
@@ -196,7 +199,8 @@ static void see(const struct step_view *view, void *context) {
                         int32_t id = view->expert_ids[i * TINY_EXPERTS_USED + (uint32_t) j];
                         float weight = view->expert_weights[i * TINY_EXPERTS_USED + (uint32_t) j];
 
-                        assert_se(j < count ? id >= 0 && id < TINY_EXPERTS && weight > 0.0f : id == -1 && weight == 0.0f);
+                        assert_se(j < count ? id >= 0 && id < TINY_EXPERTS && weight > 0.0f
+                                            : id == -1 && weight == 0.0f);
                 }
         }
         seen->layers++;
@@ -208,8 +212,14 @@ TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);
         static const uint32_t of_a[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000, UINT32_MAX }, of_b[] = { 5, 0 };
         struct step_part parts[2] = {
-                { .sequence = a, .tokens = tokens, .allowances = of_a, .count = ELEMENTS(of_a), .logits = true },
-                { .sequence = b, .tokens = tokens, .allowances = of_b, .count = ELEMENTS(of_b), .logits = true },
+                {
+                        .sequence = a, .tokens = tokens, .allowances = of_a, .count = ELEMENTS(of_a),
+                        .logits = true,
+                },
+                {
+                        .sequence = b, .tokens = tokens, .allowances = of_b, .count = ELEMENTS(of_b),
+                        .logits = true,
+                },
         };
         struct seen seen = { 0 };
         struct step_observer observer = { .layer = see, .context = &seen };
@@ -251,7 +261,11 @@ TEST(another_allowance_gives_another_answer_and_the_same_the_same) {
         for (unsigned i = 0; i < 3; i++) {
                 struct sequence *s = sequence(&e, 8);
                 struct step_part part = {
-                        .sequence = s, .tokens = tokens, .allowances = allow(i == 1 ? 3 : ALL), .count = 5, .logits = true,
+                        .sequence = s,
+                        .tokens = tokens,
+                        .allowances = allow(i == 1 ? 3 : ALL),
+                        .count = 5,
+                        .logits = true,
                 };
 
                 assert_se(step_run(e.step, &part, 1) == 0);
@@ -272,10 +286,14 @@ TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         assert_se(step_run(e.step, &part, 1) == 0);
         sequence_truncate(a, 5);
         assert_se(sequence_length(a) == 5 && sequence_pages(a) == 1);
-        part = (struct step_part) { .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = true };
+        part = (struct step_part) {
+                .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = true,
+        };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[0], &part);
-        part = (struct step_part) { .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = true };
+        part = (struct step_part) {
+                .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = true,
+        };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[1], &part);
         assert_se(memcmp(logits[0], logits[1], sizeof(logits[0])) == 0);
@@ -297,7 +315,9 @@ TEST(a_lost_device_leaves_the_sequences_as_they_were) {
         struct engine e = engine_open(8, 8);
         const struct backend_ops *ops = e.backend->ops;
         struct sequence *a = sequence(&e, 8);
-        struct step_part part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true };
+        struct step_part part = {
+                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true,
+        };
 
         failing = *ops;
         true_moe = ops->moe;

@@ -171,7 +171,8 @@ const char *tiny_write(const struct tiny *tiny) {
 struct model *tiny_open(const struct tiny *tiny, struct backend *backend, uint32_t pages, uint32_t rows_max) {
         struct model_options options = {
                 .kv_type = QUANT_F32,
-                .kv_bytes = (uint64_t) pages * KV_PAGE_TOKENS * TINY_LAYERS * KV_HEADS * 2 * HEAD * sizeof(float),
+                .kv_bytes =
+                        (uint64_t) pages * KV_PAGE_TOKENS * TINY_LAYERS * KV_HEADS * 2 * HEAD * sizeof(float),
                 .rows_max = rows_max,
         };
         struct reason reason = REASON_INIT;

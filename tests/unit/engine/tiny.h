@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* A tiny model made on the spot: random but repeatable F32 weights, and, for tests of what is refused, one thing of it
- * made wrong. */
+/* A tiny model made on the spot: random but repeatable F32 weights, and, for tests of what is refused, one
+ * thing of it made wrong. */
 
 #include <stdint.h>
 
