@@ -29,29 +29,25 @@ static int take(struct moed *m, struct wire_completion *ret) {
         return connection_fail(m, -EPROTO, "the daemon's index of the completion ring is impossible");
 }
 
-/* The text of a token that filled its completion goes on in the next ones. If those are not there yet, because the ring
- * was full, it comes with the stream's next event. */
-static int take_continuation(struct moed *m, struct stream *stream, struct wire_completion *c, struct moed_event *event) {
+/* The text of a token may go on in the completions behind it. If those are not there yet, because the ring was full, it
+ * comes with the stream's next event. */
+static int take_continuation(struct moed *m, struct stream *stream, struct moed_event *event) {
         int r;
 
-        while (stream_expects_more(c)) {
-                r = take(m, c);
-                if (r <= 0)
-                        return r;
-                if (c->event != WIRE_EVENT_TEXT || c->request != stream->request) {
-                        m->ahead = *c;
+        while ((r = take(m, &m->ahead)) > 0) {
+                if (m->ahead.event != WIRE_EVENT_TEXT || m->ahead.request != stream->request) {
                         m->has_ahead = true;
                         return 0;
                 }
-                r = stream_feed_more(stream, c, event, &m->out);
+                r = stream_feed_more(stream, &m->ahead, event, &m->out);
                 if (r < 0)
                         return r;
         }
-        return 0;
+        return r;
 }
 
 /* Turns a completion into an event: 1, 0 (nothing to tell), or a negative errno. */
-static int digest(struct moed *m, struct wire_completion *c, struct moed_event *event) {
+static int digest(struct moed *m, const struct wire_completion *c, struct moed_event *event) {
         struct stream *stream;
         int r;
 
@@ -68,7 +64,7 @@ static int digest(struct moed *m, struct wire_completion *c, struct moed_event *
                 stream->in_arena = false;
         }
         if (event->type == MOED_EVENT_TOKEN)
-                r = take_continuation(m, stream, c, event);
+                r = take_continuation(m, stream, event);
         if (event->type == MOED_EVENT_DONE || event->type == MOED_EVENT_ERROR)
                 stream_table_remove(&m->streams, stream);
         if (event->type == MOED_EVENT_ERROR)

@@ -209,7 +209,3 @@ int stream_feed_more(struct stream *stream, const struct wire_completion *c, str
                 return r;
         return stream_release(&stream->text, utf8_open_tail(stream->text.data, stream->text.length), event, out);
 }
-
-bool stream_expects_more(const struct wire_completion *c) {
-        return c->text_length == WIRE_TEXT_MAX;
-}

@@ -59,5 +59,3 @@ int stream_feed(struct stream *stream, const struct wire_completion *c, struct m
 /* A further piece of a TOKEN that was just fed, before its event goes to the program: moves text to `out` as
  * stream_feed() does. The event's text is set anew. */
 int stream_feed_more(struct stream *stream, const struct wire_completion *c, struct moed_event *event, struct text *out);
-/* Whether a piece may be followed by another of the same token: only one that is full. */
-bool stream_expects_more(const struct wire_completion *c);

@@ -45,7 +45,8 @@ struct moed_options {
 MOED_API int moed_connect(struct moed **ret, const struct moed_options *options);
 /* Cancels what runs and disconnects. Takes NULL. */
 MOED_API void moed_close(struct moed *m);
-/* The sentence about the latest failure on this connection; never NULL. Valid until the next call. */
+/* The sentence about the latest failure on this connection; never NULL. Valid until the next call. Takes NULL, which
+ * moed_connect() leaves when there was no memory. */
 MOED_API const char *moed_error(const struct moed *m);
 /* The library's version string. */
 MOED_API const char *moed_version(void);
@@ -55,6 +56,7 @@ struct moed_model {
         const char *name, *architecture, *file, *chat_template; /* chat_template: a family, or "" */
         uint64_t parameters, bytes;
         uint32_t context, vocab, layers, moe_layers, experts, experts_used;
+        uint64_t reserved[6];
 };
 
 /* The models that the daemon serves, the default first. The array and its strings belong to the connection and stay
@@ -118,31 +120,35 @@ enum moed_done { MOED_DONE_EOG = 1, MOED_DONE_LENGTH, MOED_DONE_STOP, MOED_DONE_
 struct moed_event {
         enum moed_event_type type;
         uint64_t request;
-        const char *text; /* not terminated; whole UTF-8 characters; valid until the next call on the connection */
+        const char *text; /* not terminated; whole UTF-8 characters if the model makes such, only DONE may end within
+                           * one; valid until the next call on the connection */
         size_t text_length;
         int32_t token;
         float logprob;
-        uint32_t value;
+        uint32_t value;             /* see above; TOKEN: 0 */
         uint32_t activations;       /* TOKEN: routed experts evaluated for this token, over all layers */
         uint64_t activations_total; /* of the request so far, prompt included */
         double cap;                 /* mean experts per token and layer it was allowed */
         enum moed_done done;
         int error;
+        uint64_t reserved[2];
 };
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN (the ring is
- * full of requests that the daemon has not read yet: read events, try again). Never blocks. */
+ * full of requests that the daemon has not read yet, or the arena of their prompts: read events, try again). Never blocks,
+ * but for the first request with model 0: that one asks the daemon which model it means. */
 MOED_API int moed_submit(struct moed *m, const struct moed_request *q, uint64_t *request);
 /* Takes the next event if there is one: 1 and *event, or 0. -ECONNRESET: the daemon is gone or has thrown us out. */
 MOED_API int moed_next(struct moed *m, struct moed_event *event);
 /* As moed_next(), and sleeps until there is one: at most `timeout_msec` (-1: for ever), then 0. -EINTR: a signal came. */
 MOED_API int moed_wait(struct moed *m, struct moed_event *event, int timeout_msec);
-/* Ends a generation early; its DONE event comes all the same. Returns 0 also when it has just ended by itself. */
+/* Ends a generation early; its DONE event comes all the same. Returns 0 also when it has just ended by itself. -EAGAIN as
+ * moed_submit(). */
 MOED_API int moed_cancel(struct moed *m, uint64_t request);
 
 /* For a poll loop of one's own: poll the descriptor for POLLIN. Before sleeping call moed_prepare(): it returns 1 when
- * events are there already (do not sleep), 0 when the descriptor will become readable. After waking take all events with
- * moed_next(). The descriptor belongs to the connection. */
+ * there may be events already (do not sleep, take them), 0 when the descriptor will become readable, for events and for
+ * the end of the daemon. After waking take all events with moed_next(). The descriptor belongs to the connection. */
 MOED_API int moed_fd(struct moed *m);
 MOED_API int moed_prepare(struct moed *m);
 
@@ -158,7 +164,7 @@ MOED_API int moed_tokenize(struct moed *m, uint32_t model, const char *text, siz
 MOED_API int moed_detokenize(struct moed *m, uint32_t model, const int32_t *tokens, size_t n, char **ret);
 
 /* Asks the daemon something by a control verb (moed-protocol(7)) and returns its reply as JSON text, malloc()ed, which
- * the caller frees: verb "stats", "ps", "models", "budget". `arguments` is a JSON object or NULL. */
+ * the caller frees: verb "stats", "ps", "models", "budget", "reload". `arguments` is a JSON object or NULL. */
 MOED_API int moed_query(struct moed *m, const char *verb, const char *arguments, char **ret);
 
 #ifdef __cplusplus

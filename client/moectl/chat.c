@@ -12,23 +12,17 @@ struct chat {
         const char *system;
         bool stats;
         struct moed_model model;
-        bool templated; /* the daemon knows how this model wants a conversation written */
 
         struct moed_message *history; /* the texts are owned */
         size_t n_history;
-        char *plain; /* without a template: all that was said */
-        size_t plain_length;
 };
 
 static void chat_reset(struct chat *chat) {
         for (size_t i = 0; i < chat->n_history; i++)
                 free((char *) chat->history[i].text);
         free(chat->history);
-        free(chat->plain);
         chat->history = NULL;
         chat->n_history = 0;
-        chat->plain = NULL;
-        chat->plain_length = 0;
 }
 
 static int chat_remember(struct chat *chat, enum moed_role role, const char *text, size_t length) {
@@ -53,38 +47,12 @@ static void chat_forget(struct chat *chat, size_t n_history) {
                 free((char *) chat->history[--chat->n_history].text);
 }
 
-static int chat_append_plain(struct chat *chat, const char *text, size_t length) {
-        char *plain = realloc(chat->plain, chat->plain_length + length + 1);
-
-        if (!plain)
-                return -ENOMEM;
-        memcpy(plain + chat->plain_length, text, length);
-        chat->plain = plain;
-        chat->plain_length += length;
-        plain[chat->plain_length] = 0;
-        return 0;
-}
-
 static int chat_ask(struct chat *chat, const char *line, size_t length) {
         int r = 0;
 
-        if (chat->templated) {
-                if (chat->n_history == 0 && chat->system)
-                        r = chat_remember(chat, MOED_SYSTEM, chat->system, strlen(chat->system));
-                return r < 0 ? r : chat_remember(chat, MOED_USER, line, length);
-        }
-        if (chat->plain_length == 0 && chat->system)
-                r = chat_append_plain(chat, chat->system, strlen(chat->system));
-        if (r == 0 && chat->plain_length > 0 && chat->plain[chat->plain_length - 1] != '\n')
-                r = chat_append_plain(chat, "\n", 1);
-        return r < 0 ? r : chat_append_plain(chat, line, length);
-}
-
-static int chat_keep_answer(struct chat *chat, const struct generation *g) {
-        const char *text = g->text ? g->text : "";
-
-        return chat->templated ? chat_remember(chat, MOED_ASSISTANT, text, g->text_length)
-                               : chat_append_plain(chat, text, g->text_length);
+        if (chat->n_history == 0 && chat->system)
+                r = chat_remember(chat, MOED_SYSTEM, chat->system, strlen(chat->system));
+        return r < 0 ? r : chat_remember(chat, MOED_USER, line, length);
 }
 
 static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cli, struct generation *g) {
@@ -92,13 +60,8 @@ static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cl
 
         q.model = chat->model.handle;
         q.flags = cli->json ? MOED_LOGPROBS : 0;
-        if (chat->templated) {
-                q.messages = chat->history;
-                q.n_messages = chat->n_history;
-        } else {
-                q.prompt = chat->plain;
-                q.prompt_length = chat->plain_length;
-        }
+        q.messages = chat->history;
+        q.n_messages = chat->n_history;
         sampling_apply(&chat->sampling, &q);
         interrupt_catch();
         return generate(m, &q, !cli->json, g);
@@ -107,14 +70,14 @@ static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cl
 /* One line of the person and the answer to it: 0, or an exit code that ends the conversation. */
 static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, const char *line, size_t length) {
         _cleanup_(generation_deinit) struct generation g = GENERATION_INIT;
-        size_t n_history = chat->n_history, plain_length = chat->plain_length;
+        size_t n_history = chat->n_history;
         int r;
 
         r = chat_ask(chat, line, length);
         if (r == 0)
                 r = chat_generate(chat, m, cli, &g);
         if (r == 0)
-                r = chat_keep_answer(chat, &g);
+                r = chat_remember(chat, MOED_ASSISTANT, g.text ? g.text : "", g.text_length);
         if (r == 0) {
                 if (!cli->json)
                         putchar('\n');
@@ -123,13 +86,12 @@ static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, c
                 return cli->json ? report_json(&chat->model, &g) : cli_flush();
         }
         chat_forget(chat, n_history);
-        chat->plain_length = plain_length;
         if (r == -ENOMEM || r == -EIO) {
                 cli_complain("%s", strerror(-r));
                 return cli_exit_code(r);
         }
         cli_failed(m, r);
-        if (r == -E2BIG || r == -ERANGE)
+        if (r == -E2BIG || r == -EMSGSIZE)
                 cli_note("/reset starts anew.");
         return r == -ECONNRESET || r == -EPROTO || r == -EINTR ? cli_exit_code(r) : 0;
 }
@@ -245,9 +207,8 @@ static int chat_main(struct chat *chat, struct cli *cli, const struct verb *verb
         code = cli_model(m, chat->sampling.model, &chat->model);
         if (code)
                 return code;
-        chat->templated = chat->model.chat_template[0] != 0;
-        if (!chat->templated)
-                cli_note("%s has no chat template that moed knows: it continues your lines as plain text.",
+        if (!chat->model.chat_template[0])
+                cli_note("%s has no chat template that moed knows: it reads what is said as plain text, line by line.",
                          chat->model.name);
         else if (isatty(STDIN_FILENO) && !cli->json)
                 print_commands();

@@ -84,7 +84,6 @@ int cli_exit_code(int error) {
         case E2BIG:
         case EMSGSIZE:
         case EILSEQ:
-        case ERANGE:
                 return EX_DATAERR;
         case ENOMEM:
         case EMFILE:

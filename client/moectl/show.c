@@ -209,23 +209,53 @@ static void budget_row(struct table *table, const struct json *budget) {
         text_cell(table, budget, "source");
 }
 
-static int budget_print(struct moed *m, const struct cli *cli, const char *arguments) {
+static void rule_row(struct table *table, const struct json *rule) {
+        const char *experts = json_get_text(rule, "experts_max_source", ""), *weight = json_get_text(rule, "weight_source", "");
+        uint64_t value = json_get_uint(rule, "weight", 0);
+
+        text_cell(table, rule, "principal");
+        milli_cell(table, rule, "experts_max_milli");
+        if (value > 0)
+                table_cell(table, "%" PRIu64, value);
+        else
+                table_cell(table, "-");
+        table_cell(table, "%s%s%s", experts, experts[0] && weight[0] && strcmp(experts, weight) ? ", " : "",
+                   strcmp(experts, weight) ? weight : "");
+}
+
+/* What is in force for those who are here, then the rules that there are. */
+static int budget_tables(const struct json *reply) {
         static const struct table_column columns[] = {
                 { "PRINCIPAL" }, { "EXPERTSMAX", true }, { "WEIGHT", true }, { "ACTIVATIONS", true }, { "SOURCE" },
         };
-        _cleanup_(table_deinit) struct table table = {};
+        static const struct table_column rule_columns[] = {
+                { "RULE" }, { "EXPERTSMAX", true }, { "WEIGHT", true }, { "SOURCE" },
+        };
+        _cleanup_(table_deinit) struct table table = {}, rules = {};
+        const struct json *list = json_get(reply, "rules");
+        int code;
+
+        table_init(&table, columns, ELEMENTS(columns));
+        json_for_each(budget, json_get(reply, "budgets"))
+                budget_row(&table, budget);
+        code = table_finish(&table);
+        if (code || !list || list->length == 0)
+                return code;
+        putchar('\n');
+        table_init(&rules, rule_columns, ELEMENTS(rule_columns));
+        json_for_each(rule, list)
+                rule_row(&rules, rule);
+        return table_finish(&rules);
+}
+
+static int budget_print(struct moed *m, const struct cli *cli, const char *arguments) {
         _cleanup_(json_freep) struct json *reply = NULL;
         int code;
 
         if (cli->json)
                 return cli_query_print(m, "budget", arguments);
         code = cli_query(m, "budget", arguments, &reply);
-        if (code)
-                return code;
-        table_init(&table, columns, ELEMENTS(columns));
-        json_for_each(budget, json_get(reply, "budgets"))
-                budget_row(&table, budget);
-        return table_finish(&table);
+        return code ? code : budget_tables(reply);
 }
 
 /* Keys as moed.conf(5) spells them, and the control message's key for each. */

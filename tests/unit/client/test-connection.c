@@ -394,6 +394,8 @@ static void serve_one(struct peer *p) {
         assert_se(memcmp(at + sizeof(g) + g.stop_bytes, "\1\0\0\0\3\0\0\0sys\2\0\0\0\2\0\0\0hi", 21) == 0);
         peer_emit(p, s.request, WIRE_EVENT_ACCEPTED, 0, "");
         peer_emit(p, s.request, WIRE_EVENT_TOKEN, 0, "hello");
+        peer_emit(p, s.request, WIRE_EVENT_TEXT, 0, " you");
+        peer_emit(p, s.request, WIRE_EVENT_TEXT, 0, " there");
         peer_emit(p, s.request, WIRE_EVENT_DONE, WIRE_DONE_EOG, "!");
         serve_nothing(p);
 }
@@ -419,7 +421,7 @@ TEST(request_arrives_byte_for_byte_and_its_events_come_back) {
         q.max_tokens = 9;
         q.seed = 77;
         assert_se(moed_run(m, &q, collect, text) == 0);
-        assert_se(strcmp(text, "hello!") == 0);
+        assert_se(strcmp(text, "hello you there!") == 0);
         moed_close(m);
         fake_end(&f);
 }
