@@ -27,6 +27,27 @@ TEST(a_sound_model_opens) {
         assert_se(open_tiny(&(struct tiny) { 0 }, &reason) == 0);
 }
 
+TEST(a_model_says_what_it_is) {
+        struct backend *backend;
+        struct model *model;
+        const struct model_info *info;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        model = tiny_open(&(struct tiny) { 0 }, backend, 5, 4);
+        info = model_info(model);
+        assert_se(strcmp(info->architecture, "qwen3moe") == 0 && strcmp(info->name, "tiny") == 0);
+        assert_se(info->vocab == TINY_VOCAB && info->layers == TINY_LAYERS && info->moe_layers == TINY_LAYERS);
+        assert_se(info->experts == TINY_EXPERTS && info->experts_used == TINY_EXPERTS_USED);
+        /* Two heads of 8 values of K and V each, F32. */
+        assert_se(info->kv_bytes_per_token == TINY_LAYERS * 2 * (8 + 8) * 4);
+        assert_se(info->kv_pages == 5 && model_kv_pages_free(model) == 5);
+        assert_se(info->context == 5 * KV_PAGE_TOKENS);
+        assert_se(info->weight_bytes == info->parameters * 4 && info->file_bytes > info->weight_bytes);
+        assert_se(!model_tokenizer(model) && !model_chat_template(model));
+        model_free(model);
+        backend->ops->free(backend);
+}
+
 TEST(an_absent_output_matrix_is_the_embedding) {
         assert_se(open_tiny(&(struct tiny) { .omit_tensor = "output.weight" }, NULL) == 0);
 }
@@ -73,6 +94,7 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .extra_tensor = "blk.7.attn_norm.weight" }, { "blk.7.attn_norm.weight has no place" } },
                 { { .extra_tensor = "blk.0x.attn_norm.weight" }, { "has no place" } },
                 { { .extra_tensor = "mystery.weight" }, { "mystery.weight has no place" } },
+                { { .vocabulary = true }, { "the vocabulary has 256 tokens, token_embd.weight only 40 rows" } },
                 { { .rope = "longrope" }, { "rope.scaling.type is \"longrope\"" } },
                 { { .rope = "linear", .rope_factor = -2.0f }, { "rope.scaling.factor is -2" } },
                 { { .rope = "yarn", .rope_factor = INFINITY }, { "rope.scaling.factor is not a finite number" } },

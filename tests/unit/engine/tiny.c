@@ -9,6 +9,7 @@
 
 #include "gguf-builder.h"
 #include "test.h"
+#include "vocabulary.h"
 
 enum { HIDDEN = 32, HEADS = 4, KV_HEADS = 2, HEAD = 8, EXPERT_FFN = 16 };
 
@@ -130,6 +131,12 @@ static void metadata(struct builder *b) {
         gguf_builder_f32(&b->gguf, key, 1e-6f);
         if (b->tiny->rope)
                 rope_scaling(b);
+        if (b->tiny->vocabulary) {
+                static struct vocabulary v;
+
+                vocabulary_init(&v);
+                vocabulary_write(&v, &b->gguf, "gpt-2");
+        }
 }
 
 static char path[64];

@@ -28,6 +28,7 @@ struct tiny {
         const char *rope;                    /* value of rope.scaling.type; then also: */
         float rope_factor;
         uint32_t rope_context;               /* of the training, before scaling */
+        bool vocabulary;                     /* of more tokens than the embedding has rows */
         uint32_t alignment;                  /* of the tensors' data; 32 when 0 */
 };
 
