@@ -105,6 +105,25 @@ TEST(reserving_takes_whole_pages_and_truncating_gives_them_back) {
         engine_close(&e);
 }
 
+TEST(room_is_counted_from_the_end_of_the_sequence) {
+        struct engine e = engine_open(4, 32);
+        struct sequence *s = sequence(&e, KV_PAGE_TOKENS);
+        struct step_part part = { .sequence = s, .tokens = tokens, .allowances = allow(1), .count = 30 };
+
+        assert_se(step_run(e.step, &part, 1) == 0);
+        assert_se(sequence_reserve(s, 2) == 0 && sequence_pages(s) == 1);
+        assert_se(sequence_reserve(s, 3) == 0 && sequence_pages(s) == 2);
+        assert_se(sequence_reserve(s, 3 * KV_PAGE_TOKENS + 2) == 0 && sequence_pages(s) == 4);
+        assert_se(sequence_reserve(s, 3 * KV_PAGE_TOKENS + 3) == ENGINE_E_CONTEXT);
+        part.count = 31;
+        assert_se(step_run(e.step, &part, 1) == 0 && sequence_length(s) == 61);
+        /* Of what was reserved only whole pages beyond the text come back. */
+        sequence_truncate(s, 61);
+        assert_se(sequence_length(s) == 61 && sequence_pages(s) == 2);
+        sequence_free(s);
+        engine_close(&e);
+}
+
 TEST(the_context_shrinks_to_the_arena_and_is_not_passed) {
         struct engine e = engine_open(2, 4), wide = engine_open(100, 4);
         struct sequence *s = sequence(&e, 1);
