@@ -125,6 +125,9 @@ static ssize_t read_line(char **line, size_t *size, bool prompt) {
                 if (prompt) {
                         fputs(length > 0 ? ". " : "> ", stdout);
                         fflush(stdout);
+                        /* A terminal hands over a line at a time: nothing waits in stdin's buffer. */
+                        if (interrupt_wait_input() < 0)
+                                return -EINTR;
                 }
                 errno = 0;
                 n = getline(&part, &part_size, stdin);

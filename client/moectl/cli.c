@@ -2,9 +2,11 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "json.h"
@@ -272,6 +274,22 @@ void interrupt_release(void) {
 
 int interrupt_count(void) {
         return interrupts;
+}
+
+int interrupt_wait_input(void) {
+        struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
+        sigset_t caught, before;
+        int r = 0;
+
+        /* Blocked until the sleep itself, so that none falls between the look and the sleep. */
+        sigemptyset(&caught);
+        sigaddset(&caught, SIGINT);
+        sigaddset(&caught, SIGTERM);
+        sigprocmask(SIG_BLOCK, &caught, &before);
+        if (interrupts > 0 || (ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR))
+                r = -EINTR;
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        return r;
 }
 
 int interrupt_exit_code(void) {

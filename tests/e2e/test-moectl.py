@@ -185,9 +185,11 @@ def ctrl_c_cancels_the_request_and_not_the_daemon(d):
 
 def ctrl_c_with_json_prints_what_there_was(d):
     # With neighbours it takes long enough to be interrupted.
+    requests = d.stats()["requests"]
     neighbours = [endless(d) for _ in range(8)]
+    wait_until(lambda: d.stats()["requests"] == requests + 8, "the neighbours' requests")
     p = d.spawn([MOECTL, "run", "--json", "--ignore-eog", "--temp", "1.5", "--tokens", join(prompts()[3])])
-    time.sleep(0.15)
+    wait_until(lambda: d.stats()["requests"] == requests + 9, "the request")
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=20)
     assert p.returncode in (0, 130) and err == "", (p.returncode, err)
