@@ -36,7 +36,8 @@ static int stop_matcher_append(struct stop_matcher *matcher, const char *piece, 
         char *grown;
         size_t need;
 
-        memmove(matcher->text, matcher->text + matcher->released, matcher->length - matcher->released);
+        if (matcher->released > 0)
+                memmove(matcher->text, matcher->text + matcher->released, matcher->length - matcher->released);
         matcher->length -= matcher->released;
         matcher->released = 0;
         need = matcher->length + length;
@@ -47,7 +48,8 @@ static int stop_matcher_append(struct stop_matcher *matcher, const char *piece, 
                 matcher->text = grown;
                 matcher->allocated = 2 * need;
         }
-        memcpy(matcher->text + matcher->length, piece, length);
+        if (length > 0)
+                memcpy(matcher->text + matcher->length, piece, length);
         matcher->length = need;
         return 0;
 }

@@ -227,10 +227,12 @@ static void stream_put_done(struct stream *stream, enum wire_done how) {
                         stream_put(stream, -ENOMEM);
                         return;
                 }
-                memcpy(joined, text, n_first);
+                if (n_first > 0)
+                        memcpy(joined, text, n_first);
                 if (!found)
                         stop_matcher_end(&stream->stops, &rest, &n_rest);
-                memcpy(joined + n_first, rest, n_rest);
+                if (n_rest > 0)
+                        memcpy(joined + n_first, rest, n_rest);
                 text = joined;
                 n_text = n_first + n_rest;
         }

@@ -37,7 +37,9 @@ def main():
               (KILLS, runs, memory_before >> 10, memory_after >> 10))
         assert before == after, (before, after)
         assert runs > 0
-        assert memory_after < memory_before + (4 << 20)
+        # A sanitizer keeps what was freed for a while.
+        slack = 64 << 20 if os.environ.get("MOED_TEST_SANITIZED") else 4 << 20
+        assert memory_after < memory_before + slack
         assert d.stats()["connections_dropped"] == 0
 
 
