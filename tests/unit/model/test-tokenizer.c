@@ -180,7 +180,7 @@ static void round_trip(const struct tokenizer *t, const char *text, size_t n) {
 
 TEST(bytes_that_are_not_utf8_round_trip) {
         static const char *const texts[] = {
-                "\xff", "a\xff" "b", "\xc3", "\xc3(", "\xe2\x82", "\xed\xa0\x80", "\xf8\x88\x80\x80\x80", "\xc0\xaf",
+                "\xff", "a\xffg", "\xc3", "\xc3(", "\xe2\x82", "\xed\xa0\x80", "\xf8\x88\x80\x80\x80", "\xc0\xaf",
                 "ok \xf0\x9f\x98\x80 \xf0\x9f\x98", "\x80\x80\x80", "na\xc3\xafve \xfe\xfe \xe6\xbc\xa2",
         };
         static const char *const families[] = { "gpt-2", "qwen2", "deepseek-llm", "deepseek-v3", "gpt-4o", "tekken" };
