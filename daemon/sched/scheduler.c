@@ -26,10 +26,9 @@ void principal_init(struct principal *principal, const struct policy *policy) {
 }
 
 void sched_stream_init(struct sched_stream *stream, struct principal *principal, uint32_t moe_layers,
-                       uint32_t experts_used, uint32_t cap_milli) {
+                       uint32_t experts_used) {
         *stream = (struct sched_stream) {
                 .principal = principal,
-                .cap_milli = cap_milli,
                 .moe_layers = moe_layers,
                 .experts_used = experts_used,
         };
@@ -100,13 +99,6 @@ void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *
                 stream_join(scheduler, stream);
         }
         stream->pending = pending;
-}
-
-void sched_stream_set_cap(struct sched_stream *stream, uint32_t cap_milli) {
-        if (stream->cap_milli == cap_milli)
-                return;
-        stream->cap_milli = cap_milli;
-        stream->rows_done = 0;
 }
 
 /* Keeps the list in the order of the counters. Behind its equals: of those, the one that got there first goes first. */
@@ -303,7 +295,6 @@ uint32_t sched_allowance(uint32_t cap_milli, uint32_t moe_layers, uint64_t row) 
 void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint64_t used) {
         struct principal *principal = stream->principal;
 
-        stream->rows_done += rows;
         principal->activations += used;
         if (prompt)
                 principal->rows_prompt += rows;

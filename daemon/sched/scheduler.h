@@ -60,9 +60,7 @@ struct sched_stream {
         struct principal *principal;
         uint32_t pending;          /* rows that could run now: prompt left, or 1 for a decode step; 0: not runnable */
         bool decoding;
-        uint32_t cap_milli;        /* effective: the lowest of policy, request and model */
         uint32_t moe_layers, experts_used; /* of its model */
-        uint64_t rows_done;        /* rows accounted since the cap was set: the budget's running position */
         uint32_t granted, slot;    /* rows, and place among the picks, in the iteration being formed */
         struct list link;          /* in one of the principal's lists while runnable */
 };
@@ -81,13 +79,11 @@ struct sched_pick {
 void scheduler_init(struct scheduler *scheduler);
 void principal_init(struct principal *principal, const struct policy *policy);
 void sched_stream_init(struct sched_stream *stream, struct principal *principal, uint32_t moe_layers,
-                       uint32_t experts_used, uint32_t cap_milli);
+                       uint32_t experts_used);
 
 /* Makes the stream known with `pending` rows of work, or changes how much work it has (0 takes it out; so before it is
  * freed). */
 void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending, bool decoding);
-/* Changes the cap in mid-generation: promise P1 then holds anew for the rows from here on. */
-void sched_stream_set_cap(struct sched_stream *stream, uint32_t cap_milli);
 
 /* Forms the next iteration. Every row, or chunk of a prompt, goes to the principal with the lowest counter (the one that
  * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a prompt
@@ -100,9 +96,10 @@ uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *
 /* The effective cap: lowest of the policy's, the request's (0: none) and the model's experts_used. */
 uint32_t sched_cap_milli(const struct policy *policy, uint32_t request_milli, uint32_t experts_used);
 
-/* Allowance of the stream's row number `row` (from 0): floor((row+1)·c·L) - floor(row·c·L), with c the cap in experts and
- * L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even out. */
+/* Allowance of the row number `row` (from 0) since the cap was set: floor((row+1)·c·L) - floor(row·c·L), with c the cap in
+ * experts and L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even
+ * out. */
 uint32_t sched_allowance(uint32_t cap_milli, uint32_t moe_layers, uint64_t row);
 
-/* Books what an iteration used: `rows` of the stream's rows, `used` activations. The running position moves on. */
+/* Books what an iteration used: `rows` of the stream's rows, `used` activations. */
 void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint64_t used);

@@ -56,7 +56,7 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used, 0);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -325,7 +325,6 @@ int stream_update_cap(struct stream *stream) {
         struct stream_cap *grown;
 
         cap = sched_cap_milli(&stream->peer->policy, stream->experts_milli, stream->sched.experts_used);
-        stream->sched.cap_milli = cap;
         if (stream->sequence)
                 row = MAX(row, sequence_length(stream->sequence) + stream->rows_flying);
         if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].cap_milli == cap)

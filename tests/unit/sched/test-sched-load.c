@@ -14,6 +14,7 @@ struct request {
         struct sched_stream stream;
         uint32_t prompt, answer; /* rows left */
         uint32_t waited;         /* iterations since its last row */
+        uint32_t cap_milli, done; /* rows */
 };
 
 struct user {
@@ -58,7 +59,9 @@ static void request_update(struct world *world, struct request *request) {
 }
 
 static void request_start(struct world *world, struct user *user, struct request *request) {
-        sched_stream_init(&request->stream, &user->principal, 7, 4, sched_cap_milli(&user->principal.policy, 0, 4));
+        sched_stream_init(&request->stream, &user->principal, 7, 4);
+        request->cap_milli = sched_cap_milli(&user->principal.policy, 0, 4);
+        request->done = 0;
         request->prompt = 1 + world_random(world, world_random(world, 20) == 0 ? 4000 : 100);
         request->answer = 1 + world_random(world, 300);
         request->waited = 0;
@@ -101,12 +104,13 @@ static void request_spend(struct user *user, struct request *request, uint32_t r
         uint64_t used = 0;
 
         for (uint32_t i = 0; i < rows; i++)
-                used += sched_allowance(stream->cap_milli, stream->moe_layers, stream->rows_done + i);
+                used += sched_allowance(request->cap_milli, stream->moe_layers, request->done + i);
+        request->done += rows;
         sched_settle(stream, rows, !stream->decoding, used);
         user->activations += used;
         user->served += rows;
         assert_se(user->principal.activations == user->activations);
-        assert_se(user->activations * 1000 <= user->served * stream->cap_milli * stream->moe_layers);
+        assert_se(user->activations * 1000 <= user->served * request->cap_milli * stream->moe_layers);
 }
 
 static void world_run(struct world *world, const struct sched_pick *picks, uint32_t n) {
