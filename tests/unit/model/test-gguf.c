@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "gguf-builder.h"
 #include "gguf.h"
+#include "quant.h"
 #include "test.h"
 
 enum { F32 = 0, Q4_0 = 2, Q4_K = 12 };
@@ -391,6 +392,22 @@ TEST(gguf_refuses_tensors_outside_the_file) {
         refused(&b, "incomplete file");
         describe(&b, 1, nine, F32, 0);
         refused(&b, "'weight' needs 36 bytes at 0");
+}
+
+TEST(gguf_and_kernels_agree_on_the_size_of_each_type) {
+        size_t known = 0;
+
+        for (uint32_t number = 0; number < 256; number++) {
+                const struct gguf_tensor_type *type = gguf_tensor_type(number);
+                const struct quant_info *info = quant_info(number);
+
+                if (!info)
+                        continue;
+                known++;
+                assert_se(type && strcmp(type->name, info->name) == 0);
+                assert_se(type->block_values == info->block_values && type->block_bytes == info->block_bytes);
+        }
+        assert_se(known > 0);
 }
 
 TEST(gguf_opens_files_and_refuses_what_is_none) {
