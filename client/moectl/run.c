@@ -10,8 +10,8 @@
 
 struct run {
         struct sampling sampling;
-        bool special, logprobs, ignore_eog, stats;
-        const char *tokens;
+        bool chat, special, logprobs, ignore_eog, stats;
+        const char *tokens, *system;
 };
 
 /* What the prompt is made of; owned. */
@@ -33,6 +33,8 @@ static int prompt_read(struct prompt *ret, const struct run *run, const struct v
 
         if (run->tokens && n > 0)
                 return cli_usage(verb, "--tokens and a prompt in words exclude each other");
+        if (run->tokens && (run->chat || run->system))
+                return cli_usage(verb, "--tokens and --chat exclude each other");
         if (!run->tokens && n == 0)
                 return cli_usage(verb, "a prompt is missing ('-' reads it from standard input)");
         if (run->tokens)
@@ -67,9 +69,29 @@ static int run_report(struct moed *m, const struct cli *cli, const struct run *r
         return code;
 }
 
+/* The prompt as it is, or as what a person says to the model. */
+static void run_request(const struct run *run, const struct prompt *prompt, struct moed_message messages[2],
+                        struct moed_request *q) {
+        size_t n = 0;
+
+        if (!run->chat && !run->system) {
+                q->prompt = prompt->text;
+                q->prompt_length = prompt->length;
+                q->tokens = prompt->tokens;
+                q->n_tokens = prompt->n_tokens;
+                return;
+        }
+        if (run->system)
+                messages[n++] = (struct moed_message) { .role = MOED_SYSTEM, .text = run->system };
+        messages[n++] = (struct moed_message) { .role = MOED_USER, .text = prompt->text, .length = prompt->length };
+        q->messages = messages;
+        q->n_messages = n;
+}
+
 static int run_connected(const struct cli *cli, const struct run *run, const struct prompt *prompt, struct moed *m) {
         _cleanup_(generation_deinit) struct generation g = GENERATION_INIT;
         struct moed_request q = MOED_REQUEST_INIT;
+        struct moed_message messages[2];
         struct moed_model model;
         int r;
 
@@ -79,10 +101,7 @@ static int run_connected(const struct cli *cli, const struct run *run, const str
         q.model = model.handle;
         q.flags = (run->special ? MOED_SPECIAL : 0) | (cli->json || run->logprobs ? MOED_LOGPROBS : 0) |
                   (run->ignore_eog ? MOED_IGNORE_EOG : 0);
-        q.prompt = prompt->text;
-        q.prompt_length = prompt->length;
-        q.tokens = prompt->tokens;
-        q.n_tokens = prompt->n_tokens;
+        run_request(run, prompt, messages, &q);
         sampling_apply(&run->sampling, &q);
         interrupt_catch();
         r = generate(m, &q, !cli->json, &g);
@@ -95,6 +114,8 @@ static int run_main(struct cli *cli, struct run *run, const struct verb *verb, i
         _cleanup_(moed_closep) struct moed *m = NULL;
         const struct arg args[] = {
                 SAMPLING_ARGS(&run->sampling),
+                { "chat", 'c', ARG_FLAG, &run->chat, NULL, "the prompt is a question: through the chat template" },
+                { "system", 0, ARG_TEXT, &run->system, "TEXT", "what the model is told before that; implies --chat" },
                 { "ignore-eog", 0, ARG_FLAG, &run->ignore_eog, NULL, "go on past the model's end of text" },
                 { "special", 0, ARG_FLAG, &run->special, NULL, "recognise special tokens in the prompt" },
                 { "tokens", 0, ARG_TEXT, &run->tokens, "N,N,...", "token ids instead of a prompt in words" },
@@ -110,7 +131,7 @@ static int run_main(struct cli *cli, struct run *run, const struct verb *verb, i
         code = prompt_read(&prompt, run, verb, argv, n);
         if (code)
                 return code;
-        cli->arena = prompt.length + prompt.n_tokens * sizeof(*prompt.tokens);
+        cli->arena = prompt.length + (run->system ? strlen(run->system) : 0) + prompt.n_tokens * sizeof(*prompt.tokens);
         code = cli_connect(cli, &m);
         return code ? code : run_connected(cli, run, &prompt, m);
 }

@@ -36,7 +36,7 @@ def help_is_everywhere_and_needs_no_daemon():
 
 def mistakes_are_exit_code_64():
     for args in ((), ("nope",), ("run",), ("run", "--nope", "x"), ("run", "--temp", "hot", "x"), ("run", "--temp", "nan", "x"),
-                 ("run", "--max-tokens", "-1", "x"), ("run", "--tokens", "1,,2"), ("run", "--tokens", "1", "x"),
+                 ("run", "--max-tokens", "-1", "x"), ("run", "--tokens", "1,,2"), ("run", "--tokens", "1", "x"), ("run", "--tokens", "1", "--chat"),
                  ("run", "--experts", "-1", "x"), ("run", "--seed"), ("models", "x"), ("budget", "set"), ("budget", "sing"),
                  ("budget", "set", "uid:0", "Weight=x"), ("budget", "set", "uid:0", "Weight=1.5"),
                  ("budget", "set", "uid:0", "Colour=red"), ("tokenize",), ("tokenize", "--decode", "1", "x"),
@@ -218,6 +218,13 @@ def full_disk_is_exit_code_74(d):
             assert p.returncode == IOERR and "standard output" in p.stderr, (args, p.returncode, p.stderr)
 
 
+def run_chat_asks_as_chat_does(d):
+    (asked,) = map(json.loads, d.moectl("chat", "--json", "--max-tokens", 4, "--system", "be", input="one\n").stdout.splitlines())
+    got = d.json("run", "--max-tokens", 4, "--system", "be", "one")
+    assert (got["tokens"], got["prompt_tokens"]) == (asked["tokens"], asked["prompt_tokens"])
+    assert d.json("run", "--chat", "--max-tokens", 4, "one")["prompt_tokens"] < got["prompt_tokens"]
+
+
 def chat_remembers_and_forgets(d):
     p = d.moectl("chat", "--json", "--max-tokens", 4, input="one\ntwo\n/reset\none\n/quit\nnot read\n")
     first, second, again = map(json.loads, p.stdout.splitlines())
@@ -300,7 +307,7 @@ with Daemon() as daemon:
                  too_long_is_exit_code_65, tokenize_and_back, tables_and_json_agree, doctor_is_content_with_a_daemon,
                  bench_measures_each_client, budgets_are_set_and_reset, ctrl_c_cancels_the_request_and_not_the_daemon,
                  ctrl_c_with_json_prints_what_there_was, reader_that_leaves_ends_the_run_quietly, full_disk_is_exit_code_74,
-                 chat_remembers_and_forgets, chat_on_a_terminal_leaves_at_the_second_ctrl_c,
+                 run_chat_asks_as_chat_does, chat_remembers_and_forgets, chat_on_a_terminal_leaves_at_the_second_ctrl_c,
                  text_on_a_terminal_ends_its_line):
         test(daemon)
         print("ok", test.__name__)
