@@ -52,7 +52,7 @@ static const struct arch archs[] = {
 };
 
 /* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or
- * a buffer of activations is made of, far from wrapping 64 bits. */
+ * a buffer of activations is made of, far from wrapping 64 bits; and backends take them (op.h). */
 struct param {
         const char *suffix;
         size_t offset;
@@ -71,9 +71,9 @@ static const struct param params[] = {
         PARAM("attention.head_count_kv", kv_heads, 1, 4096, false),
         PARAM("attention.key_length", k_dim, 1, 4096, false),
         PARAM("attention.value_length", v_dim, 1, 4096, false),
-        PARAM("rope.dimension_count", rope_dims, 2, 4096, false),
+        PARAM("rope.dimension_count", rope_dims, 2, 2 * ROPE_PAIRS_MAX, false),
         PARAM("feed_forward_length", ffn, 1, 1 << 20, false),
-        PARAM("expert_count", experts, 0, 4096, false),
+        PARAM("expert_count", experts, 0, ROUTE_EXPERTS_MAX, false),
         PARAM("expert_used_count", experts_used, 0, 256, false),
         PARAM("expert_feed_forward_length", expert_ffn, 1, 1 << 20, false),
 };
@@ -176,7 +176,7 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
                 return reason_return(reason, ARCH_E_REFUSED,
                                      "%s: %u attention heads cannot share %u KV heads", gguf_name(g),
                                      h->heads, h->kv_heads);
-        if (h->k_dim == 0 || h->rope_dims % 2 || h->rope_dims > h->k_dim)
+        if (h->k_dim == 0 || h->rope_dims % 2 || h->rope_dims > MIN(h->k_dim, 2u * ROPE_PAIRS_MAX))
                 return reason_return(
                         reason, ARCH_E_REFUSED,
                         "%s: %u rotary dimensions in a head of %u; expected an even number inside it",

@@ -71,6 +71,8 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .key = "attention.head_count_kv", .value = 0 }, { "attention.head_count_kv is 0" } },
                 { { .key = "attention.key_length", .value = 65536 }, { "attention.key_length is 65536" } },
                 { { .key = "rope.dimension_count", .value = 10 }, { "10 rotary dimensions in a head of 8" } },
+                { { .key = "rope.dimension_count", .value = 2048 }, { "is 2048, expected 2 to 1024" } },
+                { { .key = "expert_count", .value = 5000 }, { "expert_count is 5000" } },
                 { { .key = "rope.dimension_count", .value = 3 }, { "3 rotary dimensions" } },
                 { { .key = "rope.freq_base", .value = 0 }, { "rope.freq_base is 0" } },
                 { { .key = "context_length", .value = 0 }, { "context_length is 0" } },
