@@ -234,11 +234,9 @@ static int client_sleep(struct notify_waiter *waiter, uint32_t head, uint64_t no
         return client_look_for_daemon(waiter, head);
 }
 
-/* A wait that spinning could have bridged, whether it did or not, is worth spinning for next time; after long waits we
- * spin less and less. */
+/* After a wait with a sleep in it. One that spinning could have bridged is worth spinning for next time; after long ones
+ * we spin less and less. */
 static void client_adapt(struct notify_waiter *waiter, uint64_t waited) {
-        if (waiter->spin_max == NOTIFY_FOREVER)
-                return;
         if (waited / SHORT_WAIT <= waiter->spin_max)
                 waiter->spin = waiter->spin_max;
         else
@@ -246,23 +244,21 @@ static void client_adapt(struct notify_waiter *waiter, uint64_t waited) {
 }
 
 /* Returns as client_look(), or a negative errno. */
-static int client_wait(struct notify_waiter *waiter, uint32_t head, uint64_t now, uint64_t until) {
-        uint64_t spin_until;
+static int client_sleep_until(struct notify_waiter *waiter, uint32_t head, uint64_t until) {
+        uint64_t now;
         int r;
 
-        if (waiter->spin > 0) {
-                if (!add_u64(now, waiter->spin, &spin_until))
-                        spin_until = NOTIFY_FOREVER;
-                r = client_spin(waiter, head, MIN(spin_until, until));
-                if (r != NOTIFY_E_TIMEOUT)
-                        return r;
-        }
         while ((now = now_nsec()) < until) {
                 r = client_sleep(waiter, head, now, until);
                 if (r != NOTIFY_E_TIMEOUT)
                         return r;
         }
         return NOTIFY_E_TIMEOUT;
+}
+
+/* a + b, or for ever. */
+static uint64_t later(uint64_t a, uint64_t b) {
+        return add_u64(a, b, &a) ? a : NOTIFY_FOREVER;
 }
 
 int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout) {
@@ -274,11 +270,17 @@ int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout) {
                 return r;
 
         start = now_nsec();
-        if (!add_u64(start, timeout, &until))
-                until = NOTIFY_FOREVER;
-        r = client_wait(waiter, head, start, until);
-        if (waiter->spin > 0)
-                client_adapt(waiter, now_nsec() - start);
+        until = later(start, timeout);
+        if (waiter->spin_max == 0)
+                return client_sleep_until(waiter, head, until);
+        r = client_spin(waiter, head, MIN(later(start, waiter->spin), until));
+        if (r != NOTIFY_E_TIMEOUT) {
+                /* What we waited for is there, and reading the clock would only delay it. */
+                waiter->spin = waiter->spin_max;
+                return r;
+        }
+        r = client_sleep_until(waiter, head, until);
+        client_adapt(waiter, now_nsec() - start);
         return r;
 }
 

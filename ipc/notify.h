@@ -143,5 +143,6 @@ int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout);
  * connection is closed, and nothing is armed. Arming twice is allowed. */
 bool notify_arm(struct notify_waiter *waiter, uint32_t head);
 
-/* Says that the client is awake and empties wake_fd. No-op when not armed. */
+/* Says that the client is awake and empties wake_fd. No-op when not armed. Best after the completions have been taken: it
+ * delays none of them, and what the daemon publishes meanwhile needs no second wake-up. */
 void notify_disarm(struct notify_waiter *waiter);

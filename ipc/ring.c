@@ -97,11 +97,24 @@ int ring_put(struct ring_writer *writer, const void *slot) {
         return 0;
 }
 
+/* Takes the line of the next slot away from the reader's core while nobody waits for it. (GCC has an instruction for
+ * __builtin_prefetch() to write only when told of the machine; every x86-64 takes this one, some as a no-op.) */
+static void prefetch_next(const struct ring_writer *writer) {
+        const uint8_t *slot = writer->slots + (size_t) (writer->tail & writer->mask) * WIRE_SLOT;
+
+#ifdef __x86_64__
+        __asm__ volatile("prefetchw %0" : : "m"(*slot));
+#else
+        __builtin_prefetch(slot, 1);
+#endif
+}
+
 bool ring_publish(struct ring_writer *writer) {
         if (writer->tail == writer->published)
                 return false;
         writer->published = writer->tail;
         /* Release: the slots are filled before the reader sees that they are. */
         atomic_store_explicit(writer->shared_tail, writer->tail, memory_order_release);
+        prefetch_next(writer);
         return true;
 }

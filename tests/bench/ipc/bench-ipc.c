@@ -294,11 +294,16 @@ static void client_wait(struct pair *p, enum wire_wait how) {
                 return;
         }
         while (notify_arm(&p->client.waiter, head)) {
+                uint32_t ready;
+
                 assert_se(poll(&poll_fd, 1, -1) == 1);
-                notify_disarm(&p->client.waiter);
+                if (ring_ready(&p->client.completions, &ready) == 0 && ready > 0)
+                        return;
+                notify_disarm(&p->client.waiter); /* a wake-up that was late for the sleep before */
         }
 }
 
+/* Returns when the answer is in hand. */
 static void client_round(struct pair *p, enum wire_wait how, uint64_t request) {
         struct wire_submission s = { .op = WIRE_OP_ECHO, .request = request };
         struct wire_completion c;
@@ -331,6 +336,7 @@ static unsigned measure_ours(const struct way *way, uint64_t *samples, unsigned 
                 client_round(&p, way->client, i);
                 if (i > WARM_UP)
                         samples[n++] = now_nsec() - before - (way->answerer_rests ? REST_NSEC : 0);
+                notify_disarm(&p.client.waiter);
                 if (before >= until && n > 0)
                         break;
         }

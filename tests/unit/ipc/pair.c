@@ -94,7 +94,7 @@ struct bell_ring *bell_ring_new(int bell_fd) {
         assert_se(ring);
         ring->bell_fd = bell_fd;
         ring->has_uring = io_uring_queue_init(8, &ring->uring, IORING_SETUP_SINGLE_ISSUER |
-                                                               IORING_SETUP_COOP_TASKRUN) == 0;
+                                                               IORING_SETUP_DEFER_TASKRUN) == 0;
         if (ring->has_uring)
                 bell_ring_poll(ring);
         return ring;
