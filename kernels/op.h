@@ -180,7 +180,8 @@ struct op_route {
 
 /* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in that
  * order. x, y: [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read
- * once per call however many rows chose it. Entries with an id outside the stack are skipped. */
+ * once per call however many rows chose it (a backend may cut very large calls to bound its scratch). Entries with an
+ * id outside the stack are skipped. */
 struct op_moe {
         uint32_t n, k;
         enum act_kind act;

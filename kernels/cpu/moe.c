@@ -5,7 +5,7 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One moe operation. A pair is a (row, chosen expert); pairs are sorted by expert and, within one, by row. Four loops
+/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert and, within one, by row. Four loops
  * over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to the form of
  * down; down. The sum over a row's pairs, in the row's own order, makes the fifth. */
 struct moe {
@@ -271,14 +271,28 @@ static void moe_run(struct moe *m, struct cpu_backend *b) {
         pool_run(b->pool, op->n, cpu_grain(b, op->n, (uint64_t) op->down.rows * op->k / 8), sum_piece, m);
 }
 
-int cpu_moe(struct stream *s, const struct op_moe *op) {
-        struct cpu_backend *b = cpu_backend(s);
-        struct moe m = { .op = op, .variant = b->variant };
+/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent: where
+ * a call is cut changes no bit, and some hundred rows pay for reading the experts again. */
+enum { MOE_SCRATCH = 96 << 20 };
+
+static uint32_t moe_slice_rows(const struct op_moe *op) {
+        uint64_t pair_bytes = (2 * (uint64_t) op->gate.rows + op->down.rows) * sizeof(float);
+        uint64_t rows = MOE_SCRATCH / MAX(pair_bytes * op->k, UINT64_C(1));
+
+        return (uint32_t) MAX(MIN(rows, (uint64_t) op->n), UINT64_C(1));
+}
+
+static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
+        struct op_moe op = *whole;
+        struct moe m = { .op = &op, .variant = b->variant };
         int r;
 
-        r = host_check_moe(op);
-        if (r || op->n == 0 || op->k == 0)
-                return r;
+        op.n = n;
+        op.x = device_offset(op.x, (uint64_t) from * op.gate.cols * sizeof(float));
+        op.y = device_offset(op.y, (uint64_t) from * op.down.rows * sizeof(float));
+        op.ids = device_offset(op.ids, (uint64_t) from * op.k * sizeof(int32_t));
+        op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
+        op.counts = device_offset(op.counts, from * sizeof(int32_t));
         r = moe_reserve(&m, &b->scratch);
         if (r)
                 return r;
@@ -287,4 +301,18 @@ int cpu_moe(struct stream *s, const struct op_moe *op) {
         if (m.n_pairs > 0)
                 moe_run(&m, b);
         return 0;
+}
+
+int cpu_moe(struct stream *s, const struct op_moe *op) {
+        struct cpu_backend *b = cpu_backend(s);
+        uint32_t rows;
+        int r;
+
+        r = host_check_moe(op);
+        if (r || op->n == 0 || op->k == 0)
+                return r;
+        rows = moe_slice_rows(op);
+        for (uint32_t from = 0; r == 0 && from < op->n; from += rows)
+                r = moe_slice(b, op, from, MIN(rows, op->n - from));
+        return r;
 }

@@ -378,6 +378,11 @@ TEST(moe_agrees_over_types_and_rows) {
                         check(try_moe, (struct trial) { .n = rows[i], .type = *type, .dim = 256, .option = i % 2 }, 3e-3);
 }
 
+/* 96 MiB of scratch hold 98,304 rows of this shape. */
+TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
+        check_variant(cpu_variants[0], try_moe, (struct trial) { .n = 100000, .type = QUANT_F16, .dim = 16 }, 1e-5);
+}
+
 TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
         for (uint32_t option = 0; option < 16; option++)
                 for (uint32_t heads = 1; heads <= 5; heads += 2)
