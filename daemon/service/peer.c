@@ -347,8 +347,8 @@ void peer_publish(struct peer *peer) {
 static void peer_refuse(struct peer *peer, uint64_t request, int error, const char *sentence) {
         peer->server->metrics.requests_refused++;
         if (!peer->told_limit)
-                log_line(LOG_INFO, peer_log_fields(peer), "request %llu refused: %s", (unsigned long long) request,
-                         sentence);
+                log_line(LOG_INFO, peer_log_fields(peer), "request %llu refused: %s (others of this connection are "
+                         "not logged)", (unsigned long long) request, sentence);
         peer->told_limit = true;
         if (outbox_put_error(&peer->outbox, request, error, sentence) < 0)
                 peer_drop(peer, "the daemon has no memory left for this connection's events");

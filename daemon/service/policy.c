@@ -172,10 +172,13 @@ static int table_get(struct policy_table *table, const struct policy_principal *
                 *ret = rule;
                 return 0;
         }
-        rules = realloc(table->rules, (table->n_rules + 1) * sizeof(*rules));
-        if (!rules)
-                return -ENOMEM;
-        table->rules = rules;
+        /* Full at each power of two; then it doubles. */
+        if ((table->n_rules & (table->n_rules - 1)) == 0) {
+                rules = realloc(table->rules, MAX(2 * table->n_rules, (size_t) 1) * sizeof(*rules));
+                if (!rules)
+                        return -ENOMEM;
+                table->rules = rules;
+        }
         copy = strdup(name);
         if (!copy)
                 return -ENOMEM;

@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "chat.h"
+#include "pages.h"
 #include "peer.h"
 #include "report.h"
 #include "stream.h"
@@ -32,7 +33,7 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
 }
 
 void report_peer(struct control_builder *reply, const struct peer *peer) {
-        uint64_t queued = 0, pages = 0, cap = 0;
+        uint64_t queued = 0, pages = 0, cap = 0, position = 0;
         struct stream *stream;
 
         list_for_each(stream, &peer->streams, link) {
@@ -40,6 +41,8 @@ void report_peer(struct control_builder *reply, const struct peer *peer) {
                 if (stream->sequence)
                         pages += sequence_pages(stream->sequence);
                 cap = MAX(cap, (uint64_t) stream_cap_milli(stream));
+                if (stream->state == STREAM_WAITING && position == 0)
+                        position = pages_position(stream);
         }
         control_put_u64(reply, "pid", (uint64_t) peer->credentials.pid);
         control_put_u64(reply, "uid", peer->credentials.uid);
@@ -49,6 +52,8 @@ void report_peer(struct control_builder *reply, const struct peer *peer) {
         control_put_u64(reply, "connections", 1);
         control_put_u64(reply, "streams", peer->n_streams);
         control_put_u64(reply, "queued", queued);
+        if (position > 0)
+                control_put_u64(reply, "position", position);
         control_put_u64(reply, "kv_pages", pages);
         control_put_u64(reply, "generated", peer->tokens_generated);
         control_put_u64(reply, "prompt", peer->tokens_prompt);

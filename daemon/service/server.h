@@ -73,7 +73,6 @@ struct server {
         uint64_t drain_until;
         uint64_t computed; /* nsec: when the latest iteration ended */
         int (*reload)(struct server *server, struct reason *reason); /* set by main: reads the configuration anew */
-        void *reload_data;
 };
 
 /* Takes `config`, which server_deinit() frees. Opens the backend and the models: negative errno or a positive

@@ -45,7 +45,6 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
                 .offer = offer,
                 .id = id,
                 .serial = ++peer->server->serials,
-                .born = now_nsec(),
                 .user = user_ref(peer->user),
                 .tenant = tenant_ref(peer->tenant),
                 .tokens = TOKEN_LIST_NULL,
@@ -62,15 +61,28 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         peer->server->n_streams++;
 }
 
+/* Only long prompts wait for the worker, so only their copies can pile up. */
+static bool stream_needs_worker(const struct stream *stream) {
+        return stream->request.kind != WIRE_PROMPT_TOKENS && stream->request.prompt_bytes > PROMPT_INLINE_MAX;
+}
+
+static int stream_charge_prompt(struct stream *stream, struct reason *reason) {
+        int r;
+
+        if (!stream_needs_worker(stream))
+                return 0;
+        r = user_charge(stream->user, &stream->prompt_charge, USER_ARENA, stream->request.prompt_bytes, reason);
+        return r == USER_E_QUOTA ? EDQUOT : r;
+}
+
 static int stream_start(struct stream *stream) {
         struct server *server = stream_server(stream);
-        const struct request *request = &stream->request;
 
         list_append(&stream->peer->streams, &stream->link);
         stream->peer->n_streams++;
         server->metrics.requests++;
         stream->state = STREAM_TOKENIZING;
-        if (request->kind != WIRE_PROMPT_TOKENS && request->prompt_bytes > PROMPT_INLINE_MAX) {
+        if (stream_needs_worker(stream)) {
                 worker_submit(&server->worker, &stream->job);
                 return 0;
         }
@@ -107,10 +119,12 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         stream->max_tokens = request->max_tokens;
         stream->experts_milli = request->experts_milli;
         stream->request = *request;
-        r = stream_init_text(stream);
+        r = stream_charge_prompt(stream, reason);
+        if (r == 0)
+                r = stream_init_text(stream);
         if (r == 0)
                 r = stream_update_cap(stream);
-        if (r < 0) {
+        if (r != 0) {
                 stream->request = (struct request) REQUEST_NULL;
                 stream_free(stream);
                 return r;
@@ -156,6 +170,7 @@ void stream_free(struct stream *stream) {
         free(stream->caps);
         outbox_deinit(&stream->outbox);
         user_charge_deinit(&stream->charge);
+        user_charge_deinit(&stream->prompt_charge);
         user_unref(stream->user);
         tenant_unref(stream->tenant);
         free(stream);
@@ -239,11 +254,18 @@ static void stream_put_done(struct stream *stream, enum wire_done how) {
         stream_put(stream, outbox_put_last(&stream->outbox, WIRE_EVENT_TEXT, &event, text, n_text));
 }
 
+/* What is left of it is its last events, for as long as its client does not read them. */
+static void stream_conclude(struct stream *stream) {
+        stream_release(stream);
+        stream->state = STREAM_ENDED;
+        token_list_deinit(&stream->tokens);
+        stream->tokens = (struct token_list) TOKEN_LIST_NULL;
+}
+
 static void stream_end(struct stream *stream, enum wire_done how) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
-        stream_release(stream);
-        stream->state = STREAM_ENDED;
+        stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
         if (!stream->peer) {
@@ -255,8 +277,7 @@ static void stream_end(struct stream *stream, enum wire_done how) {
 }
 
 void stream_fail(struct stream *stream, int error, const char *sentence) {
-        stream_release(stream);
-        stream->state = STREAM_ENDED;
+        stream_conclude(stream);
         stream_server(stream)->metrics.requests_failed++;
         if (!stream->peer) {
                 stream_bury(stream);
@@ -296,6 +317,7 @@ void stream_tokenized(struct stream *stream) {
         int r;
 
         request_deinit(&stream->request);
+        user_charge_deinit(&stream->prompt_charge);
         if (stream->cancelled) {
                 stream_end(stream, WIRE_DONE_CANCELLED);
                 return;

@@ -38,11 +38,10 @@ struct stream {
         struct offer *offer;
         struct tenant *tenant;
         struct user *user;
-        struct user_charge charge;
+        struct user_charge charge, prompt_charge;
         struct sched_stream sched;
         uint64_t id;     /* the client's */
         uint64_t serial; /* by age */
-        uint64_t born;   /* nsec */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
 

@@ -10,12 +10,8 @@ static const struct {
 } user_slots[_USER_SLOTS] = {
         [USER_CONNECTIONS] = { "connections", "ConnectionsMax=" },
         [USER_REQUESTS] = { "running and waiting requests", "StreamsMax= or QueueMax=" },
-        [USER_ARENA] = { "bytes of shared memory", "ArenaMax=" },
+        [USER_ARENA] = { "bytes of prompts in transit", "ArenaMax=" },
 };
-
-const char *user_slot_name(enum user_slot slot) {
-        return user_slots[slot].name;
-}
 
 void users_init(struct users *users, const struct user_limits *limits) {
         list_init(&users->list);

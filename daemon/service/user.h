@@ -14,7 +14,7 @@
 enum user_slot {
         USER_CONNECTIONS,
         USER_REQUESTS, /* generations that run or wait */
-        USER_ARENA,    /* bytes of shared memory for prompts in transit */
+        USER_ARENA,    /* bytes of shared memory for prompts in transit, and of long prompts that are tokenised */
         _USER_SLOTS,
 };
 
@@ -64,5 +64,3 @@ struct user *user_unref(struct user *user);
 int user_charge(struct user *user, struct user_charge *charge, enum user_slot slot, uint64_t amount,
                 struct reason *reason);
 void user_charge_deinit(struct user_charge *charge);
-
-const char *user_slot_name(enum user_slot slot);

@@ -393,6 +393,7 @@ static void verbs_send(struct call *call, uint64_t id, int error) {
                         reason_set(call->reason, "the reply is larger than a control message can be");
                 } else if (r < 0) {
                         error = -r;
+                        reason_set(call->reason, "the daemon has no memory for the reply");
                 }
         }
         if (error != 0) {
