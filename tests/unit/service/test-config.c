@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "config-parse.h"
 #include "config-value.h"
 #include "config.h"
 #include "test.h"
@@ -267,6 +268,42 @@ TEST(hostile_bytes_are_refused_and_cannot_forge_a_line) {
                 assert_se((unsigned char) *c >= ' ');
         config_report_deinit(&report);
         free(line);
+}
+
+/* Every cut of the example, and thousands of copies with a few bytes changed, by a fixed generator. */
+TEST(damaged_files_are_refused_or_read_and_nothing_else) {
+        static const char alphabet[] = "[]=#; \n\r\t\0\xff%s0129.KMGaz-";
+        char text[16384], copy[16384];
+        FILE *f = fopen(EXAMPLE, "r");
+        uint64_t random = 88172645463325252;
+        size_t length;
+
+        assert_se(f);
+        length = fread(text, 1, sizeof(text), f);
+        fclose(f);
+        for (size_t i = 0; i < length; i++) /* with its comments, except their first letters */
+                if (text[i] == '#' && i + 1 < length && text[i + 1] != ' ')
+                        text[i] = ' ';
+        for (size_t i = 0; i < 4000; i++) {
+                struct config_report report = CONFIG_REPORT_NULL;
+                struct config *config;
+
+                memcpy(copy, text, length);
+                for (int j = 0; j < 4; j++) {
+                        random ^= random << 13; /* xorshift64 (Marsaglia 2003) */
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        copy[(random >> 32) % length] = alphabet[(random >> 16) % sizeof(alphabet)];
+                }
+                assert_se(config_new(&config) == 0);
+                assert_se(config_parse(config, "x", copy, i < length ? i : length, &report) == 0);
+                config_parse_finish(config, &report);
+                assert_se(config->rows_max >= 1 && config->rows_max <= 4096 && config->n_models <= CONFIG_MODELS_MAX);
+                for (size_t j = 0; j < config->budgets.n_rules; j++)
+                        assert_se(config->budgets.rules[j].policy.weight >= 1);
+                config_free(config);
+                config_report_deinit(&report);
+        }
 }
 
 TEST(a_file_has_at_most_a_mebibyte) {
