@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The blocks of GGUF's formats as they lie in the file: little-endian, no alignment. Layouts: GGUF specification and
- * the tables of the `gguf` Python package. `d` are half-precision scales, as bits. */
+/* The blocks of GGUF's formats as they lie in the file: little-endian, no alignment. Layouts: GGUF
+ * specification and the tables of the `gguf` Python package. `d` are half-precision scales, as bits. */
 
 #include <stdint.h>
 
@@ -16,7 +16,8 @@ struct block_q8_0 {
         int8_t q[32];
 } __attribute__((packed));
 
-/* Eight sub-blocks of 32: value = d × scale × q - dmin × min, with 6-bit scales and mins packed in 12 bytes. */
+/* Eight sub-blocks of 32: value = d × scale × q - dmin × min, with 6-bit scales and mins packed in 12 bytes.
+ */
 struct block_q4_k {
         uint16_t d, dmin;
         uint8_t scales[12];
@@ -36,8 +37,8 @@ _Static_assert(sizeof(struct block_q8_0) == 34, "Q8_0");
 _Static_assert(sizeof(struct block_q4_k) == 144, "Q4_K");
 _Static_assert(sizeof(struct block_q6_k) == 210, "Q6_K");
 
-/* Scale and min of sub-block j of Q4_K. The first four lie in the low 6 bits of bytes 0-3 and 4-7; the others have
- * their low nibbles in bytes 8-11 and their high two bits on top of the first four. */
+/* Scale and min of sub-block j of Q4_K. The first four lie in the low 6 bits of bytes 0-3 and 4-7; the others
+ * have their low nibbles in bytes 8-11 and their high two bits on top of the first four. */
 static inline void q4_k_scale_min(const uint8_t s[12], unsigned j, uint8_t *scale, uint8_t *min) {
         if (j < 4) {
                 *scale = s[j] & 63;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Half precision (IEEE 754 binary16) and bfloat16 in portable C: exact to single precision, round to nearest even
- * from it. Not-a-number stays one. */
+/* Half precision (IEEE 754 binary16) and bfloat16 in portable C: exact to single precision, round to nearest
+ * even from it. Not-a-number stays one. */
 
 #include <stdint.h>
 #include <string.h>

@@ -21,13 +21,15 @@ int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret) {
         buffer = malloc(sizeof(*buffer));
         if (!buffer)
                 return -ENOMEM;
-        /* calloc() takes large blocks fresh from the kernel: an arena costs memory only where it was written. */
+        /* calloc() takes large blocks fresh from the kernel: an arena costs memory only where it was written.
+         */
         buffer->allocation = calloc(1, size + HOST_ALIGN);
         if (!buffer->allocation) {
                 free(buffer);
                 return -ENOMEM;
         }
-        buffer->data = (void *) (((uintptr_t) buffer->allocation + HOST_ALIGN - 1) & ~(uintptr_t) (HOST_ALIGN - 1));
+        buffer->data =
+                (void *) (((uintptr_t) buffer->allocation + HOST_ALIGN - 1) & ~(uintptr_t) (HOST_ALIGN - 1));
         *ret = buffer;
         return 0;
 }
@@ -38,7 +40,7 @@ int host_buffer_import(struct backend *b, const void *host, uint64_t size, struc
         if (!buffer)
                 return -ENOMEM;
         /* Nothing writes through it: imported memory is only ever weights. */
-        *buffer = (struct buffer) { .data = (void *) host };
+        *buffer = (struct buffer){.data = (void *) host};
         *ret = buffer;
         return 0;
 }

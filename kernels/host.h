@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Memory and streams of a backend that computes on the calling thread: device addresses are host addresses, a copy
- * is done when the call returns, stream_sync() has nothing to wait for. ref/ and cpu/ fill their tables with these. */
+/* Memory and streams of a backend that computes on the calling thread: device addresses are host addresses, a
+ * copy is done when the call returns, stream_sync() has nothing to wait for. ref/ and cpu/ fill their tables
+ * with these. */
 
 #include "backend.h"
 
@@ -15,7 +16,7 @@ static inline void *host_address(struct device_ptr p) {
 }
 
 static inline struct device_ptr host_device_ptr(const void *p) {
-        return (struct device_ptr) { (uintptr_t) p };
+        return (struct device_ptr){(uintptr_t) p};
 }
 
 int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret);

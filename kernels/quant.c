@@ -86,14 +86,14 @@ static void dequantize_q6_k(float *dst, const void *src, size_t n) {
 }
 
 static const struct quant_info table[_QUANT_MAX] = {
-        [QUANT_F32] = { "F32", 1, 4, true, dequantize_f32 },
-        [QUANT_F16] = { "F16", 1, 2, true, dequantize_f16 },
-        [QUANT_BF16] = { "BF16", 1, 2, true, dequantize_bf16 },
-        [QUANT_Q8_0] = { "Q8_0", 32, sizeof(struct block_q8_0), true, dequantize_q8_0 },
-        [QUANT_Q4_0] = { "Q4_0", 32, sizeof(struct block_q4_0), true, dequantize_q4_0 },
-        [QUANT_Q4_K] = { "Q4_K", 256, sizeof(struct block_q4_k), true, dequantize_q4_k },
-        [QUANT_Q6_K] = { "Q6_K", 256, sizeof(struct block_q6_k), true, dequantize_q6_k },
-        [QUANT_I32] = { "I32", 1, 4, false, NULL },
+        [QUANT_F32] = {"F32", 1, 4, true, dequantize_f32},
+        [QUANT_F16] = {"F16", 1, 2, true, dequantize_f16},
+        [QUANT_BF16] = {"BF16", 1, 2, true, dequantize_bf16},
+        [QUANT_Q8_0] = {"Q8_0", 32, sizeof(struct block_q8_0), true, dequantize_q8_0},
+        [QUANT_Q4_0] = {"Q4_0", 32, sizeof(struct block_q4_0), true, dequantize_q4_0},
+        [QUANT_Q4_K] = {"Q4_K", 256, sizeof(struct block_q4_k), true, dequantize_q4_k},
+        [QUANT_Q6_K] = {"Q6_K", 256, sizeof(struct block_q6_k), true, dequantize_q6_k},
+        [QUANT_I32] = {"I32", 1, 4, false, NULL},
 };
 
 const struct quant_info *quant_info(uint32_t type) {

@@ -4,8 +4,8 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One attention operation, cut into jobs: up to ATTENTION_ROWS neighbouring rows of one sequence, and the heads of
- * one kv head or, where these jobs are too few for the threads, some of them. */
+/* One attention operation, cut into jobs: up to ATTENTION_ROWS neighbouring rows of one sequence, and the
+ * heads of one kv head or, where these jobs are too few for the threads, some of them. */
 struct attention {
         const struct op_attention *op;
         const struct cpu_variant *variant;
@@ -62,7 +62,7 @@ static void attention_divide(struct attention *a, unsigned threads) {
 int cpu_attention(struct stream *s, const struct op_attention *op) {
         struct cpu_backend *b = cpu_backend(s);
         unsigned threads = pool_threads(b->pool);
-        struct attention a = { .op = op, .variant = b->variant };
+        struct attention a = {.op = op, .variant = b->variant};
         size_t total = 0, first_at, scratch_at;
         uint64_t items, item_nsec;
         char *data;

@@ -32,7 +32,7 @@ void *scratch_get(struct scratch *s, size_t total) {
         if (!data)
                 return NULL;
         free(s->data);
-        *s = (struct scratch) { .data = data, .size = total };
+        *s = (struct scratch){.data = data, .size = total};
         return data;
 }
 
@@ -42,7 +42,8 @@ uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t
 
         if (threads > 1)
                 unit = MIN(unit, DIV_ROUND_UP(rows_total, threads * 8));
-        /* With many activation rows the unit's weights are read once for each slice of them: keep some together. */
+        /* With many activation rows the unit's weights are read once for each slice of them: keep some
+         * together. */
         unit = (MAX(unit, UINT64_C(16)) + 3) & ~UINT64_C(3);
         return (uint32_t) MIN(unit, MAX(rows_total, UINT64_C(1)));
 }
@@ -53,7 +54,8 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
 
         if (mul_u64(n, item_nsec, &total) && total < 2 * worth_nsec)
                 return n;
-        return MAX(MIN(n / (pool_threads(b->pool) * 4), worth_nsec * 16 / MAX(item_nsec, UINT64_C(1))), UINT64_C(1));
+        return MAX(MIN(n / (pool_threads(b->pool) * 4), worth_nsec * 16 / MAX(item_nsec, UINT64_C(1))),
+                   UINT64_C(1));
 }
 
 /* The operations whose rows are independent and whose arithmetic is a function of one range. */
@@ -69,7 +71,7 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
         }                                                                                                    \
         static void _op##_run(struct stream *s, const struct _op *op, uint64_t n, uint64_t item_nsec) {      \
                 struct cpu_backend *b = cpu_backend(s);                                                      \
-                struct _op##_arg a = { op, b->variant };                                                     \
+                struct _op##_arg a = {op, b->variant};                                                       \
                                                                                                              \
                 pool_run(b->pool, n, cpu_grain(b, n, item_nsec), _op##_piece, &a);                           \
         }
@@ -107,7 +109,8 @@ static int cpu_kv_store(struct stream *s, const struct op_kv_store *op) {
         int r = host_check_kv(&op->kv);
 
         if (r == 0)
-                op_kv_store_run(s, op, op->rows.n, (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) * 2);
+                op_kv_store_run(s, op, op->rows.n,
+                                (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) * 2);
         return r;
 }
 
@@ -173,14 +176,15 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
         b = calloc(1, sizeof(*b));
         if (!b)
                 return -ENOMEM;
-        b->base = (struct backend) { .ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY };
+        b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
         b->variant = variant;
         r = pool_new(&b->pool, options && options->threads ? options->threads : machine_threads());
         if (r) {
                 free(b);
                 return r;
         }
-        snprintf(b->description, sizeof(b->description), "%s, %u threads", variant->name, pool_threads(b->pool));
+        snprintf(b->description, sizeof(b->description), "%s, %u threads", variant->name,
+                 pool_threads(b->pool));
         *ret = &b->base;
         return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What the parts of the cpu backend share: its object, and scratch memory that lives from one operation to the next
- * so that a token allocates nothing. */
+/* What the parts of the cpu backend share: its object, and scratch memory that lives from one operation to
+ * the next so that a token allocates nothing. */
 
 #include "host.h"
 #include "pool.h"
@@ -25,19 +25,20 @@ static inline struct cpu_backend *cpu_backend(struct stream *s) {
         return (struct cpu_backend *) s->backend;
 }
 
-/* Lays out one operation's scratch: adds a part of `count` × `bytes` to `total`, aligned to 64; returns its offset. A
- * total that would overflow sticks at SIZE_MAX, which scratch_get() refuses. */
+/* Lays out one operation's scratch: adds a part of `count` × `bytes` to `total`, aligned to 64; returns its
+ * offset. A total that would overflow sticks at SIZE_MAX, which scratch_get() refuses. */
 size_t scratch_plan(size_t *total, size_t count, size_t bytes);
 
 /* At least `total` bytes aligned to 64, contents undefined, until the next call; NULL: no memory. */
 void *scratch_get(struct scratch *s, size_t total);
 
-/* Weight rows of one piece of work: large enough to be worth handing out, small enough that all threads get some of
- * `rows_total` rows. `row_work` is bytes of a weight row × activation rows. A multiple of the kernels' tiles. */
+/* Weight rows of one piece of work: large enough to be worth handing out, small enough that all threads get
+ * some of `rows_total` rows. `row_work` is bytes of a weight row × activation rows. A multiple of the
+ * kernels' tiles. */
 uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work);
 
-/* Items so few that waking a thread costs more than they do run on the caller: the grain for pool_run() when one
- * item costs about `item_nsec`. */
+/* Items so few that waking a thread costs more than they do run on the caller: the grain for pool_run() when
+ * one item costs about `item_nsec`. */
 uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec);
 
 int cpu_matmul(struct stream *s, const struct op_matmul *op);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Dot products of quantised weights with 8-bit activations on AVX2, and the conversion of activations to 8 bits.
- * Integer sums are exact; float sums run in 8 lanes, block after block. */
+/* Dot products of quantised weights with 8-bit activations on AVX2, and the conversion of activations to 8
+ * bits. Integer sums are exact; float sums run in 8 lanes, block after block. */
 
 #include "block.h"
 #include "machine.h"
@@ -16,9 +16,8 @@ ALWAYS_INLINE __m256 half_all(uint16_t h) {
 }
 
 #define ACC_ZERO(_acc, _W, _N)                                                                               \
-        UNROLL for (int _w = 0; _w < (_W); _w++)                                                             \
-        UNROLL for (int _n = 0; _n < (_N); _n++)                                                             \
-                (_acc)[_w][_n] = _mm256_setzero_ps()
+        UNROLL for (int _w = 0; _w < (_W); _w++) UNROLL for (int _n = 0; _n < (_N); _n++)(_acc)[_w][_n] =    \
+                _mm256_setzero_ps()
 
 ALWAYS_INLINE void tile_q8_0(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
         const __m256i ones = _mm256_set1_epi16(1);
@@ -27,7 +26,8 @@ ALWAYS_INLINE void tile_q8_0(const struct dot_job *job, uint32_t row, uint32_t t
         ACC_ZERO(acc, W, N);
         for (uint32_t i = 0; i < job->cols / 32; i++)
                 UNROLL for (int w = 0; w < W; w++) {
-                        const struct block_q8_0 *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                        const struct block_q8_0 *b =
+                                (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                         __m256i q = load256(b->q), magnitude = _mm256_abs_epi8(q);
                         __m256 d = half_all(b->d);
 
@@ -51,19 +51,22 @@ ALWAYS_INLINE void tile_q4_0(const struct dot_job *job, uint32_t row, uint32_t t
         ACC_ZERO(acc, W, N);
         for (uint32_t i = 0; i < job->cols / 32; i++)
                 UNROLL for (int w = 0; w < W; w++) {
-                        const struct block_q4_0 *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                        const struct block_q4_0 *b =
+                                (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                         __m256i q = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *) b->q));
                         __m256 d = half_all(b->d);
 
-                        q = _mm256_and_si256(_mm256_srlv_epi64(q, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15));
+                        q = _mm256_and_si256(_mm256_srlv_epi64(q, _mm256_setr_epi64x(0, 0, 4, 4)),
+                                             _mm256_set1_epi8(15));
                         UNROLL for (int n = 0; n < N; n++) {
                                 const uint8_t *x = job->x[t + n];
                                 __m256i y = load256(x + i * 32);
-                                __m256i dot = _mm256_sub_epi16(_mm256_maddubs_epi16(q, y), _mm256_maddubs_epi16(eights, y));
+                                __m256i dot = _mm256_sub_epi16(_mm256_maddubs_epi16(q, y),
+                                                               _mm256_maddubs_epi16(eights, y));
                                 __m256 dy = _mm256_set1_ps(q8_32_scales(x, job->cols)[i]);
 
-                                acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(dot, ones)), d * dy,
-                                                            acc[w][n]);
+                                acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(dot, ones)),
+                                                            d * dy, acc[w][n]);
                         }
                 }
         TILE_STORE(job, row, t, acc, W, N);
@@ -77,29 +80,31 @@ ALWAYS_INLINE __m256i q4_k_scales(const struct block_q4_k *b) {
         uint32_t s[3], low = 0x0f0f0f0f, top = 0x30303030, six = 0x3f3f3f3f;
 
         memcpy(s, b->scales, sizeof(s));
-        return _mm256_cvtepu8_epi16(_mm_setr_epi32(
-                (int) (s[0] & six), (int) ((s[2] & low) | (s[0] >> 2 & top)),
-                (int) (s[1] & six), (int) ((s[2] >> 4 & low) | (s[1] >> 2 & top))));
+        return _mm256_cvtepu8_epi16(
+                _mm_setr_epi32((int) (s[0] & six), (int) ((s[2] & low) | (s[0] >> 2 & top)),
+                               (int) (s[1] & six), (int) ((s[2] >> 4 & low) | (s[1] >> 2 & top))));
 }
 
 /* Byte shuffle that brings word `a` of a lane to its low eight bytes and word `b` to the high ones. */
 ALWAYS_INLINE __m256i words_index(short a, short b) {
-        __m128i low = _mm_set1_epi16((short) ((2 * a + 1) << 8 | 2 * a)), high = _mm_set1_epi16((short) ((2 * b + 1) << 8 | 2 * b));
+        __m128i low = _mm_set1_epi16((short) ((2 * a + 1) << 8 | 2 * a)),
+                high = _mm_set1_epi16((short) ((2 * b + 1) << 8 | 2 * b));
 
         return _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(low, high));
 }
 
-ALWAYS_INLINE void step_q4_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i, __m256 acc[4][4]) {
+ALWAYS_INLINE void step_q4_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
+                             __m256 acc[4][4]) {
         UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q4_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                const struct block_q4_k *b =
+                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i packed = q4_k_scales(b), scales = _mm256_permute2x128_si256(packed, packed, 0x00);
                 __m128i m = _mm256_extracti128_si256(packed, 1);
                 __m256i mins = _mm256_set_m128i(_mm_unpackhi_epi16(m, m), _mm_unpacklo_epi16(m, m));
                 __m256 d = half_all(b->d), dmin = half_all(b->dmin);
                 __m256i dot[4];
 
-                UNROLL for (int n = 0; n < N; n++)
-                        dot[n] = _mm256_setzero_si256();
+                UNROLL for (int n = 0; n < N; n++) dot[n] = _mm256_setzero_si256();
                 UNROLL for (short g = 0; g < 4; g++) {
                         __m256i q = load256(b->q + 32 * g), low = _mm256_and_si256(q, _mm256_set1_epi8(15));
                         __m256i high = _mm256_and_si256(_mm256_srli_epi16(q, 4), _mm256_set1_epi8(15));
@@ -108,15 +113,18 @@ ALWAYS_INLINE void step_q4_k(const struct dot_job *job, uint32_t row, uint32_t t
 
                         UNROLL for (int n = 0; n < N; n++) {
                                 const uint8_t *y = (const uint8_t *) job->x[t + n] + i * 256 + g * 64;
-                                __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(low, load256(y)), scale_low);
-                                __m256i c = _mm256_madd_epi16(_mm256_maddubs_epi16(high, load256(y + 32)), scale_high);
+                                __m256i a =
+                                        _mm256_madd_epi16(_mm256_maddubs_epi16(low, load256(y)), scale_low);
+                                __m256i c = _mm256_madd_epi16(_mm256_maddubs_epi16(high, load256(y + 32)),
+                                                              scale_high);
 
                                 dot[n] = _mm256_add_epi32(dot[n], _mm256_add_epi32(a, c));
                         }
                 }
                 UNROLL for (int n = 0; n < N; n++) {
                         __m256 dy = _mm256_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
-                        __m256i min = _mm256_madd_epi16(mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
+                        __m256i min = _mm256_madd_epi16(
+                                mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
 
                         acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[n]), d * dy, acc[w][n]);
                         acc[w][n] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(min), dmin * dy, acc[w][n]);
@@ -146,9 +154,11 @@ ALWAYS_INLINE __m256i q6_k_values(const struct block_q6_k *b, int g) {
                                _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
 }
 
-ALWAYS_INLINE void step_q6_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i, __m256 acc[4][4]) {
+ALWAYS_INLINE void step_q6_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
+                             __m256 acc[4][4]) {
         UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q6_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                const struct block_q6_k *b =
+                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) b->scales));
                 __m256i offset = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32));
                 __m256i half[2] = {
@@ -159,19 +169,22 @@ ALWAYS_INLINE void step_q6_k(const struct dot_job *job, uint32_t row, uint32_t t
                 __m256i dot[4];
 
                 /* The values are unsigned here; -32 × scale × Σ y makes up for it. */
-                UNROLL for (int n = 0; n < N; n++)
-                        dot[n] = _mm256_madd_epi16(offset, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
+                UNROLL for (int n = 0; n < N; n++) dot[n] =
+                        _mm256_madd_epi16(offset, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
                 UNROLL for (short g = 0; g < 8; g++) {
                         short s = g % 4 * 2;
                         __m256i q = q6_k_values(b, g);
                         /* 16 values share a scale: a lane each. */
-                        __m256i scale = _mm256_shuffle_epi8(half[g / 4], _mm256_set_m128i(
-                                _mm256_castsi256_si128(words_index(s + 1, s + 1)), _mm256_castsi256_si128(words_index(s, s))));
+                        __m256i scale = _mm256_shuffle_epi8(
+                                half[g / 4],
+                                _mm256_set_m128i(_mm256_castsi256_si128(words_index(s + 1, s + 1)),
+                                                 _mm256_castsi256_si128(words_index(s, s))));
 
                         UNROLL for (int n = 0; n < N; n++) {
                                 __m256i y = load256((const uint8_t *) job->x[t + n] + i * 256 + g * 32);
 
-                                dot[n] = _mm256_add_epi32(dot[n], _mm256_madd_epi16(_mm256_maddubs_epi16(q, y), scale));
+                                dot[n] = _mm256_add_epi32(
+                                        dot[n], _mm256_madd_epi16(_mm256_maddubs_epi16(q, y), scale));
                         }
                 }
                 UNROLL for (int n = 0; n < N; n++) {
@@ -265,13 +278,14 @@ const struct cpu_variant cpu_variant_avx2 = {
         .glu = glu_avx2,
         .add = add_avx2,
         .attention = attention_avx2,
-        .dot = {
-                [QUANT_F32] = dot_f32_avx2,
-                [QUANT_F16] = dot_f16_avx2,
-                [QUANT_BF16] = dot_bf16_avx2,
-                [QUANT_Q8_0] = dot_q8_0_avx2,
-                [QUANT_Q4_0] = dot_q4_0_avx2,
-                [QUANT_Q4_K] = dot_q4_k_avx2,
-                [QUANT_Q6_K] = dot_q6_k_avx2,
-        },
+        .dot =
+                {
+                        [QUANT_F32] = dot_f32_avx2,
+                        [QUANT_F16] = dot_f16_avx2,
+                        [QUANT_BF16] = dot_bf16_avx2,
+                        [QUANT_Q8_0] = dot_q8_0_avx2,
+                        [QUANT_Q4_0] = dot_q4_0_avx2,
+                        [QUANT_Q4_K] = dot_q4_k_avx2,
+                        [QUANT_Q6_K] = dot_q6_k_avx2,
+                },
 };

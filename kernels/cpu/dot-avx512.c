@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Dot products of quantised weights with 8-bit activations on AVX-512 with VNNI. Integer sums are exact; float sums
- * run in 16 lanes, block after block. */
+/* Dot products of quantised weights with 8-bit activations on AVX-512 with VNNI. Integer sums are exact;
+ * float sums run in 16 lanes, block after block. */
 
 #include "block.h"
 #include "machine.h"
@@ -28,12 +28,11 @@ ALWAYS_INLINE __m512 float_pair(float low, float high) {
 }
 
 #define ACC_ZERO(_acc, _W, _N)                                                                               \
-        UNROLL for (int _w = 0; _w < (_W); _w++)                                                             \
-        UNROLL for (int _n = 0; _n < (_N); _n++)                                                             \
-                (_acc)[_w][_n] = _mm512_setzero_ps()
+        UNROLL for (int _w = 0; _w < (_W); _w++) UNROLL for (int _n = 0; _n < (_N); _n++)(_acc)[_w][_n] =    \
+                _mm512_setzero_ps()
 
-/* Blocks of 32: two (or the last one alone) at a time. The instruction multiplies unsigned by signed bytes, so the
- * weights carry an offset, and each activation pair brings what the offset adds too much. */
+/* Blocks of 32: two (or the last one alone) at a time. The instruction multiplies unsigned by signed bytes,
+ * so the weights carry an offset, and each activation pair brings what the offset adds too much. */
 struct weights_32 {
         __m512i q; /* weight + offset, unsigned */
         __m512 d;
@@ -43,7 +42,7 @@ ALWAYS_INLINE struct weights_32 weights_q8_0(const uint8_t *row, uint32_t i, boo
         const struct block_q8_0 *b = (const struct block_q8_0 *) row + i;
         __m512i q = two ? join256(load256(b[0].q), load256(b[1].q)) : _mm512_zextsi256_si512(load256(b[0].q));
 
-        return (struct weights_32) {
+        return (struct weights_32){
                 .q = _mm512_xor_si512(q, _mm512_set1_epi8((char) 0x80)),
                 .d = half_pair(b[0].d, two ? b[1].d : 0),
         };
@@ -57,7 +56,7 @@ ALWAYS_INLINE struct weights_32 weights_q4_0(const uint8_t *row, uint32_t i, boo
 
         /* Low nibbles in the first half of each block's lanes, high ones in the second. */
         q = _mm512_srlv_epi64(q, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
-        return (struct weights_32) {
+        return (struct weights_32){
                 .q = _mm512_and_si512(q, _mm512_set1_epi8(15)),
                 .d = half_pair(b[0].d, two ? b[1].d : 0),
         };
@@ -65,8 +64,8 @@ ALWAYS_INLINE struct weights_32 weights_q4_0(const uint8_t *row, uint32_t i, boo
 
 typedef struct weights_32 weights_32_fn(const uint8_t *row, uint32_t i, bool two);
 
-ALWAYS_INLINE void step_32(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i, bool two,
-                           weights_32_fn *weights, char offset, __m512 acc[4][4]) {
+ALWAYS_INLINE void step_32(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
+                           bool two, weights_32_fn *weights, char offset, __m512 acc[4][4]) {
         __m512i y[4], excess[4];
         __m512 dy[4];
 
@@ -76,8 +75,9 @@ ALWAYS_INLINE void step_32(const struct dot_job *job, uint32_t row, uint32_t t, 
 
                 y[n] = two ? _mm512_loadu_si512(x + i * 32) : _mm512_zextsi256_si512(load256(x + i * 32));
                 dy[n] = float_pair(d[i], two ? d[i + 1] : 0.0f);
-                excess[n] = _mm512_sub_epi32(_mm512_setzero_si512(),
-                                             _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(offset), y[n]));
+                excess[n] = _mm512_sub_epi32(
+                        _mm512_setzero_si512(),
+                        _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(offset), y[n]));
         }
         UNROLL for (int w = 0; w < W; w++) {
                 struct weights_32 v = weights(job->w + (row + w) * job->row_bytes, i, two);
@@ -90,8 +90,8 @@ ALWAYS_INLINE void step_32(const struct dot_job *job, uint32_t row, uint32_t t, 
         }
 }
 
-ALWAYS_INLINE void tile_32(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, weights_32_fn *weights,
-                           char offset) {
+ALWAYS_INLINE void tile_32(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N,
+                           weights_32_fn *weights, char offset) {
         uint32_t i = 0, blocks = job->cols / 32;
         __m512 acc[4][4];
 
@@ -119,9 +119,9 @@ ALWAYS_INLINE __m256i q4_k_scales(const struct block_q4_k *b) {
         uint32_t s[3], low = 0x0f0f0f0f, top = 0x30303030, six = 0x3f3f3f3f;
 
         memcpy(s, b->scales, sizeof(s));
-        return _mm256_cvtepu8_epi16(_mm_setr_epi32(
-                (int) (s[0] & six), (int) ((s[2] & low) | (s[0] >> 2 & top)),
-                (int) (s[1] & six), (int) ((s[2] >> 4 & low) | (s[1] >> 2 & top))));
+        return _mm256_cvtepu8_epi16(
+                _mm_setr_epi32((int) (s[0] & six), (int) ((s[2] & low) | (s[0] >> 2 & top)),
+                               (int) (s[1] & six), (int) ((s[2] >> 4 & low) | (s[1] >> 2 & top))));
 }
 
 /* Word indices: `first` in the low half of the lanes, `second` in the high half. */
@@ -132,16 +132,17 @@ ALWAYS_INLINE __m512i halves_index(short first, short second) {
 ALWAYS_INLINE void block_q4_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
                               __m512 acc[4][4]) {
         const __m512i shift = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
-        const __m256i min_index = _mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+        const __m256i min_index =
+                _mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
 
         UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q4_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                const struct block_q4_k *b =
+                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i scales = q4_k_scales(b), mins = _mm256_permutexvar_epi16(min_index, scales);
                 float d = half(b->d), dmin = half(b->dmin);
                 __m512i dot[4];
 
-                UNROLL for (int n = 0; n < N; n++)
-                        dot[n] = _mm512_setzero_si512();
+                UNROLL for (int n = 0; n < N; n++) dot[n] = _mm512_setzero_si512();
                 UNROLL for (short g = 0; g < 4; g++) {
                         __m512i q = _mm512_broadcast_i64x4(load256(b->q + 32 * g));
                         __m512i scale = _mm512_permutexvar_epi16(halves_index(2 * g, 2 * g + 1),
@@ -149,16 +150,19 @@ ALWAYS_INLINE void block_q4_k(const struct dot_job *job, uint32_t row, uint32_t 
 
                         q = _mm512_and_si512(_mm512_srlv_epi64(q, shift), _mm512_set1_epi8(15));
                         UNROLL for (int n = 0; n < N; n++) {
-                                __m512i y = _mm512_loadu_si512((const uint8_t *) job->x[t + n] + i * 256 + g * 64);
+                                __m512i y = _mm512_loadu_si512((const uint8_t *) job->x[t + n] + i * 256 +
+                                                               g * 64);
 
                                 dot[n] = _mm512_dpwssd_epi32(dot[n], _mm512_maddubs_epi16(q, y), scale);
                         }
                 }
                 UNROLL for (int n = 0; n < N; n++) {
                         float dy = q8_256_scales(job->x[t + n], job->cols)[i];
-                        __m256i min = _mm256_madd_epi16(mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
+                        __m256i min = _mm256_madd_epi16(
+                                mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
 
-                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy), acc[w][n]);
+                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy),
+                                                    acc[w][n]);
                         acc[w][n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(_mm512_zextsi256_si512(min)),
                                                      _mm512_set1_ps(dmin * dy), acc[w][n]);
                 }
@@ -178,7 +182,8 @@ DOT_WALK(dot_q4_k_avx512, tile_q4_k, 1, 4)
 
 /* Values 64 g to 64 g + 63 of a Q6_K block, 0 to 63 (block.h: q6_k_unpack). */
 ALWAYS_INLINE __m512i q6_k_values(const struct block_q6_k *b, int g) {
-        __m512i low = _mm512_loadu_si512(b->ql + g / 2 * 64), high = _mm512_broadcast_i64x4(load256(b->qh + g / 2 * 32));
+        __m512i low = _mm512_loadu_si512(b->ql + g / 2 * 64),
+                high = _mm512_broadcast_i64x4(load256(b->qh + g / 2 * 32));
 
         if (g % 2 == 0) {
                 high = _mm512_sllv_epi64(high, _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2));
@@ -196,25 +201,27 @@ ALWAYS_INLINE __m512i quarters_index(short g) {
                        _mm256_set_m128i(_mm_set1_epi16(4 * g + 3), _mm_set1_epi16(4 * g + 2)));
 }
 
-ALWAYS_INLINE void block_q6_k_step(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
-                                   __m512 acc[4][4]) {
+ALWAYS_INLINE void block_q6_k_step(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N,
+                                   uint32_t i, __m512 acc[4][4]) {
         UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q6_k *b = (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
+                const struct block_q6_k *b =
+                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
                 __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) b->scales));
                 __m256i offset = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32));
                 float d = half(b->d);
                 __m512i dot[4];
 
                 /* The values are unsigned here; -32 × scale × Σ y makes up for it. */
-                UNROLL for (int n = 0; n < N; n++)
-                        dot[n] = _mm512_zextsi256_si512(_mm256_madd_epi16(
-                                offset, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16)));
+                UNROLL for (int n = 0; n < N; n++) dot[n] = _mm512_zextsi256_si512(
+                        _mm256_madd_epi16(offset, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16)));
                 UNROLL for (short g = 0; g < 4; g++) {
                         __m512i q = q6_k_values(b, g);
-                        __m512i scale = _mm512_permutexvar_epi16(quarters_index(g), _mm512_castsi256_si512(scales));
+                        __m512i scale =
+                                _mm512_permutexvar_epi16(quarters_index(g), _mm512_castsi256_si512(scales));
 
                         UNROLL for (int n = 0; n < N; n++) {
-                                __m512i y = _mm512_loadu_si512((const uint8_t *) job->x[t + n] + i * 256 + g * 64);
+                                __m512i y = _mm512_loadu_si512((const uint8_t *) job->x[t + n] + i * 256 +
+                                                               g * 64);
 
                                 dot[n] = _mm512_dpwssd_epi32(dot[n], _mm512_maddubs_epi16(q, y), scale);
                         }
@@ -222,7 +229,8 @@ ALWAYS_INLINE void block_q6_k_step(const struct dot_job *job, uint32_t row, uint
                 UNROLL for (int n = 0; n < N; n++) {
                         float dy = q8_256_scales(job->x[t + n], job->cols)[i];
 
-                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy), acc[w][n]);
+                        acc[w][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[n]), _mm512_set1_ps(d * dy),
+                                                    acc[w][n]);
                 }
         }
 }
@@ -246,13 +254,14 @@ const struct cpu_variant cpu_variant_avx512 = {
         .glu = glu_avx512,
         .add = add_avx512,
         .attention = attention_avx512,
-        .dot = {
-                [QUANT_F32] = dot_f32_avx512,
-                [QUANT_F16] = dot_f16_avx512,
-                [QUANT_BF16] = dot_bf16_avx512,
-                [QUANT_Q8_0] = dot_q8_0_avx512,
-                [QUANT_Q4_0] = dot_q4_0_avx512,
-                [QUANT_Q4_K] = dot_q4_k_avx512,
-                [QUANT_Q6_K] = dot_q6_k_avx512,
-        },
+        .dot =
+                {
+                        [QUANT_F32] = dot_f32_avx512,
+                        [QUANT_F16] = dot_f16_avx512,
+                        [QUANT_BF16] = dot_bf16_avx512,
+                        [QUANT_Q8_0] = dot_q8_0_avx512,
+                        [QUANT_Q4_0] = dot_q4_0_avx512,
+                        [QUANT_Q4_K] = dot_q4_k_avx512,
+                        [QUANT_Q6_K] = dot_q6_k_avx512,
+                },
 };

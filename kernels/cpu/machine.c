@@ -29,7 +29,8 @@ static bool all_set(uint64_t value, uint64_t bits) {
 uint32_t machine_cpu_bits(void) {
         const uint32_t avx_ecx = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
         const uint32_t avx512_ebx = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-        const uint64_t state_avx = 0x06, state_avx512 = 0xe6; /* XMM and YMM; and masks, upper halves, upper registers */
+        const uint64_t state_avx = 0x06,
+                       state_avx512 = 0xe6; /* XMM and YMM; and masks, upper halves, upper registers */
         uint32_t a, b, c, d, bits = 0;
 
         if (!__get_cpuid(1, &a, &b, &c, &d) || !all_set(c, avx_ecx) || !all_set(enabled_state(), state_avx))
@@ -145,7 +146,8 @@ unsigned machine_quota(const char *cgroup_file, const char *cgroup_root) {
                 *path++ = '\0';
                 if (*controllers && !names_cpu(controllers))
                         continue;
-                if ((size_t) snprintf(root, sizeof(root), "%s/%s", cgroup_root, *controllers ? "cpu" : "") >= sizeof(root))
+                if ((size_t) snprintf(root, sizeof(root), "%s/%s", cgroup_root, *controllers ? "cpu" : "") >=
+                    sizeof(root))
                         continue;
                 quota = path_quota(root, path);
                 if (quota && (!least || quota < least))

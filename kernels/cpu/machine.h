@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 enum {
-        CPU_AVX2 = 1 << 0,        /* with FMA and F16C, and the system saving the registers */
-        CPU_AVX512 = 1 << 1,      /* F, BW, VL, DQ, likewise */
+        CPU_AVX2 = 1 << 0,   /* with FMA and F16C, and the system saving the registers */
+        CPU_AVX512 = 1 << 1, /* F, BW, VL, DQ, likewise */
         CPU_AVX512_VNNI = 1 << 2,
 };
 
@@ -16,7 +16,7 @@ uint32_t machine_cpu_bits(void);
 /* Cores that this process can keep busy: the affinity mask, at most the cgroup's CPU quota, at least 1. */
 unsigned machine_threads(void);
 
-/* The quota's cores, rounded down but at least 1; 0: none is set. `cgroup_file` has the format of /proc/self/cgroup,
- * `cgroup_root` that of /sys/fs/cgroup, unified (v2: cpu.max) or with a folder per controller (v1: cpu.cfs_*). The
- * smallest quota of the group and its ancestors counts. */
+/* The quota's cores, rounded down but at least 1; 0: none is set. `cgroup_file` has the format of
+ * /proc/self/cgroup, `cgroup_root` that of /sys/fs/cgroup, unified (v2: cpu.max) or with a folder per
+ * controller (v1: cpu.cfs_*). The smallest quota of the group and its ancestors counts. */
 unsigned machine_quota(const char *cgroup_file, const char *cgroup_root);

@@ -8,11 +8,11 @@
 struct matmul {
         const struct op_matmul *op;
         const struct cpu_variant *variant;
-        uint32_t unit;                          /* weight rows a piece */
+        uint32_t unit; /* weight rows a piece */
         uint64_t first_piece[ELEMENTS(((struct op_matmul *) NULL)->out) + 1];
-        uint8_t *inputs[_DOT_INPUT_MAX];        /* [n][input_bytes]; NULL: not needed */
+        uint8_t *inputs[_DOT_INPUT_MAX]; /* [n][input_bytes]; NULL: not needed */
         size_t input_bytes[_DOT_INPUT_MAX];
-        const void **x[_DOT_INPUT_MAX];         /* [n] */
+        const void **x[_DOT_INPUT_MAX];                        /* [n] */
         float **y[ELEMENTS(((struct op_matmul *) NULL)->out)]; /* [n] */
 };
 
@@ -38,7 +38,7 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
         while (piece >= m->first_piece[i + 1])
                 i++;
         out = &m->op->out[i];
-        job = (struct dot_job) {
+        job = (struct dot_job){
                 .w = host_address(out->w.data),
                 .row_bytes = quant_row_bytes(quant_info(out->w.type), out->w.cols),
                 .cols = out->w.cols,
@@ -59,8 +59,8 @@ static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned wor
 }
 
 static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
-        size_t at[_DOT_INPUT_MAX] = { 0 }, x_at[_DOT_INPUT_MAX] = { 0 }, y_at[ELEMENTS(m->y)], total = 0;
-        bool needed[_DOT_INPUT_MAX] = { false };
+        size_t at[_DOT_INPUT_MAX] = {0}, x_at[_DOT_INPUT_MAX] = {0}, y_at[ELEMENTS(m->y)], total = 0;
+        bool needed[_DOT_INPUT_MAX] = {false};
         const struct op_matmul *op = m->op;
         char *data;
 
@@ -95,7 +95,8 @@ static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
         return 0;
 }
 
-/* The rows of all outputs one after the other, so that a small one beside a large one costs no barrier of its own. */
+/* The rows of all outputs one after the other, so that a small one beside a large one costs no barrier of its
+ * own. */
 static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
         const struct op_matmul *op = m->op;
         uint64_t rows = 0, bytes = 0;
@@ -112,7 +113,7 @@ static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
 
 int cpu_matmul(struct stream *s, const struct op_matmul *op) {
         struct cpu_backend *b = cpu_backend(s);
-        struct matmul m = { .op = op, .variant = b->variant };
+        struct matmul m = {.op = op, .variant = b->variant};
         uint64_t pieces;
         int r;
 

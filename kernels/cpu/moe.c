@@ -5,21 +5,23 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert and, within one, by row. Four loops
- * over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to the form of
- * down; down. The sum over a row's pairs, in the row's own order, makes the fifth. */
+/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert
+ * and, within one, by row. Four loops over the pool: activations to the weights' form; gate, up and
+ * activation function; the hidden rows to the form of down; down. The sum over a row's pairs, in the row's
+ * own order, makes the fifth. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
         uint32_t n_pairs, n_active;
-        uint32_t *active;      /* [n_active] experts that have pairs */
-        uint32_t *first;       /* [n_active + 1] their first pair */
-        uint32_t *pair_row;    /* [n_pairs] */
-        uint32_t *pair_at;     /* [n × k] the pair of a row's entry, or NO_PAIR */
-        uint32_t *fill;        /* [stack] */
+        uint32_t *active;   /* [n_active] experts that have pairs */
+        uint32_t *first;    /* [n_active + 1] their first pair */
+        uint32_t *pair_row; /* [n_pairs] */
+        uint32_t *pair_at;  /* [n × k] the pair of a row's entry, or NO_PAIR */
+        uint32_t *fill;     /* [stack] */
         uint32_t unit_up, unit_down;
 
-        uint8_t *input[2], *hidden_input; /* gate's and up's form of x (maybe one and the same), down's of hidden */
+        uint8_t *input[2],
+                *hidden_input; /* gate's and up's form of x (maybe one and the same), down's of hidden */
         size_t input_bytes[2], hidden_bytes;
         const void **x[2], **hidden_x; /* [n_pairs] */
         float *gate, *up, *down;       /* [n_pairs][hidden], [n_pairs][hidden], [n_pairs][dim] */
@@ -37,7 +39,8 @@ static uint32_t entry_expert(const struct op_moe *op, uint32_t t, uint32_t j) {
         int32_t count = ((const int32_t *) host_address(op->counts))[t];
         int32_t id = ((const int32_t *) host_address(op->ids))[(size_t) t * op->k + j];
 
-        return (int32_t) j < count && id >= 0 && (uint32_t) id < op->gate.stack ? (uint32_t) id : op->gate.stack;
+        return (int32_t) j < count && id >= 0 && (uint32_t) id < op->gate.stack ? (uint32_t) id
+                                                                                : op->gate.stack;
 }
 
 /* Counting sort. */
@@ -80,12 +83,14 @@ static void moe_point(struct moe *m) {
 
         for (uint32_t i = 0; i < m->n_pairs; i++) {
                 for (unsigned side = 0; side < 2; side++)
-                        m->x[side][i] = m->input[side] ? m->input[side] + m->pair_row[i] * m->input_bytes[side]
-                                                       : (const void *) moe_x(op, m->pair_row[i]);
+                        m->x[side][i] = m->input[side]
+                                                ? m->input[side] + m->pair_row[i] * m->input_bytes[side]
+                                                : (const void *) moe_x(op, m->pair_row[i]);
                 m->gate_y[i] = m->gate + (size_t) i * op->gate.rows;
                 m->up_y[i] = m->up + (size_t) i * op->gate.rows;
                 m->down_y[i] = m->down + (size_t) i * op->down.rows;
-                m->hidden_x[i] = m->hidden_input ? m->hidden_input + i * m->hidden_bytes : (const void *) m->gate_y[i];
+                m->hidden_x[i] =
+                        m->hidden_input ? m->hidden_input + i * m->hidden_bytes : (const void *) m->gate_y[i];
         }
 }
 
@@ -126,8 +131,9 @@ static int moe_reserve(struct moe *m, struct scratch *scratch) {
         at[PART_PAIR_ROW] = scratch_plan(&total, pairs, sizeof(*m->pair_row));
         at[PART_PAIR_AT] = scratch_plan(&total, pairs, sizeof(*m->pair_at));
         at[PART_INPUT] = scratch_plan(&total, form == DOT_FLOAT ? 0 : op->n, m->input_bytes[0]);
-        at[PART_INPUT_UP] = form_up == form ? at[PART_INPUT]
-                                            : scratch_plan(&total, form_up == DOT_FLOAT ? 0 : op->n, m->input_bytes[1]);
+        at[PART_INPUT_UP] =
+                form_up == form ? at[PART_INPUT]
+                                : scratch_plan(&total, form_up == DOT_FLOAT ? 0 : op->n, m->input_bytes[1]);
         at[PART_HIDDEN_INPUT] = scratch_plan(&total, form_down == DOT_FLOAT ? 0 : pairs, m->hidden_bytes);
         for (enum part p = PART_X; p <= PART_HIDDEN_X; p++)
                 at[p] = scratch_plan(&total, pairs, sizeof(void *));
@@ -186,7 +192,8 @@ static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w,
                     const void **x, float **y) {
         size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
         struct dot_job job = {
-                .w = (const uint8_t *) host_address(w->data) + (size_t) m->active[group] * w->rows * row_bytes,
+                .w = (const uint8_t *) host_address(w->data) +
+                     (size_t) m->active[group] * w->rows * row_bytes,
                 .row_bytes = row_bytes,
                 .cols = w->cols,
                 .begin = begin,
@@ -231,7 +238,8 @@ static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         for (uint64_t piece = begin; piece < end; piece++) {
                 uint32_t from = piece % units * m->unit_down;
 
-                moe_dot(m, piece / units, &m->op->down, from, MIN(from + m->unit_down, rows), m->hidden_x, m->down_y);
+                moe_dot(m, piece / units, &m->op->down, from, MIN(from + m->unit_down, rows), m->hidden_x,
+                        m->down_y);
         }
 }
 
@@ -245,7 +253,7 @@ static void sum_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) 
 
                 if (m->pair_at[entry] == NO_PAIR)
                         continue;
-                add = (struct op_add) {
+                add = (struct op_add){
                         .x = host_device_ptr(m->down_y[m->pair_at[entry]]),
                         .y = host_device_ptr((float *) host_address(op->y) + entry / op->k * op->down.rows),
                         .scale = weights[entry],
@@ -267,12 +275,13 @@ static void moe_run(struct moe *m, struct cpu_backend *b) {
         pool_run(b->pool, (uint64_t) m->n_active * DIV_ROUND_UP(op->gate.rows, m->unit_up), 1, up_piece, m);
         if (m->hidden_input)
                 pool_run(b->pool, m->n_pairs, cpu_grain(b, m->n_pairs, op->down.cols / 4), hidden_piece, m);
-        pool_run(b->pool, (uint64_t) m->n_active * DIV_ROUND_UP(op->down.rows, m->unit_down), 1, down_piece, m);
+        pool_run(b->pool, (uint64_t) m->n_active * DIV_ROUND_UP(op->down.rows, m->unit_down), 1, down_piece,
+                 m);
         pool_run(b->pool, op->n, cpu_grain(b, op->n, (uint64_t) op->down.rows * op->k / 8), sum_piece, m);
 }
 
-/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent: where
- * a call is cut changes no bit, and some hundred rows pay for reading the experts again. */
+/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent:
+ * where a call is cut changes no bit, and some hundred rows pay for reading the experts again. */
 enum { MOE_SCRATCH = 96 << 20 };
 
 static uint32_t moe_slice_rows(const struct op_moe *op) {
@@ -284,7 +293,7 @@ static uint32_t moe_slice_rows(const struct op_moe *op) {
 
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
         struct op_moe op = *whole;
-        struct moe m = { .op = &op, .variant = b->variant };
+        struct moe m = {.op = &op, .variant = b->variant};
         int r;
 
         op.n = n;

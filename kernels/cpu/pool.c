@@ -14,8 +14,10 @@
 #include "pool.h"
 
 enum {
-        SPIN_NSEC = 40 * 1000, /* longer than the gap between two operations, shorter than a neighbour would notice */
-        SPIN_ROUND = 32,       /* looks between two readings of the clock */
+        SPIN_NSEC =
+                40 *
+                1000, /* longer than the gap between two operations, shorter than a neighbour would notice */
+        SPIN_ROUND = 32, /* looks between two readings of the clock */
         CACHE_LINE = 64,
 };
 
@@ -34,11 +36,13 @@ struct pool {
         void *arg;
         uint64_t n, grain;
 
-        _Alignas(CACHE_LINE) _Atomic uint64_t next;       /* first item not handed out */
-        _Alignas(CACHE_LINE) _Atomic uint32_t generation; /* loops begun; what idle workers watch and sleep on */
+        _Alignas(CACHE_LINE) _Atomic uint64_t next; /* first item not handed out */
+        _Alignas(CACHE_LINE) _Atomic uint32_t
+                generation; /* loops begun; what idle workers watch and sleep on */
         _Atomic uint32_t open, sleepers, quit;
-        _Alignas(CACHE_LINE) _Atomic uint32_t active; /* workers that may read the loop; the caller sleeps on it */
-        _Atomic uint32_t waiting;                     /* the caller sleeps, or is about to */
+        _Alignas(CACHE_LINE) _Atomic uint32_t
+                active;           /* workers that may read the loop; the caller sleeps on it */
+        _Atomic uint32_t waiting; /* the caller sleeps, or is about to */
 };
 
 static void relax(void) {
@@ -81,8 +85,8 @@ static void take_pieces(struct pool *p, unsigned worker) {
         }
 }
 
-/* Pairs with pool_run(): either we see the loop closed, or the caller sees us active and waits. Both sides write
- * their word before they read the other's; sequential consistency keeps that order. */
+/* Pairs with pool_run(): either we see the loop closed, or the caller sees us active and waits. Both sides
+ * write their word before they read the other's; sequential consistency keeps that order. */
 static void worker_join(struct worker *w) {
         struct pool *p = w->pool;
 
@@ -170,7 +174,7 @@ static int worker_start(struct worker *w, struct pool *p, unsigned index) {
         sigset_t all, before;
         int r;
 
-        *w = (struct worker) { .pool = p, .index = index };
+        *w = (struct worker){.pool = p, .index = index};
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         r = pthread_create(&w->thread, NULL, worker_main, w);
@@ -186,7 +190,7 @@ int pool_new(struct pool **ret, unsigned threads) {
 
         if (!p)
                 return -ENOMEM;
-        *p = (struct pool) { .workers = calloc(MAX(threads, 1U), sizeof(*p->workers)) };
+        *p = (struct pool){.workers = calloc(MAX(threads, 1U), sizeof(*p->workers))};
         if (!p->workers)
                 r = -ENOMEM;
         while (r == 0 && p->n_workers + 1 < threads) {

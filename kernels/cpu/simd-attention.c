@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Compiled once per instruction set (simd.h).
  *
- * Keys are visited page after page from the one that holds the first key of the row's window, whoever else is in the
- * job: a row's bits depend on its own position only. Each page is brought to float32 once per job. */
+ * Keys are visited page after page from the one that holds the first key of the row's window, whoever else is
+ * in the job: a row's bits depend on its own position only. Each page is brought to float32 once per job. */
 #include <math.h>
 
 #include "base/util.h"
@@ -16,9 +16,9 @@ enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES };
 struct work {
         const struct attention_job *job;
         uint32_t k, v, pairs;
-        float *keys, *values;   /* [KV_PAGE_TOKENS][k], [KV_PAGE_TOKENS][v] */
-        float *queries, *out;   /* [pairs][k], [pairs][v] */
-        float *max, *sum;       /* [pairs] */
+        float *keys, *values; /* [KV_PAGE_TOKENS][k], [KV_PAGE_TOKENS][v] */
+        float *queries, *out; /* [pairs][k], [pairs][v] */
+        float *max, *sum;     /* [pairs] */
 };
 
 static uint32_t pad16(uint32_t n) {
@@ -34,7 +34,7 @@ static void work_init(struct work *w, const struct attention_job *job) {
         const struct op_attention *op = job->op;
         const float *sinks = host_address(op->sinks);
 
-        *w = (struct work) { .job = job, .k = pad16(op->kv.k_dim), .v = pad16(op->kv.v_dim) };
+        *w = (struct work){.job = job, .k = pad16(op->kv.k_dim), .v = pad16(op->kv.v_dim)};
         w->pairs = job->rows * job->heads;
         w->keys = job->scratch;
         w->values = w->keys + (size_t) KV_PAGE_TOKENS * w->k;
@@ -55,8 +55,8 @@ static void work_init(struct work *w, const struct attention_job *job) {
 }
 
 /* Rows [first, last] of a page, as float32 and padded with zeros. */
-static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t dim,
-                      uint32_t padded, uint32_t first, uint32_t last) {
+static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot,
+                      uint32_t dim, uint32_t padded, uint32_t first, uint32_t last) {
         for (uint32_t j = first; j <= last; j++) {
                 float *to = dst + (size_t) j * padded;
                 size_t at = (slot + j) * dim;
@@ -69,9 +69,10 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
                 for (; i + VF_LANES <= dim; i += VF_LANES)
                         vf_store(to + i, vf_load_f16((const uint16_t *) host_address(base) + at + i));
                 if (i < padded) {
-                        uint16_t rest[16] = { 0 };
+                        uint16_t rest[16] = {0};
 
-                        memcpy(rest, (const uint16_t *) host_address(base) + at + i, (dim - i) * sizeof(*rest));
+                        memcpy(rest, (const uint16_t *) host_address(base) + at + i,
+                               (dim - i) * sizeof(*rest));
                         for (uint32_t l = 0; i + l < padded; l += VF_LANES)
                                 vf_store(to + i + l, vf_load_f16(rest + l));
                 }
@@ -82,13 +83,12 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
 ALWAYS_INLINE vf scores_of(const float *q, const float *keys, uint32_t k) {
         vf acc[VF_LANES];
 
-        UNROLL for (int j = 0; j < VF_LANES; j++)
-                acc[j] = vf_zero();
+        UNROLL for (int j = 0; j < VF_LANES; j++) acc[j] = vf_zero();
         for (uint32_t i = 0; i < k; i += VF_LANES) {
                 vf x = vf_load(q + i);
 
-                UNROLL for (int j = 0; j < VF_LANES; j++)
-                        acc[j] = vf_fma(x, vf_load(keys + (size_t) j * k + i), acc[j]);
+                UNROLL for (int j = 0; j < VF_LANES; j++) acc[j] =
+                        vf_fma(x, vf_load(keys + (size_t) j * k + i), acc[j]);
         }
 #if defined(__AVX512F__)
         return _mm512_insertf32x8(_mm512_castps256_ps512(vf_sum8(acc)), vf_sum8(acc + 8), 1);
@@ -105,14 +105,16 @@ ALWAYS_INLINE vf capped(vf s, float cap) {
 }
 
 /* The page's scores [first, last]; -inf outside. Returns the largest of them and `max`. */
-static float page_scores(const struct work *w, uint32_t pair, uint32_t first, uint32_t last, float *scores, float max) {
+static float page_scores(const struct work *w, uint32_t pair, uint32_t first, uint32_t last, float *scores,
+                         float max) {
         const struct op_attention *op = w->job->op;
 
         for (uint32_t b = 0; b < KEY_VECTORS; b++) {
                 vf s = vf_set(-INFINITY);
 
                 if (last >= b * VF_LANES && first < (b + 1) * VF_LANES) {
-                        s = scores_of(w->queries + (size_t) pair * w->k, w->keys + (size_t) b * VF_LANES * w->k, w->k);
+                        s = scores_of(w->queries + (size_t) pair * w->k,
+                                      w->keys + (size_t) b * VF_LANES * w->k, w->k);
                         s = s * vf_set(op->scale);
                         if (op->softcap > 0.0f)
                                 s = capped(s, op->softcap);
@@ -129,22 +131,22 @@ static float page_scores(const struct work *w, uint32_t pair, uint32_t first, ui
 }
 
 /* out = out × correction + Σ p[j] values[j] */
-static void page_values(const struct work *w, float *out, float correction, const float *p, uint32_t first, uint32_t last) {
+static void page_values(const struct work *w, float *out, float correction, const float *p, uint32_t first,
+                        uint32_t last) {
         uint32_t i = 0;
 
         for (; i + 4 * VF_LANES <= w->v; i += 4 * VF_LANES) {
                 vf acc[4];
 
-                UNROLL for (int c = 0; c < 4; c++)
-                        acc[c] = vf_load(out + i + c * VF_LANES) * vf_set(correction);
+                UNROLL for (int c = 0; c < 4; c++) acc[c] =
+                        vf_load(out + i + c * VF_LANES) * vf_set(correction);
                 for (uint32_t j = first; j <= last; j++) {
                         const float *value = w->values + (size_t) j * w->v + i;
 
-                        UNROLL for (int c = 0; c < 4; c++)
-                                acc[c] = vf_fma(vf_set(p[j]), vf_load(value + c * VF_LANES), acc[c]);
+                        UNROLL for (int c = 0; c < 4; c++) acc[c] =
+                                vf_fma(vf_set(p[j]), vf_load(value + c * VF_LANES), acc[c]);
                 }
-                UNROLL for (int c = 0; c < 4; c++)
-                        vf_store(out + i + c * VF_LANES, acc[c]);
+                UNROLL for (int c = 0; c < 4; c++) vf_store(out + i + c * VF_LANES, acc[c]);
         }
         for (; i < w->v; i += VF_LANES) {
                 vf acc = vf_load(out + i) * vf_set(correction);
@@ -176,7 +178,8 @@ static uint32_t row_first(const struct op_attention *op, uint32_t position) {
         return op->window && position >= op->window ? position - op->window + 1 : 0;
 }
 
-static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, uint32_t last_key) {
+static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot,
+                       uint32_t last_key) {
         const struct attention_job *job = w->job;
         const struct op_attention *op = job->op;
         uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);

@@ -7,7 +7,7 @@
 #include "tile.h"
 
 static void rms_norm_row(float *y, const float *x, const float *w, uint32_t dim, float eps) {
-        vf sums[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        vf sums[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
         uint32_t i = 0, j;
         float sum, scale;
 
@@ -37,8 +37,8 @@ void SIMD_NAME(rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t 
                              host_address(op->w), op->dim, op->eps);
 }
 
-/* Both forms are x / (1 + e^-a): a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³), because
- * (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
+/* Both forms are x / (1 + e^-a): a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³),
+ * because (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
 ALWAYS_INLINE vf act(enum act_kind kind, vf x) {
         vf a = x;
 
@@ -56,7 +56,7 @@ void SIMD_NAME(glu)(const struct op_glu *op, uint32_t begin, uint32_t end) {
                 vf_store(y + i, act(op->act, vf_load(gate + i)) * vf_load(up + i));
         if (i < n) {
                 /* The same instructions for the rest: where a value lies in its call must not change it. */
-                float g[VF_LANES] = { 0 }, u[VF_LANES] = { 0 };
+                float g[VF_LANES] = {0}, u[VF_LANES] = {0};
 
                 memcpy(g, gate + i, (n - i) * sizeof(*g));
                 memcpy(u, up + i, (n - i) * sizeof(*u));
@@ -78,7 +78,7 @@ void SIMD_NAME(add)(const struct op_add *op, uint64_t begin, uint64_t end) {
 
 /* The last lanes of a row: the rest of the vector reads as zero. */
 ALWAYS_INLINE vf load_part(vf (*load)(const void *), const uint8_t *p, size_t bytes) {
-        uint8_t padded[VF_LANES * sizeof(float)] = { 0 };
+        uint8_t padded[VF_LANES * sizeof(float)] = {0};
 
         memcpy(padded, p, bytes);
         return load(padded);
@@ -90,26 +90,24 @@ ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t 
         vf acc[8][8];
         uint32_t i = 0;
 
-        UNROLL for (int w = 0; w < W; w++)
-        UNROLL for (int n = 0; n < N; n++)
-                acc[w][n] = vf_zero();
+        UNROLL for (int w = 0; w < W; w++) UNROLL for (int n = 0; n < N; n++) acc[w][n] = vf_zero();
         for (; i + VF_LANES <= job->cols; i += VF_LANES)
                 UNROLL for (int w = 0; w < W; w++) {
                         vf weights = load(job->w + (row + w) * job->row_bytes + i * size);
 
-                        UNROLL for (int n = 0; n < N; n++)
-                                acc[w][n] = vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);
+                        UNROLL for (int n = 0; n < N; n++) acc[w][n] =
+                                vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);
                 }
         if (i < job->cols)
                 UNROLL for (int w = 0; w < W; w++) {
                         vf weights = load_part(load, job->w + (row + w) * job->row_bytes + i * size,
                                                (job->cols - i) * size);
 
-                        UNROLL for (int n = 0; n < N; n++)
-                                acc[w][n] = vf_fma(weights,
-                                                   load_part(vf_load, (const uint8_t *) ((const float *) job->x[t + n] + i),
-                                                             (job->cols - i) * sizeof(float)),
-                                                   acc[w][n]);
+                        UNROLL for (int n = 0; n < N; n++) acc[w][n] = vf_fma(
+                                weights,
+                                load_part(vf_load, (const uint8_t *) ((const float *) job->x[t + n] + i),
+                                          (job->cols - i) * sizeof(float)),
+                                acc[w][n]);
                 }
         TILE_STORE(job, row, t, acc, W, N);
 }

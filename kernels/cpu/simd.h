@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* A vector of floats as wide as the instruction set that the including file is compiled for: AVX-512 or AVX2 with
- * FMA and F16C. + - * / work on it as they are. */
+/* A vector of floats as wide as the instruction set that the including file is compiled for: AVX-512 or AVX2
+ * with FMA and F16C. + - * / work on it as they are. */
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -168,20 +168,23 @@ ALWAYS_INLINE float vf_sum(vf v) {
 
 /* The sums of eight vectors' lanes, in the order of vf_sum() up to which halves are added first. */
 ALWAYS_INLINE __m256 vf_sum8(const vf v[8]) {
-        __m256 a = _mm256_hadd_ps(vf_fold(v[0]), vf_fold(v[1])), b = _mm256_hadd_ps(vf_fold(v[2]), vf_fold(v[3]));
-        __m256 c = _mm256_hadd_ps(vf_fold(v[4]), vf_fold(v[5])), d = _mm256_hadd_ps(vf_fold(v[6]), vf_fold(v[7]));
+        __m256 a = _mm256_hadd_ps(vf_fold(v[0]), vf_fold(v[1])),
+               b = _mm256_hadd_ps(vf_fold(v[2]), vf_fold(v[3]));
+        __m256 c = _mm256_hadd_ps(vf_fold(v[4]), vf_fold(v[5])),
+               d = _mm256_hadd_ps(vf_fold(v[6]), vf_fold(v[7]));
 
         a = _mm256_hadd_ps(a, b);
         c = _mm256_hadd_ps(c, d);
         return _mm256_permute2f128_ps(a, c, 0x20) + _mm256_permute2f128_ps(a, c, 0x31);
 }
 
-/* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by its Taylor series to r^7 (|r| ≤ 0.347: the rest is below
- * 6e-9), times 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
+/* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by its Taylor series to r^7 (|r| ≤ 0.347: the rest
+ * is below 6e-9), times 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
 ALWAYS_INLINE vf vf_exp(vf x) {
         vf bounded = vf_min(vf_set(88.3f), vf_max(vf_set(-87.3f), x));
         vf n = vf_round(bounded * vf_set(1.44269504f));
-        vf r = vf_fma(n, vf_set(-0x1.62ep-1f), bounded); /* ln 2 in two parts; the first has 12 bits, so n × it is exact */
+        vf r = vf_fma(n, vf_set(-0x1.62ep-1f),
+                      bounded); /* ln 2 in two parts; the first has 12 bits, so n × it is exact */
         vf p = vf_set(1.0f / 5040.0f);
 
         r = vf_fma(n, vf_set(-0x1.0bfbe8p-15f), r);

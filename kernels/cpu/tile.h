@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Walks a dot_job in register tiles. A tile function `tile(job, row, t, W, N)` computes W weight rows × N activation
- * rows; it is inlined for constant W and N, and computes each output with the same instructions for all of them, so
- * that the tile an output falls in does not change its bits. */
+/* Walks a dot_job in register tiles. A tile function `tile(job, row, t, W, N)` computes W weight rows × N
+ * activation rows; it is inlined for constant W and N, and computes each output with the same instructions
+ * for all of them, so that the tile an output falls in does not change its bits. */
 
 #include "base/util.h"
 #include "simd.h"
@@ -14,8 +14,8 @@ enum {
         TILE_SLICE = 64, /* activation rows that stay in the cache while all weight rows pass */
 };
 
-/* Fetches the weights of the next tile while this one computes: its rows are read side by side, which the hardware's
- * prefetcher follows badly. */
+/* Fetches the weights of the next tile while this one computes: its rows are read side by side, which the
+ * hardware's prefetcher follows badly. */
 ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32_t rows) {
         const char *p = (const char *) job->w + row * job->row_bytes;
         size_t bytes = row < job->end ? MIN(rows, job->end - row) * job->row_bytes : 0;
@@ -37,8 +37,9 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
                         _tile(job, row, t, (_W), 1);                                                         \
         } while (0)
 
-/* W, N: the tile for many activation rows. Few of them take one weight row after the other: a single stream of
- * addresses runs at twice the speed of four. The K types always do; their unpacking is cheap beside their products. */
+/* W, N: the tile for many activation rows. Few of them take one weight row after the other: a single stream
+ * of addresses runs at twice the speed of four. The K types always do; their unpacking is cheap beside their
+ * products. */
 #define DOT_WALK(_name, _tile, _W, _N)                                                                       \
         static void _tile##_slice(const struct dot_job *job, uint32_t from, uint32_t to) {                   \
                 uint32_t row = job->begin;                                                                   \
@@ -59,24 +60,23 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
 
 /* Adds up and stores a tile's sums: acc[w][n]. */
 #define TILE_STORE(_job, _row, _t, _acc, _W, _N)                                                             \
-        UNROLL for (int _w = 0; _w < (_W); _w++)                                                             \
-        UNROLL for (int _n = 0; _n < (_N); _n++)                                                             \
+        UNROLL for (int _w = 0; _w < (_W); _w++) UNROLL for (int _n = 0; _n < (_N); _n++)                    \
                 dot_store((_job), (_t) + _n, (_row) + _w, vf_sum((_acc)[_w][_n]))
 
 /* The kernels, one set per instruction set. */
 #define DOT_DECLARE(_isa)                                                                                    \
-        dot_fn dot_f32_##_isa, dot_f16_##_isa, dot_bf16_##_isa, dot_q8_0_##_isa, dot_q4_0_##_isa,             \
+        dot_fn dot_f32_##_isa, dot_f16_##_isa, dot_bf16_##_isa, dot_q8_0_##_isa, dot_q4_0_##_isa,            \
                 dot_q4_k_##_isa, dot_q6_k_##_isa
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
 
 void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols);
 
-/* From rows.c and attention.c, which are compiled for each. */
+/* From simd-rows.c and simd-attention.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
-        void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                     \
-        void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                               \
-        void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                               \
+        void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
+        void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
+        void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
         void attention_##_isa(const struct attention_job *job)
 ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);

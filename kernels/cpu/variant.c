@@ -9,7 +9,8 @@
 static void dot_c(const struct dot_job *job, enum quant_type type) {
         for (uint32_t row = job->begin; row < job->end; row++)
                 for (uint32_t t = 0; t < job->n; t++)
-                        dot_store(job, t, row, ref_dot(type, job->w + row * job->row_bytes, job->x[t], job->cols));
+                        dot_store(job, t, row,
+                                  ref_dot(type, job->w + row * job->row_bytes, job->x[t], job->cols));
 }
 
 #define DOT_C(_name, _type)                                                                                  \
@@ -41,15 +42,16 @@ const struct cpu_variant cpu_variant_c = {
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,
-        .dot = {
-                [QUANT_F32] = dot_f32_c,
-                [QUANT_F16] = dot_f16_c,
-                [QUANT_BF16] = dot_bf16_c,
-                [QUANT_Q8_0] = dot_q8_0_c,
-                [QUANT_Q4_0] = dot_q4_0_c,
-                [QUANT_Q4_K] = dot_q4_k_c,
-                [QUANT_Q6_K] = dot_q6_k_c,
-        },
+        .dot =
+                {
+                        [QUANT_F32] = dot_f32_c,
+                        [QUANT_F16] = dot_f16_c,
+                        [QUANT_BF16] = dot_bf16_c,
+                        [QUANT_Q8_0] = dot_q8_0_c,
+                        [QUANT_Q4_0] = dot_q4_0_c,
+                        [QUANT_Q4_K] = dot_q4_k_c,
+                        [QUANT_Q6_K] = dot_q6_k_c,
+                },
 };
 
 const struct cpu_variant *const cpu_variants[] = {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The functions that exist once per instruction set. Each variant computes an output in an order that depends on
- * its own row only, so that a variant's bits do not depend on how many rows a call has (promise P2); between variants
- * results differ by rounding. */
+/* The functions that exist once per instruction set. Each variant computes an output in an order that depends
+ * on its own row only, so that a variant's bits do not depend on how many rows a call has (promise P2);
+ * between variants results differ by rounding. */
 
 #include "ref.h"
 
@@ -20,8 +20,8 @@ struct dot_job {
 
 typedef void dot_fn(const struct dot_job *job);
 
-/* Rows `first` to `first + rows` of the batch, all of one sequence, and the heads [head, head + heads) of them, all
- * of one kv head. */
+/* Rows `first` to `first + rows` of the batch, all of one sequence, and the heads [head, head + heads) of
+ * them, all of one kv head. */
 struct attention_job {
         const struct op_attention *op;
         uint32_t first, rows, head, heads;
@@ -30,8 +30,8 @@ struct attention_job {
 
 enum { ATTENTION_ROWS = 8 /* most rows of a job */ };
 
-/* A page of keys and one of values as float32, and for each row and head its query, running sums and two scalars;
- * every row padded to a multiple of 16. */
+/* A page of keys and one of values as float32, and for each row and head its query, running sums and two
+ * scalars; every row padded to a multiple of 16. */
 size_t attention_scratch_floats(const struct op_attention *op);
 
 struct cpu_variant {
@@ -51,7 +51,8 @@ extern const unsigned n_cpu_variants;
 
 extern const struct cpu_variant cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
 
-/* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that name. */
+/* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
+ * name. */
 const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits);
 
 /* The end of every dot kernel: `v` is w[row] · x[t]. */

@@ -24,7 +24,8 @@ struct softmax {
         float max, sum;
 };
 
-/* One page of keys: `first` to `last` of it count. The running softmax (arXiv 1805.02867) is rescaled once a page. */
+/* One page of keys: `first` to `last` of it count. The running softmax (arXiv 1805.02867) is rescaled once a
+ * page. */
 static void attend_page(const struct op_attention *op, struct softmax *state, const float *q, float *out,
                         size_t page_slot, unsigned first, unsigned last) {
         const struct kv_layer *kv = &op->kv;
@@ -43,7 +44,8 @@ static void attend_page(const struct op_attention *op, struct softmax *state, co
 
                 state->sum += p;
                 for (uint32_t i = 0; i < kv->v_dim; i++)
-                        out[i] += p * kv_value(kv->type, host_address(kv->v), (page_slot + j) * kv->v_dim + i);
+                        out[i] +=
+                                p * kv_value(kv->type, host_address(kv->v), (page_slot + j) * kv->v_dim + i);
         }
         state->max = max;
 }
@@ -60,7 +62,7 @@ static void attend(const struct op_attention *op, uint32_t t, uint32_t h) {
         uint32_t first = op->window && position >= op->window ? position - op->window + 1 : 0;
         uint32_t kv_head = h / (op->heads / kv->kv_heads);
         /* A sink is a key without a value, seen first. */
-        struct softmax state = { .max = sinks ? sinks[h] : -INFINITY, .sum = sinks ? 1.0f : 0.0f };
+        struct softmax state = {.max = sinks ? sinks[h] : -INFINITY, .sum = sinks ? 1.0f : 0.0f};
 
         memset(out, 0, kv->v_dim * sizeof(*out));
         for (uint32_t page = first / KV_PAGE_TOKENS; page <= position / KV_PAGE_TOKENS; page++) {

@@ -24,7 +24,8 @@ static int op_rms_norm(struct stream *s, const struct op_rms_norm *op) {
         return 0;
 }
 
-static void matmul_row(const struct op_matmul *op, const struct op_matmul_out *out, uint32_t t, const void *x) {
+static void matmul_row(const struct op_matmul *op, const struct op_matmul_out *out, uint32_t t,
+                       const void *x) {
         const struct weight *w = &out->w;
         size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
         float *y = (float *) host_address(out->y) + (size_t) t * out->y_stride;
@@ -126,12 +127,13 @@ static int moe_scratch_init(struct moe_scratch *m, const struct op_moe *op) {
 static float moe_dot(const struct weight *w, uint32_t expert, uint32_t row, const void *x) {
         size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
 
-        return ref_dot(w->type, (const char *) host_address(w->data) + ((size_t) expert * w->rows + row) * row_bytes,
+        return ref_dot(w->type,
+                       (const char *) host_address(w->data) + ((size_t) expert * w->rows + row) * row_bytes,
                        x, w->cols);
 }
 
-static void moe_expert(const struct op_moe *op, struct moe_scratch *m, const float *x, float *y, uint32_t expert,
-                       float weight) {
+static void moe_expert(const struct op_moe *op, struct moe_scratch *m, const float *x, float *y,
+                       uint32_t expert, float weight) {
         ref_dot_input(dot_input(op->gate.type), m->x, x, op->gate.cols);
         for (uint32_t i = 0; i < op->gate.rows; i++)
                 m->hidden[i] = ref_act(op->act, moe_dot(&op->gate, expert, i, m->x));
@@ -144,7 +146,7 @@ static void moe_expert(const struct op_moe *op, struct moe_scratch *m, const flo
 }
 
 static int op_moe(struct stream *s, const struct op_moe *op) {
-        _cleanup_(moe_scratch_deinit) struct moe_scratch m = { 0 };
+        _cleanup_(moe_scratch_deinit) struct moe_scratch m = {0};
         const int32_t *ids = host_address(op->ids), *counts = host_address(op->counts);
         const float *weights = host_address(op->weights);
         int r;
@@ -188,7 +190,7 @@ int backend_ref_new(struct backend **ret) {
 
         if (!b)
                 return -ENOMEM;
-        *b = (struct backend) { .ops = &ref_ops, .flags = BACKEND_HOST_MEMORY };
+        *b = (struct backend){.ops = &ref_ops, .flags = BACKEND_HOST_MEMORY};
         *ret = b;
         return 0;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The plain C definition of every operation. A function computes the items [begin, end) of an operation; items do
- * not touch each other, so that any split of them over threads gives the same bits. No function fails: shapes were
- * checked before (host.h). */
+/* The plain C definition of every operation. A function computes the items [begin, end) of an operation;
+ * items do not touch each other, so that any split of them over threads gives the same bits. No function
+ * fails: shapes were checked before (host.h). */
 
 #include "op.h"
 
@@ -22,9 +22,9 @@ void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
 /* Items: row × heads + head. */
 void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);
 
-/* What a weight type is multiplied with. 8-bit activations: blocks of 32 (Q8_32) or 256 (Q8_256) values, each with
- * the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose largest magnitude
- * is below 1e-35 is zero. */
+/* What a weight type is multiplied with. 8-bit activations: blocks of 32 (Q8_32) or 256 (Q8_256) values, each
+ * with the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose
+ * largest magnitude is below 1e-35 is zero. */
 enum dot_input {
         DOT_FLOAT,
         DOT_Q8_32,
@@ -34,8 +34,8 @@ enum dot_input {
 
 enum dot_input dot_input(enum quant_type type);
 
-/* Bytes of a row of `cols` values in that form, a multiple of 64. A Q8 row is: int8 q[cols]; float d[cols / block];
- * and then the sums of q as int16 over each 16 values (Q8_256). */
+/* Bytes of a row of `cols` values in that form, a multiple of 64. A Q8 row is: int8 q[cols]; float d[cols /
+ * block]; and then the sums of q as int16 over each 16 values (Q8_256). */
 size_t dot_input_bytes(enum dot_input input, uint32_t cols);
 
 static inline const float *q8_32_scales(const void *row, uint32_t cols) {
@@ -53,8 +53,8 @@ static inline const int16_t *q8_256_sums(const void *row, uint32_t cols) {
 /* Brings a row into that form. `dst` is aligned to 64 bytes. */
 void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols);
 
-/* The dot product of a weight row in `type`'s blocks and an activation row in the type's form: exact integers within
- * a block, float32 between blocks, in rising order. */
+/* The dot product of a weight row in `type`'s blocks and an activation row in the type's form: exact integers
+ * within a block, float32 between blocks, in rising order. */
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols);
 
 float ref_act(enum act_kind act, float gate);

@@ -75,7 +75,7 @@ static float group_score(const struct op_route *op, const float *keys, uint32_t 
 static void choice_limit_groups(struct choice *c, const struct op_route *op) {
         uint32_t size = op->experts / op->groups;
         float scores[ROUTE_EXPERTS_MAX];
-        bool out[ROUTE_EXPERTS_MAX] = { 0 };
+        bool out[ROUTE_EXPERTS_MAX] = {0};
 
         for (uint32_t g = 0; g < op->groups; g++)
                 scores[g] = group_score(op, c->keys + g * size, size);

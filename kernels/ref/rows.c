@@ -41,7 +41,8 @@ void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end) {
         }
 }
 
-static void rope_head(const struct op_rope *op, float *x, const float *cosines, const float *sines, uint32_t n) {
+static void rope_head(const struct op_rope *op, float *x, const float *cosines, const float *sines,
+                      uint32_t n) {
         for (uint32_t i = 0; i < n; i++) {
                 float *a = op->pairs == ROPE_ADJACENT ? x + 2 * i : x + i;
                 float *b = op->pairs == ROPE_ADJACENT ? a + 1 : a + op->dims / 2;
@@ -81,12 +82,14 @@ static void kv_write(enum quant_type type, void *base, size_t at, const float *s
 }
 
 void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end) {
-        const int32_t *positions = host_address(op->rows.positions), *sequences = host_address(op->rows.sequences);
+        const int32_t *positions = host_address(op->rows.positions),
+                      *sequences = host_address(op->rows.sequences);
         const int32_t *pages = host_address(op->rows.page_table);
         const struct kv_layer *kv = &op->kv;
 
         for (uint32_t t = begin; t < end; t++) {
-                size_t entry = (size_t) sequences[t] * op->rows.page_table_stride + positions[t] / KV_PAGE_TOKENS;
+                size_t entry =
+                        (size_t) sequences[t] * op->rows.page_table_stride + positions[t] / KV_PAGE_TOKENS;
 
                 for (uint32_t h = 0; h < kv->kv_heads; h++) {
                         size_t head = (size_t) t * kv->kv_heads + h;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrix products and expert products of every variant and type, as shares of what the machine can do: read
- * bandwidth (few rows) and the rate of the multiply-add instruction (many rows), measured in the same run. Every
- * round runs all cases once; a case's figure is the median of its rounds. */
+ * bandwidth (few rows) and the rate of the multiply-add instruction (many rows), measured in the same run.
+ * Every round runs all cases once; a case's figure is the median of its rounds. */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +14,9 @@
 
 enum { ROUNDS_MAX = 15, COLS = 2048, HIDDEN = 1024, EXPERTS = 64, CHOSEN = 8, LIMITS = 4 };
 
-static const enum quant_type types[] = { QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_K, QUANT_Q6_K };
-static const uint32_t row_counts[] = { 1, 2, 4, 8, 16, 64, 256, 512 };
+static const enum quant_type types[] = {QUANT_F32,  QUANT_F16,  QUANT_BF16, QUANT_Q8_0,
+                                        QUANT_Q4_0, QUANT_Q4_K, QUANT_Q6_K};
+static const uint32_t row_counts[] = {1, 2, 4, 8, 16, 64, 256, 512};
 
 struct bench_case {
         const struct cpu_variant *variant;
@@ -70,15 +71,15 @@ static void *allocate(size_t bytes) {
 static void run_matmul(struct bench *bench, struct bench_case *c) {
         size_t row_bytes = quant_row_bytes(quant_info(c->type), COLS);
         uint64_t rows = bench->weight_bytes / row_bytes;
-        struct op_matmul op = { .n = c->n, .x = host_device_ptr(bench->x), .x_stride = COLS, .count = 1 };
+        struct op_matmul op = {.n = c->n, .x = host_device_ptr(bench->x), .x_stride = COLS, .count = 1};
 
         /* Many rows: fewer outputs, still far more than a cache holds. */
         if (c->n > 16)
                 rows = MIN(rows, UINT64_C(4096));
         if (!c->variant->needs)
                 rows = MAX(rows / 32, UINT64_C(64));
-        op.out[0] = (struct op_matmul_out) {
-                .w = { host_device_ptr(bench->weights), c->type, (uint32_t) rows, COLS, 1 },
+        op.out[0] = (struct op_matmul_out){
+                .w = {host_device_ptr(bench->weights), c->type, (uint32_t) rows, COLS, 1},
                 .y = host_device_ptr(bench->y),
                 .y_stride = c->n > 16 ? 4096 : 0, /* few rows: the results are not looked at */
         };
@@ -92,16 +93,18 @@ static void run_moe(struct bench *bench, struct bench_case *c) {
         struct op_moe op = {
                 .n = c->n,
                 .k = CHOSEN,
-                .gate = { host_device_ptr(bench->weights), c->type, HIDDEN, COLS, EXPERTS },
-                .up = { host_device_ptr(bench->weights + EXPERTS * expert_bytes), c->type, HIDDEN, COLS, EXPERTS },
-                .down = { host_device_ptr(bench->weights + 2 * EXPERTS * expert_bytes), c->type, COLS, HIDDEN, EXPERTS },
+                .gate = {host_device_ptr(bench->weights), c->type, HIDDEN, COLS, EXPERTS},
+                .up = {host_device_ptr(bench->weights + EXPERTS * expert_bytes), c->type, HIDDEN, COLS,
+                       EXPERTS},
+                .down = {host_device_ptr(bench->weights + 2 * EXPERTS * expert_bytes), c->type, COLS, HIDDEN,
+                         EXPERTS},
                 .x = host_device_ptr(bench->x),
                 .y = host_device_ptr(bench->y),
                 .ids = host_device_ptr(bench->ids),
                 .weights = host_device_ptr(bench->expert_weights),
                 .counts = host_device_ptr(bench->counts),
         };
-        bool seen[EXPERTS] = { false };
+        bool seen[EXPERTS] = {false};
         unsigned distinct = 0;
 
         for (uint32_t i = 0; i < c->n * CHOSEN; i++) {
@@ -146,8 +149,8 @@ static void bench_init(struct bench *b, bool quick) {
 static void bench_add_cases(struct bench *b, const char *isa, const char *type, bool quick) {
         b->cases = calloc(n_cpu_variants * ELEMENTS(types) * ELEMENTS(row_counts) * 2, sizeof(*b->cases));
         for (unsigned v = 0; v < n_cpu_variants; v++) {
-                struct backend_cpu_options options = { .isa = cpu_variants[v]->name };
-                struct bench_case c = { .variant = cpu_variants[v] };
+                struct backend_cpu_options options = {.isa = cpu_variants[v]->name};
+                struct bench_case c = {.variant = cpu_variants[v]};
 
                 if ((isa && strcmp(isa, options.isa) != 0) ||
                     (cpu_variants[v]->needs & machine_cpu_bits()) != cpu_variants[v]->needs)
@@ -162,7 +165,8 @@ static void bench_add_cases(struct bench *b, const char *isa, const char *type, 
                                     (!c.variant->needs && c.n > 4) || (quick && n % 2 == 1))
                                         continue;
                                 for (c.moe = false;; c.moe = true) {
-                                        size_t needed = 3 * EXPERTS * quant_row_bytes(quant_info(c.type), COLS * HIDDEN);
+                                        size_t needed = 3 * EXPERTS *
+                                                        quant_row_bytes(quant_info(c.type), COLS * HIDDEN);
 
                                         if (!c.moe || (needed <= b->weight_bytes && c.variant->needs))
                                                 b->cases[b->n_cases++] = c;
@@ -200,9 +204,10 @@ static void print_case(const struct bench *b, const struct bench_case *c) {
 
         for (unsigned v = 0; v < n_cpu_variants && v < LIMITS; v++)
                 if (cpu_variants[v] == c->variant)
-                        limit = median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v], b->rounds, NULL);
-        printf("%-7s %-6s %-5s %4u %9.2f %6.0f%% %9.1f %6.1f%% %6.0f%%\n", c->variant->name, c->moe ? "moe" : "matmul",
-               quant_info(c->type)->name, c->n, c->bytes / seconds / 1e9,
+                        limit = median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v], b->rounds,
+                                       NULL);
+        printf("%-7s %-6s %-5s %4u %9.2f %6.0f%% %9.1f %6.1f%% %6.0f%%\n", c->variant->name,
+               c->moe ? "moe" : "matmul", quant_info(c->type)->name, c->n, c->bytes / seconds / 1e9,
                100.0 * c->bytes / seconds / median(b->read_all, b->rounds, NULL), c->products / seconds / 1e9,
                limit > 0.0 ? 100.0 * c->products / seconds / limit : 0.0, 100.0 * spread);
 }
@@ -224,22 +229,25 @@ static void print_limits(const struct bench *b) {
 
 static void usage(void) {
         puts("usage: bench-kernels [--quick] [--rounds N] [--isa NAME] [--type NAME]\n"
-             "  --quick      256 MiB of weights instead of 1 GiB, every second row count, 3 rounds instead of 5\n"
+             "  --quick      256 MiB of weights instead of 1 GiB, every second row count, 3 rounds instead "
+             "of 5\n"
              "  --rounds N   at most 15\n"
              "  --isa NAME   only this variant (avx512, avx2, c)\n"
              "  --type NAME  only this type of weights (Q4_K, …)\n"
-             "Columns: bytes of weights per second and their share of the read bandwidth of all threads; billions of\n"
-             "multiply-adds per second and their share of the instruction's rate; (slowest - fastest) / median.");
+             "Columns: bytes of weights per second and their share of the read bandwidth of all threads; "
+             "billions of\n"
+             "multiply-adds per second and their share of the instruction's rate; (slowest - fastest) / "
+             "median.");
 }
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                { "quick", no_argument, NULL, 'q' },         { "rounds", required_argument, NULL, 'r' },
-                { "isa", required_argument, NULL, 'i' },     { "type", required_argument, NULL, 't' },
-                { "help", no_argument, NULL, 'h' },          { 0 },
+                {"quick", no_argument, NULL, 'q'},     {"rounds", required_argument, NULL, 'r'},
+                {"isa", required_argument, NULL, 'i'}, {"type", required_argument, NULL, 't'},
+                {"help", no_argument, NULL, 'h'},      {0},
         };
         const char *isa = NULL, *type = NULL;
-        struct bench b = { 0 };
+        struct bench b = {0};
         struct pool *one, *all;
         bool quick = false;
         int c;
@@ -272,8 +280,8 @@ int main(int argc, char **argv) {
         for (unsigned round = 0; round < b.rounds; round++)
                 bench_round(&b, one, all, round);
         print_limits(&b);
-        printf("%-7s %-6s %-5s %4s %9s %7s %9s %7s %7s\n", "variant", "what", "type", "rows", "GB/s", "of read", "G mul/s",
-               "of rate", "spread");
+        printf("%-7s %-6s %-5s %4s %9s %7s %9s %7s %7s\n", "variant", "what", "type", "rows", "GB/s",
+               "of read", "G mul/s", "of rate", "spread");
         for (unsigned i = 0; i < b.n_cases; i++)
                 print_case(&b, &b.cases[i]);
         return EXIT_SUCCESS;

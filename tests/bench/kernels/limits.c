@@ -14,9 +14,11 @@ enum { READ_PIECE = 1 << 20, PEAK_PIECES = 64, PEAK_ROUNDS = 100000 };
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-__attribute__((target("avx2"))) static void read_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+__attribute__((target("avx2"))) static void read_piece(void *arg, uint64_t begin, uint64_t end,
+                                                       unsigned worker) {
         struct read_work *w = arg;
-        __m256i sums[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256() };
+        __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                           _mm256_setzero_si256()};
 
         for (const char *p = w->data + begin * READ_PIECE; p < w->data + end * READ_PIECE; p += 128)
                 for (unsigned k = 0; k < 4; k++)
@@ -25,11 +27,12 @@ __attribute__((target("avx2"))) static void read_piece(void *arg, uint64_t begin
         __atomic_fetch_xor(&w->sink, (uint64_t) _mm256_extract_epi64(sums[0], 0), __ATOMIC_RELAXED);
 }
 
-/* Twelve independent chains: more than latency × throughput of any of these. The empty assembly keeps a register's
- * value unknown, so that nothing is computed ahead. */
+/* Twelve independent chains: more than latency × throughput of any of these. The empty assembly keeps a
+ * register's value unknown, so that nothing is computed ahead. */
 #define CHAINS 12
 #define PEAK(_name, _target, _vector, _zero, _step)                                                          \
-        __attribute__((target(_target))) static void _name(void *arg, uint64_t begin, uint64_t end, unsigned worker) { \
+        __attribute__((target(_target))) static void _name(void *arg, uint64_t begin, uint64_t end,          \
+                                                           unsigned worker) {                                \
                 _vector sums[CHAINS], a = _zero, b = _zero;                                                  \
                                                                                                              \
                 for (unsigned k = 0; k < CHAINS; k++)                                                        \
@@ -53,8 +56,8 @@ static const struct {
         pool_fn *int8, *f32;
         unsigned int8_lanes, f32_lanes;
 } peaks[] = {
-        { "avx512", int8_avx512, f32_avx512, 64, 16 },
-        { "avx2", int8_avx2, f32_avx2, 32, 8 },
+        {"avx512", int8_avx512, f32_avx512, 64, 16},
+        {"avx2", int8_avx2, f32_avx2, 32, 8},
 };
 
 static double peak(struct pool *pool, pool_fn *fn, unsigned lanes) {
@@ -82,7 +85,8 @@ static void read_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         struct read_work *w = arg;
         uint64_t sum = 0;
 
-        for (const uint64_t *p = (const void *) (w->data + begin * READ_PIECE); (const char *) p < w->data + end * READ_PIECE; p++)
+        for (const uint64_t *p = (const void *) (w->data + begin * READ_PIECE);
+             (const char *) p < w->data + end * READ_PIECE; p++)
                 sum ^= *p;
         __atomic_fetch_xor(&w->sink, sum, __ATOMIC_RELAXED);
 }
@@ -97,7 +101,7 @@ double limit_f32(struct pool *pool, const char *isa) {
 #endif
 
 double limit_read(struct pool *pool, const void *data, uint64_t bytes) {
-        struct read_work w = { .data = data };
+        struct read_work w = {.data = data};
         uint64_t begin = now_nsec();
 
         pool_run(pool, bytes / READ_PIECE, 1, read_piece, &w);

@@ -4,7 +4,7 @@
 #include "test.h"
 
 void device_init(struct device *d, struct backend *backend) {
-        *d = (struct device) { .backend = backend, .ops = backend->ops };
+        *d = (struct device){.backend = backend, .ops = backend->ops};
         assert_se(d->ops->stream_new(backend, &d->stream) == 0);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The folder blocks/ of the reference fixtures (its README has the formats): $MOED_FIXTURES, else ../shared/fixtures
- * beside the source tree, else the committed part of them. */
+/* The folder blocks/ of the reference fixtures (its README has the formats): $MOED_FIXTURES, else
+ * ../shared/fixtures beside the source tree, else the committed part of them. */
 
 #include <limits.h>
 #include <stddef.h>

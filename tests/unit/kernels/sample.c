@@ -80,7 +80,7 @@ struct backend *sample_backend(const char *isa, unsigned threads) {
         unsetenv("MOED_ISA");
         if (strcmp(cpu_variant_choose(isa, machine_cpu_bits())->name, isa) != 0)
                 return NULL;
-        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options) { .threads = threads, .isa = isa }) == 0);
+        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options){.threads = threads, .isa = isa}) == 0);
         return b;
 }
 

@@ -24,5 +24,6 @@ extern const enum quant_type sample_types[];
 struct backend *sample_backend(const char *isa, unsigned threads);
 struct backend *sample_backend_ref(void);
 
-/* Largest difference relative to the root mean square of `expected`; infinite when only one of two is finite. */
+/* Largest difference relative to the root mean square of `expected`; infinite when only one of two is finite.
+ */
 double sample_difference(const float *got, const float *expected, size_t n);

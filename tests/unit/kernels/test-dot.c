@@ -22,11 +22,11 @@ struct batch {
         float *results, *y[ROWS_MAX];
 };
 
-static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
-                       uint32_t outputs, float *values) {
+static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_type type, uint32_t n,
+                       uint32_t cols, uint32_t outputs, float *values) {
         size_t bytes = dot_input_bytes(dot_input(type), cols);
 
-        *b = (struct batch) { .n = n, .cols = cols, .outputs = outputs, .values = values };
+        *b = (struct batch){.n = n, .cols = cols, .outputs = outputs, .values = values};
         b->inputs = aligned_alloc(64, n * bytes);
         b->results = calloc(n * outputs, sizeof(float));
         assert_se(b->inputs && b->results);
@@ -44,7 +44,7 @@ static void batch_deinit(struct batch *b) {
 }
 
 static struct dot_job batch_job(const struct batch *b, enum quant_type type, const void *weights) {
-        return (struct dot_job) {
+        return (struct dot_job){
                 .w = weights,
                 .row_bytes = quant_row_bytes(quant_info(type), b->cols),
                 .cols = b->cols,
@@ -68,8 +68,9 @@ static bool runs_here(const struct cpu_variant *v) {
 }
 
 /* All results against the definition, and each row against the same row alone. */
-static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
-        struct sample s = { cols * 1000 + outputs };
+static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
+                        uint32_t outputs) {
+        struct sample s = {cols * 1000 + outputs};
         _cleanup_(freep) char *weights = sample_weights(&s, type, (size_t) outputs * cols);
         _cleanup_(freep) float *w = malloc(cols * sizeof(*w));
         _cleanup_(batch_deinit) struct batch b;
@@ -99,7 +100,7 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
 }
 
 TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
-        static const uint32_t outputs[] = { 1, 3, 4, 7, 18 };
+        static const uint32_t outputs[] = {1, 3, 4, 7, 18};
 
         for (unsigned v = 0; v < n_cpu_variants; v++)
                 for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++) {
@@ -119,7 +120,7 @@ TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
 
 TEST(bias_and_accumulation_come_after_the_product) {
         for (unsigned v = 0; v < n_cpu_variants; v++) {
-                struct sample s = { 7 };
+                struct sample s = {7};
                 _cleanup_(freep) void *weights = sample_weights(&s, QUANT_F32, 5 * 16);
                 _cleanup_(freep) float *bias = sample_floats(&s, 5);
                 _cleanup_(batch_deinit) struct batch b;
@@ -139,13 +140,14 @@ TEST(bias_and_accumulation_come_after_the_product) {
                 cpu_variants[v]->dot[QUANT_F32](&job);
                 for (unsigned t = 0; t < 2; t++)
                         for (unsigned i = 0; i < 5; i++)
-                                assert_se(b.y[t][i] == (i >= 1 && i < 4 ? plain[t][i] + (plain[t][i] + bias[i])
-                                                                        : plain[t][i]));
+                                assert_se(b.y[t][i] == (i >= 1 && i < 4
+                                                                ? plain[t][i] + (plain[t][i] + bias[i])
+                                                                : plain[t][i]));
         }
 }
 
 TEST(activations_become_the_same_bytes_in_every_variant) {
-        struct sample s = { 3 };
+        struct sample s = {3};
         _cleanup_(freep) float *x = sample_floats(&s, 1024);
 
         x[5] = NAN;
@@ -175,7 +177,7 @@ static bool check_fixture(const struct cpu_variant *v, enum quant_type type, con
         double limit = dot_input(type) == DOT_FLOAT ? 1e-5 : 1e-2;
         _cleanup_(freep) char *weights = NULL;
         _cleanup_(freep) float *expected = NULL, *w = malloc(512 * sizeof(*w));
-        _cleanup_(batch_deinit) struct batch b = { 0 };
+        _cleanup_(batch_deinit) struct batch b = {0};
         size_t bytes, expected_bytes, x_bytes;
         struct dot_job job;
         float *x;

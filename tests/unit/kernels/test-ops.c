@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Every operation through backend.h: each variant of the cpu backend against the ref backend, and against itself
- * with other thread counts and with each row alone. */
+/* Every operation through backend.h: each variant of the cpu backend against the ref backend, and against
+ * itself with other thread counts and with each row alone. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
@@ -12,7 +12,8 @@
 #include "test.h"
 #include "variant.h"
 
-/* A trial makes inputs for `n` rows, the same for the same numbers, and runs rows [from, from + count) of them. */
+/* A trial makes inputs for `n` rows, the same for the same numbers, and runs rows [from, from + count) of
+ * them. */
 struct trial {
         uint32_t n, from, count;
         uint32_t dim, heads, option;
@@ -30,12 +31,13 @@ static struct device_ptr row_of(struct device_ptr p, uint32_t row, size_t width)
         return device_offset(p, row * width * sizeof(float));
 }
 
-static struct weight weight(struct device *d, struct sample *s, enum quant_type type, uint32_t stack, uint32_t rows,
-                            uint32_t cols) {
+static struct weight weight(struct device *d, struct sample *s, enum quant_type type, uint32_t stack,
+                            uint32_t rows, uint32_t cols) {
         size_t values = (size_t) stack * rows * cols;
 
-        return (struct weight) {
-                .data = device_take(d, sample_weights(s, type, values), quant_row_bytes(quant_info(type), values)),
+        return (struct weight){
+                .data = device_take(d, sample_weights(s, type, values),
+                                    quant_row_bytes(quant_info(type), values)),
                 .type = type,
                 .rows = rows,
                 .cols = cols,
@@ -53,7 +55,7 @@ static float *result(struct device *d, struct device_ptr p, size_t rows, size_t 
 }
 
 static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         uint32_t stride = t->dim + t->option;
         struct op_rms_norm op = {
                 .n = t->count,
@@ -71,17 +73,17 @@ static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_
 }
 
 static float *try_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
-        static const uint32_t rows[] = { 5, 64, 19 };
-        enum quant_type types[] = { t->type, t->type, QUANT_F32 };
-        struct sample s = { t->dim + t->type };
-        struct op_matmul op = { .n = t->count, .x_stride = t->dim + 3, .count = 3, .accumulate = t->option };
+        static const uint32_t rows[] = {5, 64, 19};
+        enum quant_type types[] = {t->type, t->type, QUANT_F32};
+        struct sample s = {t->dim + t->type};
+        struct op_matmul op = {.n = t->count, .x_stride = t->dim + 3, .count = 3, .accumulate = t->option};
         uint32_t width = 5 + 64 + 19 + 2;
         struct device_ptr y;
 
         op.x = row_of(floats(d, &s, (size_t) t->n * op.x_stride), t->from, op.x_stride);
         y = row_of(floats(d, &s, (size_t) t->n * width), t->from, width);
         for (unsigned i = 0, at = 0; i < 3; at += rows[i++])
-                op.out[i] = (struct op_matmul_out) {
+                op.out[i] = (struct op_matmul_out){
                         .w = weight(d, &s, types[i], 1, rows[i], t->dim),
                         .bias = i == 1 ? floats(d, &s, rows[i]) : DEVICE_NULL,
                         .y = device_offset(y, at * sizeof(float)),
@@ -92,7 +94,7 @@ static float *try_matmul(struct device *d, const struct trial *t, size_t *ret_wi
 }
 
 static float *try_rope(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         uint32_t head_dim = t->dim + 4, width = t->heads * head_dim + 5;
         float *frequencies = sample_floats(&s, t->dim / 2);
         int32_t *positions = malloc(t->n * sizeof(*positions));
@@ -118,9 +120,9 @@ static float *try_rope(struct device *d, const struct trial *t, size_t *ret_widt
 }
 
 static float *try_glu(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         float *gate = sample_floats(&s, (size_t) t->n * t->dim);
-        struct op_glu op = { .n = t->count, .dim = t->dim, .act = t->option ? ACT_GEGLU : ACT_SWIGLU };
+        struct op_glu op = {.n = t->count, .dim = t->dim, .act = t->option ? ACT_GEGLU : ACT_SWIGLU};
 
         for (size_t i = 0; i < (size_t) t->n * t->dim; i++)
                 gate[i] *= i % 7 == 0 ? 200.0f : 8.0f;
@@ -132,7 +134,7 @@ static float *try_glu(struct device *d, const struct trial *t, size_t *ret_width
 }
 
 static float *try_add(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         struct op_add op = {
                 .n = (uint64_t) t->count * t->dim,
                 .x = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
@@ -146,9 +148,11 @@ static float *try_add(struct device *d, const struct trial *t, size_t *ret_width
 
 /* Ids may point outside the table. */
 static float *try_embed(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         int32_t *ids = malloc(t->n * sizeof(*ids));
-        struct op_embed op = { .n = t->count, .table = weight(d, &s, t->type, 1, 6, t->dim), .scale = t->option ? 3.0f : 1.0f };
+        struct op_embed op = {.n = t->count,
+                              .table = weight(d, &s, t->type, 1, 6, t->dim),
+                              .scale = t->option ? 3.0f : 1.0f};
 
         assert_se(ids);
         for (uint32_t i = 0; i < t->n; i++)
@@ -160,9 +164,9 @@ static float *try_embed(struct device *d, const struct trial *t, size_t *ret_wid
 }
 
 static float *try_gather(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         int32_t *index = malloc(t->n * sizeof(*index));
-        struct op_gather op = { .n = t->count, .dim = t->dim, .x = floats(d, &s, (size_t) 9 * t->dim) };
+        struct op_gather op = {.n = t->count, .dim = t->dim, .x = floats(d, &s, (size_t) 9 * t->dim)};
 
         assert_se(index);
         for (uint32_t i = 0; i < t->n; i++)
@@ -190,8 +194,9 @@ static void moe_choice(struct device *d, struct sample *s, const struct trial *t
 }
 
 static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->type };
-        uint32_t hidden = t->dim * 3 / 2 / quant_info(t->type)->block_values * quant_info(t->type)->block_values;
+        struct sample s = {t->dim + t->type};
+        uint32_t hidden =
+                t->dim * 3 / 2 / quant_info(t->type)->block_values * quant_info(t->type)->block_values;
         struct op_moe op = {
                 .n = t->count,
                 .k = MOE_K,
@@ -208,12 +213,13 @@ static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width
         return result(d, op.y, t->count, t->dim, ret_width);
 }
 
-/* Three sequences whose pages lie mixed in one arena; the first third of the rows are prompt rows of sequence 1, then
- * sequences 0 and 2 take turns of one row each, far into their context. */
+/* Three sequences whose pages lie mixed in one arena; the first third of the rows are prompt rows of sequence
+ * 1, then sequences 0 and 2 take turns of one row each, far into their context. */
 enum { ATT_PAGES = 24, ATT_STRIDE = 8 };
 
 static void attention_rows(struct device *d, const struct trial *t, struct op_rows *rows) {
-        int32_t *positions = malloc(t->n * sizeof(*positions)), *sequences = malloc(t->n * sizeof(*sequences));
+        int32_t *positions = malloc(t->n * sizeof(*positions)),
+                *sequences = malloc(t->n * sizeof(*sequences));
         int32_t pages[3][ATT_STRIDE];
         uint32_t prompt = (t->n + 2) / 3;
 
@@ -222,11 +228,13 @@ static void attention_rows(struct device *d, const struct trial *t, struct op_ro
                 uint32_t late = i - prompt, half = (t->n - prompt + 1) / 2;
 
                 sequences[i] = i < prompt ? 1 : late < half ? 0 : 2;
-                positions[i] = (int32_t) (i < prompt ? 27 + i : late < half ? 190 + late : 64 + (late - half));
+                positions[i] = (int32_t) (i < prompt    ? 27 + i
+                                          : late < half ? 190 + late
+                                                        : 64 + (late - half));
         }
         for (int i = 0; i < 3 * ATT_STRIDE; i++)
                 pages[i / ATT_STRIDE][i % ATT_STRIDE] = i * 7 % ATT_PAGES;
-        *rows = (struct op_rows) {
+        *rows = (struct op_rows){
                 .n = t->n,
                 .positions = device_take(d, positions, t->n * sizeof(*positions)),
                 .sequences = device_take(d, sequences, t->n * sizeof(*sequences)),
@@ -238,23 +246,25 @@ static void attention_rows(struct device *d, const struct trial *t, struct op_ro
 
 /* option: bit 0 window, 1 sinks, 2 soft cap, 3 kv heads are fewer than heads */
 static float *try_attention(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->heads };
+        struct sample s = {t->dim + t->heads};
         uint32_t kv_heads = t->option & 8 ? 1 : t->heads, v_dim = t->dim + 8;
         size_t slots = (size_t) ATT_PAGES * kv_heads * KV_PAGE_TOKENS;
-        struct kv_layer kv = { .type = t->type, .kv_heads = kv_heads, .k_dim = t->dim, .v_dim = v_dim };
+        struct kv_layer kv = {.type = t->type, .kv_heads = kv_heads, .k_dim = t->dim, .v_dim = v_dim};
         struct op_kv_store store;
         struct op_attention op;
 
-        kv.k = device_take(d, sample_weights(&s, t->type, slots * t->dim), slots * t->dim * quant_info(t->type)->block_bytes);
-        kv.v = device_take(d, sample_weights(&s, t->type, slots * v_dim), slots * v_dim * quant_info(t->type)->block_bytes);
-        store = (struct op_kv_store) {
+        kv.k = device_take(d, sample_weights(&s, t->type, slots * t->dim),
+                           slots * t->dim * quant_info(t->type)->block_bytes);
+        kv.v = device_take(d, sample_weights(&s, t->type, slots * v_dim),
+                           slots * v_dim * quant_info(t->type)->block_bytes);
+        store = (struct op_kv_store){
                 .kv = kv,
                 .k = floats(d, &s, (size_t) t->n * kv_heads * t->dim),
                 .v = floats(d, &s, (size_t) t->n * kv_heads * v_dim),
         };
         attention_rows(d, t, &store.rows);
         assert_se(d->ops->kv_store(d->stream, &store) == 0);
-        op = (struct op_attention) {
+        op = (struct op_attention){
                 .rows = store.rows,
                 .kv = kv,
                 .heads = t->heads,
@@ -273,7 +283,8 @@ static float *try_attention(struct device *d, const struct trial *t, size_t *ret
 }
 
 /* Of many rows some eight. */
-static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial *trial, const float *together, size_t width) {
+static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial *trial, const float *together,
+                             size_t width) {
         for (uint32_t i = 0; i < trial->n; i += 1 + trial->n / 8) {
                 struct trial alone = *trial;
                 _cleanup_(freep) float *row = NULL;
@@ -289,7 +300,7 @@ static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial 
 static void device_pair_init(struct device devices[2], const char *isa, unsigned threads) {
         struct backend *b = sample_backend(isa, threads);
 
-        devices[0] = devices[1] = (struct device) { 0 };
+        devices[0] = devices[1] = (struct device){0};
         if (b) {
                 device_init(&devices[0], b);
                 device_init(&devices[1], sample_backend_ref());
@@ -332,61 +343,77 @@ static void check(trial_fn *fn, struct trial trial, double tolerance) {
 TEST(rms_norm_agrees_over_odd_sizes) {
         for (uint32_t dim = 1; dim <= 200; dim += 13)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_rms_norm, (struct trial) { .n = 1 + dim % 5, .dim = dim, .option = option }, 1e-5);
-        check(try_rms_norm, (struct trial) { .n = 40, .dim = 2048 }, 1e-5);
+                        check(try_rms_norm, (struct trial){.n = 1 + dim % 5, .dim = dim, .option = option},
+                              1e-5);
+        check(try_rms_norm, (struct trial){.n = 40, .dim = 2048}, 1e-5);
 }
 
 TEST(matmul_agrees_over_types_and_rows) {
-        static const uint32_t rows[] = { 1, 2, 3, 4, 5, 8, 17, 33, 70 };
+        static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 17, 33, 70};
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i++)
-                        check(try_matmul, (struct trial) { .n = rows[i], .type = *type, .option = i % 2,
-                              .dim = MAX(quant_info(*type)->block_values, 32U) * (1 + i % 3) }, 1e-5);
+                        check(try_matmul,
+                              (struct trial){.n = rows[i],
+                                             .type = *type,
+                                             .option = i % 2,
+                                             .dim = MAX(quant_info(*type)->block_values, 32U) * (1 + i % 3)},
+                              1e-5);
 }
 
 TEST(rope_agrees_in_both_pairings) {
         for (uint32_t heads = 1; heads <= 5; heads++)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_rope, (struct trial) { .n = 6, .dim = heads * 6, .heads = heads, .option = option }, 1e-6);
+                        check(try_rope,
+                              (struct trial){.n = 6, .dim = heads * 6, .heads = heads, .option = option},
+                              1e-6);
 }
 
 TEST(glu_agrees_for_both_functions) {
         for (uint32_t dim = 1; dim <= 100; dim += 11)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_glu, (struct trial) { .n = 5, .dim = dim, .option = option }, 2e-6);
-        check(try_glu, (struct trial) { .n = 30, .dim = 1000 }, 2e-6);
+                        check(try_glu, (struct trial){.n = 5, .dim = dim, .option = option}, 2e-6);
+        check(try_glu, (struct trial){.n = 30, .dim = 1000}, 2e-6);
 }
 
 TEST(add_embed_and_gather_agree) {
         for (uint32_t dim = 1; dim <= 100; dim += 9) {
-                check(try_add, (struct trial) { .n = 5, .dim = dim }, 1e-6);
-                check(try_gather, (struct trial) { .n = 5, .dim = dim }, 0.0);
+                check(try_add, (struct trial){.n = 5, .dim = dim}, 1e-6);
+                check(try_gather, (struct trial){.n = 5, .dim = dim}, 0.0);
         }
-        check(try_add, (struct trial) { .n = 20, .dim = 3001 }, 1e-6);
-        check(try_gather, (struct trial) { .n = 100, .dim = 3001 }, 0.0);
+        check(try_add, (struct trial){.n = 20, .dim = 3001}, 1e-6);
+        check(try_gather, (struct trial){.n = 100, .dim = 3001}, 0.0);
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_embed, (struct trial) { .n = 40, .dim = 512, .type = *type, .option = option }, 0.0);
+                        check(try_embed, (struct trial){.n = 40, .dim = 512, .type = *type, .option = option},
+                              0.0);
 }
 
 TEST(moe_agrees_over_types_and_rows) {
-        static const uint32_t rows[] = { 1, 2, 5, 33 };
+        static const uint32_t rows[] = {1, 2, 5, 33};
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i++)
-                        check(try_moe, (struct trial) { .n = rows[i], .type = *type, .dim = 256, .option = i % 2 }, 3e-3);
+                        check(try_moe,
+                              (struct trial){.n = rows[i], .type = *type, .dim = 256, .option = i % 2}, 3e-3);
 }
 
 /* 96 MiB of scratch hold 98,304 rows of this shape. */
 TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
-        check_variant(cpu_variants[0], try_moe, (struct trial) { .n = 100000, .type = QUANT_F16, .dim = 16 }, 1e-5);
+        check_variant(cpu_variants[0], try_moe, (struct trial){.n = 100000, .type = QUANT_F16, .dim = 16},
+                      1e-5);
 }
 
 TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
         for (uint32_t option = 0; option < 16; option++)
                 for (uint32_t heads = 1; heads <= 5; heads += 2)
-                        check(try_attention, (struct trial) { .n = 1 + option * 3 % 40, .dim = 8 * heads + option, .heads = heads,
-                              .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16, .option = option }, 1e-5);
-        check(try_attention, (struct trial) { .n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8 }, 1e-5);
+                        check(try_attention,
+                              (struct trial){.n = 1 + option * 3 % 40,
+                                             .dim = 8 * heads + option,
+                                             .heads = heads,
+                                             .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16,
+                                             .option = option},
+                              1e-5);
+        check(try_attention, (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8},
+              1e-5);
 }

@@ -14,7 +14,8 @@ static void pool_freep(struct pool **p) {
         pool_free(*p);
 }
 
-/* Plain memory on purpose: a thread that reads too early is a wrong sum here and a report under ThreadSanitizer. */
+/* Plain memory on purpose: a thread that reads too early is a wrong sum here and a report under
+ * ThreadSanitizer. */
 struct sums {
         uint32_t seen[1000];
         _Atomic uint32_t workers; /* bit per worker that took part */
@@ -32,7 +33,7 @@ static void count(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
 TEST(every_item_runs_once_in_any_split) {
         for (unsigned threads = 1; threads <= 4; threads++) {
                 _cleanup_(pool_freep) struct pool *p = NULL;
-                struct sums s = { 0 };
+                struct sums s = {0};
                 uint32_t loops = 0;
 
                 assert_se(pool_new(&p, threads) == 0);
@@ -47,7 +48,7 @@ TEST(every_item_runs_once_in_any_split) {
 TEST(many_small_loops_see_each_others_writes) {
         for (unsigned threads = 2; threads <= 4; threads++) {
                 _cleanup_(pool_freep) struct pool *p = NULL;
-                struct sums s = { 0 };
+                struct sums s = {0};
 
                 assert_se(pool_new(&p, threads) == 0);
                 for (uint32_t loop = 0; loop < 20000; loop++)
@@ -67,7 +68,7 @@ TEST(workers_that_fell_asleep_come_back) {
 
         assert_se(pool_new(&p, 3) == 0);
         for (unsigned i = 0; i < 5; i++) {
-                struct sums s = { 0 };
+                struct sums s = {0};
 
                 usleep(5000); /* a hundred times what workers spin */
                 pool_run(p, 20, 1, linger, &s);
@@ -77,7 +78,7 @@ TEST(workers_that_fell_asleep_come_back) {
 
 TEST(a_loop_of_one_piece_stays_with_the_caller) {
         _cleanup_(pool_freep) struct pool *p = NULL;
-        struct sums s = { 0 };
+        struct sums s = {0};
 
         assert_se(pool_new(&p, 3) == 0);
         for (unsigned i = 0; i < 100; i++)
@@ -90,7 +91,7 @@ TEST(a_loop_of_one_piece_stays_with_the_caller) {
 TEST(an_idle_pool_uses_no_processor) {
         _cleanup_(pool_freep) struct pool *p = NULL;
         struct timespec before, after;
-        struct sums s = { 0 };
+        struct sums s = {0};
 
         assert_se(pool_new(&p, 4) == 0);
         pool_run(p, 1000, 1, count, &s);

@@ -42,7 +42,7 @@ TEST(dequantisation_takes_blocks_at_any_address) {
         for (uint32_t type = 0; type < _QUANT_MAX; type++) {
                 const struct quant_info *info = quant_info(type);
                 float at_zero[512], at_one[512];
-                unsigned char raw[2 * 512 * sizeof(float)] = { 0 }, moved[sizeof(raw) + 1];
+                unsigned char raw[2 * 512 * sizeof(float)] = {0}, moved[sizeof(raw) + 1];
 
                 if (!info || !info->dequantize)
                         continue;
@@ -77,7 +77,8 @@ TEST(every_half_survives_the_way_through_single_precision) {
 
 TEST(halves_round_to_nearest_even) {
         for (uint32_t h = 0; h < 0x7bff; h++) {
-                float low = f16_to_f32((uint16_t) h), high = f16_to_f32((uint16_t) (h + 1)), middle = (low + high) / 2;
+                float low = f16_to_f32((uint16_t) h), high = f16_to_f32((uint16_t) (h + 1)),
+                      middle = (low + high) / 2;
 
                 assert_se(f16_from_f32(middle) == h + (h & 1));
                 assert_se(f16_from_f32(nextafterf(middle, low)) == h);

@@ -17,7 +17,8 @@ struct choice {
 };
 
 /* One row. */
-static struct choice choose(struct device *d, struct op_route op, const float *logits, const float *bias, int32_t cap) {
+static struct choice choose(struct device *d, struct op_route op, const float *logits, const float *bias,
+                            int32_t cap) {
         uint32_t used = 5;
         struct choice c;
 
@@ -61,9 +62,9 @@ static void everywhere(void (*check)(struct device *d)) {
 }
 
 static void check_softmax(struct device *d) {
-        static const float logits[] = { 0.0f, 2.0f, 1.0f, 2.0f };
+        static const float logits[] = {0.0f, 2.0f, 1.0f, 2.0f};
         double sum = 1.0 + 2.0 * exp(2.0) + exp(1.0);
-        struct op_route op = { .experts = 4, .k = 3, .gate = ROUTE_SOFTMAX, .scale = 1.0f };
+        struct op_route op = {.experts = 4, .k = 3, .gate = ROUTE_SOFTMAX, .scale = 1.0f};
         struct choice c = choose(d, op, logits, NULL, 3);
 
         assert_se(c.ids[0] == 1 && c.ids[1] == 3 && c.ids[2] == 2 && c.count == 3 && c.used == 8);
@@ -85,9 +86,9 @@ TEST(softmax_routing_breaks_ties_to_the_lower_number) {
 }
 
 static void check_caps(struct device *d) {
-        static const float logits[] = { 0.1f, 0.4f, 0.3f, 0.2f };
-        static const int32_t order[] = { 1, 2, 3, 0 };
-        struct op_route op = { .experts = 4, .k = 4, .gate = ROUTE_SOFTMAX, .normalize = true, .scale = 1.0f };
+        static const float logits[] = {0.1f, 0.4f, 0.3f, 0.2f};
+        static const int32_t order[] = {1, 2, 3, 0};
+        struct op_route op = {.experts = 4, .k = 4, .gate = ROUTE_SOFTMAX, .normalize = true, .scale = 1.0f};
 
         for (int32_t cap = -2; cap <= 6; cap++) {
                 int32_t expected = cap < 0 ? 0 : cap > 4 ? 4 : cap;
@@ -108,8 +109,8 @@ TEST(a_cap_is_never_exceeded_and_the_kept_weights_are_normalised) {
 }
 
 static void check_bias(struct device *d) {
-        static const float logits[] = { 3.0f, 2.0f, 1.0f }, bias[] = { 0.0f, 0.0f, 5.0f };
-        struct op_route op = { .experts = 3, .k = 2, .gate = ROUTE_SIGMOID, .scale = 1.0f };
+        static const float logits[] = {3.0f, 2.0f, 1.0f}, bias[] = {0.0f, 0.0f, 5.0f};
+        struct op_route op = {.experts = 3, .k = 2, .gate = ROUTE_SIGMOID, .scale = 1.0f};
         struct choice c = choose(d, op, logits, bias, 2);
 
         assert_se(c.ids[0] == 2 && c.ids[1] == 0 && near(c.weights[0], 1.0 / (1.0 + exp(-1.0))));
@@ -124,8 +125,9 @@ TEST(a_bias_decides_but_does_not_weigh) {
 
 static void check_groups(struct device *d) {
         /* The best expert is in group 0, the best pair in group 1. */
-        static const float logits[] = { 4.0f, -9.0f, 2.0f, 1.9f, 0.0f, 0.1f };
-        struct op_route op = { .experts = 6, .k = 2, .gate = ROUTE_SIGMOID, .scale = 1.0f, .groups = 3, .groups_used = 1 };
+        static const float logits[] = {4.0f, -9.0f, 2.0f, 1.9f, 0.0f, 0.1f};
+        struct op_route op = {
+                .experts = 6, .k = 2, .gate = ROUTE_SIGMOID, .scale = 1.0f, .groups = 3, .groups_used = 1};
         struct choice c = choose(d, op, logits, NULL, 2);
 
         assert_se(c.ids[0] == 2 && c.ids[1] == 3);
@@ -142,15 +144,19 @@ TEST(groups_score_by_their_best_or_their_two_best) {
 }
 
 static void check_not_finite(struct device *d) {
-        static const enum route_gate gates[] = { ROUTE_SOFTMAX, ROUTE_SIGMOID, ROUTE_SQRT_SOFTPLUS, ROUTE_SOFTMAX_CHOSEN };
-        static const float some[] = { NAN, 1.0f, INFINITY, 0.5f, -INFINITY }, none[] = { NAN, NAN, NAN, NAN, NAN };
+        static const enum route_gate gates[] = {ROUTE_SOFTMAX, ROUTE_SIGMOID, ROUTE_SQRT_SOFTPLUS,
+                                                ROUTE_SOFTMAX_CHOSEN};
+        static const float some[] = {NAN, 1.0f, INFINITY, 0.5f, -INFINITY},
+                           none[] = {NAN, NAN, NAN, NAN, NAN};
 
         for (unsigned i = 0; i < ELEMENTS(gates); i++) {
-                struct op_route op = { .experts = 5, .k = 4, .gate = gates[i], .normalize = true, .scale = 1.0f };
+                struct op_route op = {
+                        .experts = 5, .k = 4, .gate = gates[i], .normalize = true, .scale = 1.0f};
                 struct choice c = choose(d, op, some, NULL, 4);
 
                 assert_se(c.ids[0] == 1 && c.ids[1] == 3 && c.ids[2] == 0 && c.ids[3] == 2);
-                assert_se(near(c.weights[0] + c.weights[1], 1.0) && c.weights[2] == 0.0f && c.weights[3] == 0.0f);
+                assert_se(near(c.weights[0] + c.weights[1], 1.0) && c.weights[2] == 0.0f &&
+                          c.weights[3] == 0.0f);
                 c = choose(d, op, none, NULL, 2);
                 assert_se(c.ids[0] == 0 && c.ids[1] == 1 && c.weights[0] == 0.0f);
         }
@@ -161,18 +167,20 @@ TEST(scores_that_are_not_finite_come_last_and_weigh_nothing) {
 }
 
 static void check_refusals(struct device *d) {
-        const struct op_route route = { .n = 1, .experts = 8, .k = 2, .gate = ROUTE_SOFTMAX };
+        const struct op_route route = {.n = 1, .experts = 8, .k = 2, .gate = ROUTE_SOFTMAX};
         struct op_route r;
-        struct op_matmul m = { .count = 1, .out[0].w = { .type = QUANT_Q4_K, .rows = 1, .cols = 512, .stack = 1 } };
-        struct op_attention a = { .heads = 6, .kv = { .type = QUANT_F16, .kv_heads = 4, .k_dim = 8, .v_dim = 8 } };
-        struct op_rope rope = { .dims = 2 * ROPE_PAIRS_MAX + 2 };
-        struct op_embed e = { .table = { .type = QUANT_I32, .rows = 1, .cols = 32, .stack = 1 } };
-        struct op_moe moe = { .gate = m.out[0].w, .up = m.out[0].w, .down = m.out[0].w };
+        struct op_matmul m = {.count = 1,
+                              .out[0].w = {.type = QUANT_Q4_K, .rows = 1, .cols = 512, .stack = 1}};
+        struct op_attention a = {.heads = 6,
+                                 .kv = {.type = QUANT_F16, .kv_heads = 4, .k_dim = 8, .v_dim = 8}};
+        struct op_rope rope = {.dims = 2 * ROPE_PAIRS_MAX + 2};
+        struct op_embed e = {.table = {.type = QUANT_I32, .rows = 1, .cols = 32, .stack = 1}};
+        struct op_moe moe = {.gate = m.out[0].w, .up = m.out[0].w, .down = m.out[0].w};
 
         assert_se(d->ops->matmul(d->stream, &m) == 0);
         m.out[0].w.cols = 511;
         assert_se(d->ops->matmul(d->stream, &m) == -EOPNOTSUPP);
-        m.out[0].w = (struct weight) { .type = QUANT_I32, .rows = 1, .cols = 512, .stack = 1 };
+        m.out[0].w = (struct weight){.type = QUANT_I32, .rows = 1, .cols = 512, .stack = 1};
         assert_se(d->ops->matmul(d->stream, &m) == -EOPNOTSUPP);
         m.count = 0;
         assert_se(d->ops->matmul(d->stream, &m) == -EOPNOTSUPP);
@@ -226,9 +234,9 @@ TEST(the_instruction_set_can_be_forced_and_must_be_known) {
         backend_freep(&b);
         b = NULL;
         setenv("MOED_ISA", "mmx", 1);
-        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options) { .isa = "c" }) == -EINVAL && !b);
+        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options){.isa = "c"}) == -EINVAL && !b);
         setenv("MOED_ISA", "", 1);
-        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options) { .isa = "c", .threads = 3 }) == 0);
+        assert_se(backend_cpu_new(&b, &(struct backend_cpu_options){.isa = "c", .threads = 3}) == 0);
         assert_se(strcmp(backend_cpu_describe(b), "c, 3 threads") == 0);
         backend_freep(&b);
         for (unsigned v = 0; v < n_cpu_variants; v++)
