@@ -112,7 +112,8 @@ int control_receiver_finish(struct control_receiver *receiver, int64_t result, s
         return 0;
 }
 
-int control_receive(int fd, void *buffer, size_t capacity, struct control_packet *ret, struct reason *reason) {
+int control_receive(int fd, void *buffer, size_t capacity, struct control_packet *ret,
+                    struct reason *reason) {
         struct control_receiver receiver;
         ssize_t n;
 

@@ -6,8 +6,8 @@
 #include "base/util.h"
 #include "control.h"
 
-/* What follows the first byte of an encoding, for 0xc0 to 0xdf; the other first bytes carry their count in them.
- * (msgpack specification, "Formats") */
+/* What follows the first byte of an encoding, for 0xc0 to 0xdf; the other first bytes carry their count in
+ * them. (msgpack specification, "Formats") */
 enum form {
         FORM_REFUSED, /* never used, or an extension type */
         FORM_FIXED,   /* `bytes` of value */
@@ -52,7 +52,8 @@ struct walk {
 };
 
 static int walk_refuse(const struct walk *walk, struct reason *reason, const char *what) {
-        return reason_return(reason, CONTROL_E_REFUSED, "control message: %s at byte %zu", what, walk->offset);
+        return reason_return(reason, CONTROL_E_REFUSED, "control message: %s at byte %zu", what,
+                             walk->offset);
 }
 
 /* Big-endian; the caller has checked that the bytes are there. */
@@ -123,7 +124,8 @@ static int walk_packet(const void *data, size_t size, struct reason *reason) {
                 while (walk.missing[walk.depth] == 0) {
                         if (walk.depth-- > 0)
                                 continue;
-                        return walk.offset == size ? 0 : walk_refuse(&walk, reason, "something behind its end");
+                        return walk.offset == size ? 0
+                                                   : walk_refuse(&walk, reason, "something behind its end");
                 }
                 walk.missing[walk.depth]--;
                 r = walk_value(&walk, reason);
@@ -147,13 +149,15 @@ static int keys_check(const msgpack_object_map *map, struct reason *reason) {
 
         for (uint32_t i = 0; i < map->size; i++) {
                 if (map->ptr[i].key.type != MSGPACK_OBJECT_STR)
-                        return reason_return(reason, CONTROL_E_REFUSED, "control message: a key that is not a string");
+                        return reason_return(reason, CONTROL_E_REFUSED,
+                                             "control message: a key that is not a string");
                 keys[i] = &map->ptr[i].key.via.str;
         }
         qsort(keys, map->size, sizeof(keys[0]), text_compare);
         for (uint32_t i = 1; i < map->size; i++)
                 if (text_compare(&keys[i - 1], &keys[i]) == 0)
-                        return reason_return(reason, CONTROL_E_REFUSED, "control message: key '%.*s' is there twice",
+                        return reason_return(reason, CONTROL_E_REFUSED,
+                                             "control message: key '%.*s' is there twice",
                                              (int) MIN(keys[i]->size, 64U), keys[i]->ptr);
         return 0;
 }
@@ -239,7 +243,8 @@ int control_array_at(struct control_array array, uint32_t i, struct control_valu
         return 0;
 }
 
-int control_map_at(struct control_map map, uint32_t i, struct control_text *ret_key, struct control_value *ret) {
+int control_map_at(struct control_map map, uint32_t i, struct control_text *ret_key,
+                   struct control_value *ret) {
         if (i >= map.size)
                 return CONTROL_E_ABSENT;
         *ret_key = (struct control_text) { map.entries[i].key.via.str.ptr, map.entries[i].key.via.str.size };

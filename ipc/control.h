@@ -60,8 +60,9 @@ enum {
         CONTROL_E_TYPE,    /* there, but not of the type asked for, or out of its range */
 };
 
-/* --- Parsing. Nothing is allocated before the whole packet has been checked by a walk over its bytes, so what a
- * packet can make the receiver allocate is bounded by its size (24 bytes for each of its bytes, at worst). --- */
+/* --- Parsing. Nothing is allocated before the whole packet has been checked by a walk over its bytes, so
+ * what a packet can make the receiver allocate is bounded by its size (24 bytes for each of its bytes, at
+ * worst). --- */
 
 struct msgpack_object;
 struct msgpack_object_kv;
@@ -90,14 +91,14 @@ struct control_message {
 };
 #define CONTROL_MESSAGE_NULL ((struct control_message) {})
 
-/* Parses one packet: exactly one map with string keys, none twice, nothing behind it, within the limits above. The
- * message points into `data`, which must outlive it unchanged. Returns 0, CONTROL_E_REFUSED, or -ENOMEM.
- * Thread-safe. */
+/* Parses one packet: exactly one map with string keys, none twice, nothing behind it, within the limits
+ * above. The message points into `data`, which must outlive it unchanged. Returns 0, CONTROL_E_REFUSED, or
+ * -ENOMEM. Thread-safe. */
 int control_parse(struct control_message *ret, const void *data, size_t size, struct reason *reason);
 void control_message_deinit(struct control_message *message);
 
-/* By key: 0, CONTROL_E_ABSENT or CONTROL_E_TYPE; *ret only on 0. A nil value counts as absent. Integers may be encoded
- * in any width; u32 and u64 refuse negative ones. double takes integers too. */
+/* By key: 0, CONTROL_E_ABSENT or CONTROL_E_TYPE; *ret only on 0. A nil value counts as absent. Integers may
+ * be encoded in any width; u32 and u64 refuse negative ones. double takes integers too. */
 int control_get(struct control_map map, const char *key, struct control_value *ret);
 int control_get_u32(struct control_map map, const char *key, uint32_t *ret);
 int control_get_u64(struct control_map map, const char *key, uint64_t *ret);
@@ -108,12 +109,14 @@ int control_get_string(struct control_map map, const char *key, struct control_t
 int control_get_binary(struct control_map map, const char *key, struct control_text *ret);
 int control_get_array(struct control_map map, const char *key, struct control_array *ret);
 int control_get_map(struct control_map map, const char *key, struct control_map *ret);
-/* Copies a string NUL-terminated into `size` bytes; one that does not fit or has a NUL inside is CONTROL_E_TYPE. */
+/* Copies a string NUL-terminated into `size` bytes; one that does not fit or has a NUL inside is
+ * CONTROL_E_TYPE. */
 int control_get_name(struct control_map map, const char *key, char *ret, size_t size);
 
 /* Elements by position, from 0: CONTROL_E_ABSENT past the end. */
 int control_array_at(struct control_array array, uint32_t i, struct control_value *ret);
-int control_map_at(struct control_map map, uint32_t i, struct control_text *ret_key, struct control_value *ret);
+int control_map_at(struct control_map map, uint32_t i, struct control_text *ret_key,
+                   struct control_value *ret);
 
 enum control_type {
         CONTROL_NIL,
@@ -138,8 +141,8 @@ int control_as_binary(struct control_value value, struct control_text *ret);
 int control_as_array(struct control_value value, struct control_array *ret);
 int control_as_map(struct control_value value, struct control_map *ret);
 
-/* --- Building: control_builder_init() opens the root map, control_builder_finish() closes it; in between values with
- * their keys (NULL inside an array). Errors are kept and told once, by finish. --- */
+/* --- Building: control_builder_init() opens the root map, control_builder_finish() closes it; in between
+ * values with their keys (NULL inside an array). Errors are kept and told once, by finish. --- */
 
 struct control_builder {
         uint8_t *data;
@@ -168,8 +171,9 @@ void control_begin_map(struct control_builder *builder, const char *key);
 void control_begin_array(struct control_builder *builder, const char *key);
 /* Closes the innermost map or array but the root. */
 void control_end(struct control_builder *builder);
-/* The packet, owned by the builder. Returns 0, CONTROL_E_REFUSED when it is larger than CONTROL_MESSAGE_MAX or has more
- * than CONTROL_KEYS_MAX keys in a map, -ENOMEM, or -EINVAL when begin, end and keys don't fit together. */
+/* The packet, owned by the builder. Returns 0, CONTROL_E_REFUSED when it is larger than CONTROL_MESSAGE_MAX
+ * or has more than CONTROL_KEYS_MAX keys in a map, -ENOMEM, or -EINVAL when begin, end and keys don't fit
+ * together. */
 int control_builder_finish(struct control_builder *builder, const void **ret, size_t *ret_size);
 
 /* --- Packets with descriptors over a SOCK_SEQPACKET socket --- */
@@ -178,7 +182,8 @@ int control_builder_finish(struct control_builder *builder, const void **ret, si
 int control_socket_prepare(int fd);
 
 /* One packet, never blocking, never SIGPIPE; the descriptors stay the caller's. Returns 0, CONTROL_E_AGAIN,
- * CONTROL_E_CLOSED, CONTROL_E_REFUSED (too large, or too many descriptors are on their way), or a negative errno. */
+ * CONTROL_E_CLOSED, CONTROL_E_REFUSED (too large, or too many descriptors are on their way), or a negative
+ * errno. */
 int control_send(int fd, const void *data, size_t size, const int *fds, size_t n_fds);
 
 struct control_packet {
@@ -190,12 +195,14 @@ struct control_packet {
 /* Closes the descriptors that have not been stolen (set to -1). */
 void control_packet_deinit(struct control_packet *packet);
 
-/* Receives one packet into `buffer`; never blocks. Returns 0, CONTROL_E_AGAIN, CONTROL_E_CLOSED, CONTROL_E_REFUSED (the
- * packet or its descriptors did not fit: all of it is dropped, descriptors closed), or a negative errno. */
+/* Receives one packet into `buffer`; never blocks. Returns 0, CONTROL_E_AGAIN, CONTROL_E_CLOSED,
+ * CONTROL_E_REFUSED (the packet or its descriptors did not fit: all of it is dropped, descriptors closed), or
+ * a negative errno. */
 int control_receive(int fd, void *buffer, size_t capacity, struct control_packet *ret, struct reason *reason);
 
 /* The same in two halves around an io_uring recvmsg: arm, submit recvmsg with &receiver->header and flags
- * MSG_CMSG_CLOEXEC, then finish with the result (bytes, or a negative errno), which returns as control_receive(). */
+ * MSG_CMSG_CLOEXEC, then finish with the result (bytes, or a negative errno), which returns as
+ * control_receive(). */
 struct control_receiver {
         struct msghdr header;
         struct iovec vector;

@@ -15,7 +15,7 @@ struct credentials {
         size_t n_groups;
         int pidfd; /* -1 where the kernel has no SO_PEERPIDFD (before 6.5) or the process is gone; owned */
 };
-#define CREDENTIALS_NULL ((struct credentials) { .pid = 0, .uid = (uid_t) -1, .gid = (gid_t) -1, .pidfd = -1 })
+#define CREDENTIALS_NULL ((struct credentials) { .uid = (uid_t) -1, .gid = (gid_t) -1, .pidfd = -1 })
 
 /* Returns 0 or a negative errno. Thread-safe. */
 int credentials_read(struct credentials *ret, int socket_fd);

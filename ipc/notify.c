@@ -64,8 +64,8 @@ void notify_sleeper_disarm(struct notify_sleeper *sleeper) {
         atomic_store_explicit(sleeper->need_wakeup, ++sleeper->value, memory_order_relaxed);
 }
 
-void notify_waker_init(struct notify_waker *ret, struct wire_client_page *client, struct wire_daemon_page *daemon,
-                       int fd) {
+void notify_waker_init(struct notify_waker *ret, struct wire_client_page *client,
+                       struct wire_daemon_page *daemon, int fd) {
         *ret = (struct notify_waker) {
                 .waiting = &client->waiting,
                 .completion_tail = &daemon->completion_tail,
@@ -96,8 +96,9 @@ bool notify_wake_client(struct notify_waker *waker) {
                 return false;
         switch (word & _WIRE_WAIT_MASK) {
         case WIRE_WAIT_FUTEX:
-                /* A wake-up that found nobody is lost, unlike a byte in a pipe: the client may have armed and be about
-                 * to sleep, having taken what this one is for. It does not count as the wake-up of this sleep. */
+                /* A wake-up that found nobody is lost, unlike a byte in a pipe: the client may have armed and
+                 * be about to sleep, having taken what this one is for. It does not count as the wake-up of
+                 * this sleep. */
                 if (wake_futex(waker))
                         waker->woken = word;
                 return true;
@@ -125,8 +126,8 @@ int notify_ring_bell(struct notify_bell *bell) {
         const uint64_t one = 1;
         uint32_t value;
 
-        /* Full fence, pairs with the daemon's between arming its sleepers and looking into the rings: either it sees
-         * our tail or we see that it sleeps. */
+        /* Full fence, pairs with the daemon's between arming its sleepers and looking into the rings: either
+         * it sees our tail or we see that it sleeps. */
         notify_fence();
         value = atomic_load_explicit(bell->need_wakeup, memory_order_relaxed);
         if (!(value & 1) || value == bell->rung)
@@ -138,7 +139,8 @@ int notify_ring_bell(struct notify_bell *bell) {
 }
 
 void notify_waiter_init(struct notify_waiter *ret, struct wire_client_page *client,
-                        const struct wire_daemon_page *daemon, int wake_fd, int socket_fd, uint64_t spin_max) {
+                        const struct wire_daemon_page *daemon, int wake_fd, int socket_fd,
+                        uint64_t spin_max) {
         *ret = (struct notify_waiter) {
                 .waiting = &client->waiting,
                 .completion_tail = &daemon->completion_tail,
@@ -165,7 +167,8 @@ static int client_arm(struct notify_waiter *waiter, uint32_t head, enum wire_wai
         waiter->arm += ARM_STEP;
         waiter->armed = true;
         atomic_store_explicit(waiter->waiting, waiter->arm | how, memory_order_relaxed);
-        /* Full fence, pairs with notify_wake_client(): either the daemon sees that we sleep or we see its tail. */
+        /* Full fence, pairs with notify_wake_client(): either the daemon sees that we sleep or we see its
+         * tail. */
         notify_fence();
         return client_look(waiter, head);
 }
@@ -234,8 +237,8 @@ static int client_sleep(struct notify_waiter *waiter, uint32_t head, uint64_t no
         return client_look_for_daemon(waiter, head);
 }
 
-/* After a wait with a sleep in it. One that spinning could have bridged is worth spinning for next time; after long ones
- * we spin less and less. */
+/* After a wait with a sleep in it. One that spinning could have bridged is worth spinning for next time;
+ * after long ones we spin less and less. */
 static void client_adapt(struct notify_waiter *waiter, uint64_t waited) {
         if (waited / SHORT_WAIT <= waiter->spin_max)
                 waiter->spin = waiter->spin_max;

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Sleeping and waking. A side that has nothing to do says in shared memory that it will sleep, looks at its ring once
- * more, and sleeps; a side that has published looks whether the other sleeps, and only then makes a system call. Each
- * stores one word and then loads the other's, so each needs a full fence in between: without it both loads may be
- * served before either store is seen, and the wake-up is lost. There is one fence for each of the four places:
+/* Sleeping and waking. A side that has nothing to do says in shared memory that it will sleep, looks at its
+ * ring once more, and sleeps; a side that has published looks whether the other sleeps, and only then makes a
+ * system call. Each stores one word and then loads the other's, so each needs a full fence in between:
+ * without it both loads may be served before either store is seen, and the wake-up is lost. There is one
+ * fence for each of the four places:
  *
  *   client publishes  ring_publish()          notify_ring_bell()    fence, load need_wakeup
  *   daemon sleeps     notify_sleeper_arm()…   notify_fence()        fence, ring_ready() of every peer
  *   daemon publishes  ring_publish()          notify_wake_client()  fence, load waiting
  *   client sleeps     store waiting           notify_wait(), notify_arm()   fence, load completion_tail
  *
- * The words hold counters, so that one sleep gets one wake-up however much is published before the sleeper runs. */
+ * The words hold counters, so that one sleep gets one wake-up however much is published
+ * before the sleeper runs. */
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -55,16 +57,17 @@ static inline void notify_pause(void) {
 #endif
 }
 
-/* --- Descriptors of a connection, made by the daemon. Non-blocking, close-on-exec. 0 or a negative errno. --- */
+/* --- Descriptors of a connection, made by the daemon, non-blocking and close-on-exec --- */
 
-/* The bell: an eventfd that the client writes. The daemon waits for it with a multishot poll in its io_uring (each
- * write is an event, whatever the counter) and never reads it: the client has the same open file, could clear
- * O_NONBLOCK and empty the counter, and a read(2) in the daemon would hang. */
+/* The bell: an eventfd that the client writes. The daemon waits for it with a multishot poll in its io_uring
+ * (each write is an event, whatever the counter) and never reads it: the client has the same open file, could
+ * clear O_NONBLOCK and empty the counter, and a read(2) in the daemon would hang.
+ * Returns 0 or a negative errno. */
 int notify_bell_new(int *ret_fd);
 
-/* The wake descriptor: a pipe of which the client gets the reading end. With an eventfd both would share one open
- * file; a client that clears its O_NONBLOCK and fills its counter would stop the daemon in write(2). The daemon has
- * to ignore SIGPIPE. */
+/* The wake descriptor: a pipe of which the client gets the reading end. With an eventfd both would share one
+ * open file; a client that clears its O_NONBLOCK and fills its counter would stop the daemon in write(2). The
+ * daemon has to ignore SIGPIPE. Returns 0 or a negative errno. */
 int notify_wake_new(int *ret_daemon_fd, int *ret_client_fd);
 
 /* --- Daemon: sleep. One sleeper per peer, one fence for all:
@@ -90,10 +93,11 @@ struct notify_waker {
         uint32_t woken;                     /* the arm word that has had its wake-up */
 };
 
-void notify_waker_init(struct notify_waker *ret, struct wire_client_page *client, struct wire_daemon_page *daemon, int fd);
+void notify_waker_init(struct notify_waker *ret, struct wire_client_page *client,
+                       struct wire_daemon_page *daemon, int fd);
 
-/* After ring_publish(): wakes the client if it sleeps and has not been woken yet. Returns whether a system call was
- * made. Never blocks and cannot fail: a client that broke its descriptor sleeps on. */
+/* After ring_publish(): wakes the client if it sleeps and has not been woken yet. Returns whether a system
+ * call was made. Never blocks and cannot fail: a client that broke its descriptor sleeps on. */
 bool notify_wake_client(struct notify_waker *waker);
 
 /* Sets `closed` and wakes the client, whichever way it sleeps. */
@@ -124,25 +128,26 @@ struct notify_waiter {
                                   * had to wait, spin_max / 16 at least */
 };
 
-/* A good spin_max: about what a sleep and a wake-up cost, so that no wait costs more than twice what it had to. */
+/* A good spin_max: about what a sleep and a wake-up cost, so that no wait costs more than twice its least. */
 enum { NOTIFY_SPIN_NSEC = 50 * 1000 };
 #define NOTIFY_FOREVER UINT64_MAX
 
 /* `spin_max` in nsec: 0 sleeps at once, NOTIFY_FOREVER never sleeps. */
-void notify_waiter_init(struct notify_waiter *ret, struct wire_client_page *client, const struct wire_daemon_page *daemon,
-                        int wake_fd, int socket_fd, uint64_t spin_max);
+void notify_waiter_init(struct notify_waiter *ret, struct wire_client_page *client,
+                        const struct wire_daemon_page *daemon, int wake_fd, int socket_fd, uint64_t spin_max);
 
-/* Waits until completion_tail is another than `head` (the reader's own next index), by spinning and then on a futex;
- * at most `timeout` nsec (0: a look, NOTIFY_FOREVER). While it sleeps it looks for the death of the daemon once a second.
- * Returns 0 (look in the ring), NOTIFY_E_TIMEOUT, NOTIFY_E_CLOSED (nothing left in the ring), or a negative errno
+/* Waits until completion_tail is another than `head` (the reader's own next index), by spinning and then on a
+ * futex; at most `timeout` nsec (0: a look, NOTIFY_FOREVER). While it sleeps it looks for the death of the
+ * daemon once a second. Returns 0 (look in the ring), NOTIFY_E_TIMEOUT, NOTIFY_E_CLOSED (nothing left in the
+ * ring), or a negative errno
  * (-EINTR: a signal handler ran). */
 int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout);
 
-/* For a poll loop of the caller's own: says that the client will sleep on wake_fd. Returns true: poll wake_fd for
- * POLLIN (and the control socket for its end), then notify_disarm(). False: there are completions after `head`, or the
- * connection is closed, and nothing is armed. Arming twice is allowed. */
+/* For a poll loop of the caller's own: says that the client will sleep on wake_fd. Returns true: poll wake_fd
+ * for POLLIN (and the control socket for its end), then notify_disarm(). False: there are completions after
+ * `head`, or the connection is closed, and nothing is armed. Arming twice is allowed. */
 bool notify_arm(struct notify_waiter *waiter, uint32_t head);
 
-/* Says that the client is awake and empties wake_fd. No-op when not armed. Best after the completions have been taken: it
- * delays none of them, and what the daemon publishes meanwhile needs no second wake-up. */
+/* Says that the client is awake and empties wake_fd. No-op when not armed. Best after the completions have
+ * been taken: it delays none of them, and what the daemon publishes meanwhile needs no second wake-up. */
 void notify_disarm(struct notify_waiter *waiter);

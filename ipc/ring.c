@@ -5,8 +5,9 @@
 
 enum { SLOT_WORDS = WIRE_SLOT / sizeof(uint64_t) };
 
-void ring_reader_init(struct ring_reader *ret, _Atomic uint32_t *shared_head, const _Atomic uint32_t *shared_tail,
-                      const void *slots, uint32_t entries, uint32_t start) {
+void ring_reader_init(struct ring_reader *ret, _Atomic uint32_t *shared_head,
+                      const _Atomic uint32_t *shared_tail, const void *slots, uint32_t entries,
+                      uint32_t start) {
         *ret = (struct ring_reader) {
                 .shared_tail = shared_tail,
                 .shared_head = shared_head,
@@ -19,8 +20,8 @@ void ring_reader_init(struct ring_reader *ret, _Atomic uint32_t *shared_head, co
         atomic_store_explicit(shared_head, start, memory_order_release);
 }
 
-void ring_writer_init(struct ring_writer *ret, const _Atomic uint32_t *shared_head, _Atomic uint32_t *shared_tail,
-                      void *slots, uint32_t entries, uint32_t start) {
+void ring_writer_init(struct ring_writer *ret, const _Atomic uint32_t *shared_head,
+                      _Atomic uint32_t *shared_tail, void *slots, uint32_t entries, uint32_t start) {
         *ret = (struct ring_writer) {
                 .shared_head = shared_head,
                 .shared_tail = shared_tail,
@@ -47,6 +48,10 @@ int ring_ready(struct ring_reader *reader, uint32_t *ret) {
         return 0;
 }
 
+static const volatile uint64_t *slot_at(const uint8_t *slots, uint32_t i) {
+        return (const volatile uint64_t *) (slots + (size_t) i * WIRE_SLOT);
+}
+
 int ring_take(struct ring_reader *reader, void *ret) {
         const volatile uint64_t *slot;
         uint64_t *copy = ret;
@@ -60,8 +65,8 @@ int ring_take(struct ring_reader *reader, void *ret) {
                 if (ready == 0)
                         return RING_E_EMPTY;
         }
-        slot = (const volatile uint64_t *) (reader->slots + (size_t) (reader->head & reader->mask) * WIRE_SLOT);
-        /* Volatile: one load per word. The compiler may not go back to the slot for a value that was judged. */
+        slot = slot_at(reader->slots, reader->head & reader->mask);
+        /* Volatile: one load per word. The compiler may not go back to the slot after judging. */
         for (unsigned i = 0; i < SLOT_WORDS; i++)
                 copy[i] = slot[i];
         /* Release: the copy is complete before the writer may fill the slot again. */
@@ -97,8 +102,8 @@ int ring_put(struct ring_writer *writer, const void *slot) {
         return 0;
 }
 
-/* Takes the line of the next slot away from the reader's core while nobody waits for it. (GCC has an instruction for
- * __builtin_prefetch() to write only when told of the machine; every x86-64 takes this one, some as a no-op.) */
+/* Takes the line of the next slot away from the reader's core while nobody waits for it. (GCC's builtin
+ * prefetches for reading unless it is told of the machine; every x86-64 takes this, some as a no-op.) */
 static void prefetch_next(const struct ring_writer *writer) {
         const uint8_t *slot = writer->slots + (size_t) (writer->tail & writer->mask) * WIRE_SLOT;
 

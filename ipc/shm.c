@@ -25,8 +25,9 @@ int wire_layout_init(struct wire_layout *ret, uint64_t entries, uint64_t arena_s
                                      "%" PRIu64 " ring entries; must be a power of two from %d to %d",
                                      entries, WIRE_ENTRIES_MIN, WIRE_ENTRIES_MAX);
         if (arena_size == 0 || arena_size > LAYOUT_ARENA_MAX)
-                return reason_return(reason, SHM_E_REFUSED, "arena of %" PRIu64 " bytes; must be from 1 to %d",
-                                     arena_size, LAYOUT_ARENA_MAX);
+                return reason_return(reason, SHM_E_REFUSED,
+                                     "arena of %" PRIu64 " bytes; must be from 1 to %d", arena_size,
+                                     LAYOUT_ARENA_MAX);
 
         layout.entries = (uint32_t) entries;
         layout.submissions = WIRE_PAGE;

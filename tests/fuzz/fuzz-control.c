@@ -32,7 +32,8 @@ static void ask(struct control_value v) {
         bool flag;
 
         check((control_as_u64(v, &u64) == 0) == (type == CONTROL_UNSIGNED));
-        check((control_as_u32(v, &u32) == 0) == (type == CONTROL_UNSIGNED && u64 <= UINT32_MAX) && u32 <= u64);
+        check((control_as_u32(v, &u32) == 0) == (type == CONTROL_UNSIGNED && u64 <= UINT32_MAX) &&
+              u32 <= u64);
         check((control_as_i64(v, &i64) == 0) ==
               (type == CONTROL_NEGATIVE || (type == CONTROL_UNSIGNED && u64 <= INT64_MAX)));
         check((i64 < 0) == (type == CONTROL_NEGATIVE));

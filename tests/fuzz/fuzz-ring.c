@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Both ends of a ring against a peer that stores whatever it likes into its index: five bytes a step, what to do and a
- * number. The slots lie on the heap and end where the ring ends, so that a sanitizer sees a step beyond. */
+/* Both ends of a ring against a peer that stores whatever it likes into its index: five bytes a step, what to
+ * do and a number. The slots lie on the heap and end where the ring ends, so that a sanitizer sees a step
+ * beyond. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,10 +29,10 @@ struct ring {
 };
 
 static void ring_start(struct ring *ring, uint32_t head, uint32_t tail) {
-        ring_reader_init(&ring->reader, &ring->daemon.submission_head, &ring->client.submission_tail, ring->submissions,
-                         ring->entries, head);
-        ring_writer_init(&ring->writer, &ring->client.completion_head, &ring->daemon.completion_tail, ring->completions,
-                         ring->entries, tail);
+        ring_reader_init(&ring->reader, &ring->daemon.submission_head, &ring->client.submission_tail,
+                         ring->submissions, ring->entries, head);
+        ring_writer_init(&ring->writer, &ring->client.completion_head, &ring->daemon.completion_tail,
+                         ring->completions, ring->entries, tail);
 }
 
 static void ring_step(struct ring *ring, uint8_t what, uint32_t number) {
@@ -108,9 +109,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 uint8_t *fuzz_seed(unsigned number, size_t *ret_size) {
         static const uint8_t steps[][16] = {
-                { PUT, PUT, PUBLISH, WAKE, SPACE, MOVE_INDEX, TAKE, READY, PUT, PUBLISH, TAKE, TAKE, RESTART, PUT, TAKE },
-                { MOVE_INDEX, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, SET_INDEX, TAKE, READY, SPACE, PUT },
-                { PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUBLISH, MOVE_INDEX, PUT, PUT, SET_INDEX, PUT, SPACE },
+                { PUT, PUT, PUBLISH, WAKE, SPACE, MOVE_INDEX, TAKE, READY, PUT, PUBLISH, TAKE, TAKE, RESTART,
+                  PUT, TAKE },
+                { MOVE_INDEX, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, TAKE, SET_INDEX, TAKE, READY,
+                  SPACE, PUT },
+                { PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUT, PUBLISH, MOVE_INDEX, PUT, PUT, SET_INDEX, PUT,
+                  SPACE },
         };
         uint8_t *seed;
 

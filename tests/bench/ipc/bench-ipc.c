@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* What a round trip over moed's rings costs, each way of waiting beside the bare primitive that it stands on. The bare
- * one and ours take turns, many times; a ratio is the median over the turns of (our p50 / its p50 in the same turn), so
- * that other load on the machine meets both alike. See usage(). */
+/* What a round trip over moed's rings costs, each way of waiting beside the bare primitive that it stands on.
+ * The bare one and ours take turns, many times; a ratio is the median over the turns of (our p50 / its p50 in
+ * the same turn), so that other load on the machine meets both alike. See usage(). */
 
 #include <getopt.h>
 #include <linux/futex.h>
@@ -57,7 +57,8 @@ struct row {
         double target; /* most that ours may be of the floor; 0: none */
 };
 
-/* One that waits asleep is given time to fall asleep: the other rests before it sends, and that is not counted. */
+/* One that waits asleep is given time to fall asleep: the other rests before it sends, and that is not
+ * counted. */
 #define REST_NSEC (60 * NSEC_PER_USEC)
 
 #define BARE(_name, _forth, _back)                                                                           \
@@ -68,12 +69,18 @@ struct row {
           .answerer_rests = _client != WIRE_WAIT_NONE }
 static const struct row rows[] = {
         { "both spin", BARE("cache line", BARE_LINE, BARE_LINE), OURS(WIRE_WAIT_NONE, false), 2 },
-        { "client sleeps on futex", BARE("line, futex", BARE_LINE, BARE_FUTEX), OURS(WIRE_WAIT_FUTEX, false), 1.15 },
-        { "client polls descriptor", BARE("line, eventfd", BARE_LINE, BARE_EVENTFD), OURS(WIRE_WAIT_FD, false), 1.15 },
-        { "daemon sleeps in io_uring", BARE("eventfd, line", BARE_EVENTFD, BARE_LINE), OURS(WIRE_WAIT_NONE, true), 1.15 },
-        { "both sleep, client on futex", BARE("futex", BARE_FUTEX, BARE_FUTEX), OURS(WIRE_WAIT_FUTEX, true), 1.15 },
-        { "both sleep, client polls", BARE("eventfd", BARE_EVENTFD, BARE_EVENTFD), OURS(WIRE_WAIT_FD, true), 1.15 },
-        { "both sleep, client polls", BARE("seqpacket", BARE_SEQPACKET, BARE_SEQPACKET), OURS(WIRE_WAIT_FD, true), 0 },
+        { "client sleeps on futex", BARE("line, futex", BARE_LINE, BARE_FUTEX), OURS(WIRE_WAIT_FUTEX, false),
+          1.15 },
+        { "client polls descriptor", BARE("line, eventfd", BARE_LINE, BARE_EVENTFD),
+          OURS(WIRE_WAIT_FD, false), 1.15 },
+        { "daemon sleeps in io_uring", BARE("eventfd, line", BARE_EVENTFD, BARE_LINE),
+          OURS(WIRE_WAIT_NONE, true), 1.15 },
+        { "both sleep, client on futex", BARE("futex", BARE_FUTEX, BARE_FUTEX), OURS(WIRE_WAIT_FUTEX, true),
+          1.15 },
+        { "both sleep, client polls", BARE("eventfd", BARE_EVENTFD, BARE_EVENTFD), OURS(WIRE_WAIT_FD, true),
+          1.15 },
+        { "both sleep, client polls", BARE("seqpacket", BARE_SEQPACKET, BARE_SEQPACKET),
+          OURS(WIRE_WAIT_FD, true), 0 },
 };
 
 /* For assert_se(), in place of the one of the test runner. */
@@ -82,8 +89,8 @@ void test_fail(const char *file, int line, const char *expression) {
         exit(EXIT_FAILURE);
 }
 
-/* Each side on a core of its own, and with --realtime before anything else that runs there. Done by the parent: a child
- * on the core of a parent that spins in real time would never get to move itself. */
+/* Each side on a core of its own, and with --realtime before anything else that runs there. Done by the
+ * parent: a child on the core of a parent that spins in real time would never get to move itself. */
 static pid_t place(pid_t pid, unsigned which) {
         struct sched_param priority = { .sched_priority = 1 };
         cpu_set_t one;
@@ -398,9 +405,9 @@ static bool row_run(const struct row *row) {
         qsort(ratio, turns, sizeof(*ratio), compare_double);
         least = ratio[turns / 4];
         most = ratio[turns - 1 - turns / 4];
-        printf("%-28s %8.0f %9.0f  %-14s %8.0f %9.0f   %5.2f  %4.2f-%4.2f", row->name, median(ours.p50, turns),
-               median(ours.p99, turns), row->floor.name, median(floor.p50, turns), median(floor.p99, turns), middle,
-               least, most);
+        printf("%-28s %8.0f %9.0f  %-14s %8.0f %9.0f   %5.2f  %4.2f-%4.2f", row->name,
+               median(ours.p50, turns), median(ours.p99, turns), row->floor.name, median(floor.p50, turns),
+               median(floor.p99, turns), middle, least, most);
         if (row->target > 0)
                 printf("  %4.2f %s", row->target, middle <= row->target ? "met" : "MISSED");
         putchar('\n');
@@ -412,7 +419,8 @@ static bool row_run(const struct row *row) {
 
 enum { BARE_STREAM_SHARE = 10 }; /* a seqpacket is slower by more than that */
 #define DAEMON_SPIN_NSEC (50 * NSEC_PER_USEC)
-/* When counted: longer than a stop under ptrace(2) lasts, else each sleep of one side sends the other to sleep as well. */
+/* When counted: longer than a stop under ptrace(2) lasts, else each sleep of one side sends the other to
+ * sleep as well. */
 #define COUNTED_SPIN_NSEC (10 * NSEC_PER_MSEC)
 
 /* Keeps the ring filled, as a client with many requests does. */
@@ -487,13 +495,15 @@ static void stream_run(void) {
                 seqpacket[turn] = stream_seqpacket();
                 ours[turn] = stream_ours();
         }
-        printf("\nstream: %.1f million requests/s with their completions; a one-byte seqpacket, one way: %.2f million/s\n",
+        printf("\nstream: %.1f million requests/s with their completions; a one-byte seqpacket, one way: "
+               "%.2f million/s\n",
                median(ours, turns) / 1e6, median(seqpacket, turns) / 1e6);
 }
 
 /* --- System calls --- */
 
-/* Of one side, from the first tenth of the stream to the last: before and after there is nothing to be busy with. */
+/* Of one side, from the first tenth of the stream to the last: before and after there is nothing to be busy
+ * with. */
 struct counted {
         uint64_t syscalls;
         bool inside; /* a stop at the entry is followed by one at the exit */
@@ -522,7 +532,8 @@ static pid_t counted_fork(struct pair *p, unsigned side) {
         _exit(0);
 }
 
-/* Runs a stream under ptrace(2), both sides free to sleep after 10 ms without work, and prints what each called. */
+/* Runs a stream under ptrace(2), both sides free to sleep after 10 ms without work, and prints what each
+ * called. */
 static void count_run(void) {
         struct counted counted[2] = {};
         pid_t pids[2];
@@ -546,11 +557,13 @@ static void count_run(void) {
                 if (WSTOPSIG(status) == (SIGTRAP | 0x80))
                         counted_stop(&counted[side], &p);
                 else
-                        assert_se(ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) == 0);
+                        assert_se(ptrace(PTRACE_SETOPTIONS, pid, NULL,
+                                         PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) == 0);
                 assert_se(ptrace(PTRACE_SYSCALL, pid, NULL, NULL) == 0);
         }
-        printf("system calls in %u requests of a stream: client %llu, daemon %llu\n", stream_messages / 10 * 8,
-               (unsigned long long) counted[0].syscalls, (unsigned long long) counted[1].syscalls);
+        printf("system calls in %u requests of a stream: client %llu, daemon %llu\n",
+               stream_messages / 10 * 8, (unsigned long long) counted[0].syscalls,
+               (unsigned long long) counted[1].syscalls);
         pair_deinit(&p);
 }
 
@@ -558,12 +571,13 @@ static int usage(FILE *f, int status) {
         fputs("bench-ipc [--turns N] [--quick] [--realtime] [--no-pin] [--check]\n"
               "bench-ipc --count-syscalls\n"
               "\n"
-              "Round trips between two processes in nanoseconds, ours and the bare primitive in turns: median over the\n"
-              "turns of p50 and p99, median ratio of the p50s with its quartiles, and the target. Then messages a second.\n"
+              "Round trips between two processes in nanoseconds, ours and the bare primitive in turns:\n"
+              "median over the turns of p50 and p99, median ratio of the p50s with its quartiles, and the\n"
+              "target. Then messages a second.\n"
               "\n"
               "  --turns N         turns of each row (15)\n"
               "  --quick           a tenth of the rounds and of the time in each turn\n"
-              "  --realtime        run as SCHED_FIFO, so that other load on the machine does not count; needs root\n"
+              "  --realtime        run as SCHED_FIFO, before other load on the machine; needs root\n"
               "  --no-pin          let the scheduler place the two processes\n"
               "  --check           exit with 1 when a target was missed\n"
               "  --count-syscalls  count the system calls of a busy stream under ptrace(2)\n",
@@ -575,8 +589,8 @@ static int bench(bool check) {
         bool met = true;
 
         place(0, 0);
-        printf("%-28s %8s %9s  %-14s %8s %9s   %5s  %9s  target\n", "round trip (ns)", "p50", "p99", "bare", "p50", "p99",
-               "ratio", "quartiles");
+        printf("%-28s %8s %9s  %-14s %8s %9s   %5s  %9s  target\n", "round trip (ns)", "p50", "p99", "bare",
+               "p50", "p99", "ratio", "quartiles");
         for (size_t i = 0; i < ELEMENTS(rows); i++)
                 met = row_run(&rows[i]) && met;
         stream_run();

@@ -20,6 +20,10 @@ static void pair_make(struct pair *pair, uint32_t entries) {
         assert_se(notify_wake_new(&pair->wake_fd, &pair->wake_read_fd) == 0);
 }
 
+static void map(struct shm_mapping *ret, int fd, uint64_t size, bool writable) {
+        assert_se(shm_map(ret, fd, size, writable) == 0);
+}
+
 static void pair_init_daemon(struct pair *pair, uint32_t start) {
         struct wire_client_page *client = pair->daemon.client_mapping.address;
         struct wire_daemon_page *daemon = pair->daemon.daemon_mapping.address;
@@ -32,8 +36,10 @@ static void pair_init_daemon(struct pair *pair, uint32_t start) {
         notify_waker_init(&pair->daemon.waker, client, daemon, pair->wake_fd);
 }
 
-static void pair_init_client(struct pair *pair, void *daemon_page, uint64_t spin_max, int socket_fd, uint32_t start) {
-        struct wire_client_page *client = pair->client.client_mapping.address ?: pair->daemon.client_mapping.address;
+static void pair_init_client(struct pair *pair, void *daemon_page, uint64_t spin_max, int socket_fd,
+                             uint32_t start) {
+        struct wire_client_page *client =
+                pair->client.client_mapping.address ?: pair->daemon.client_mapping.address;
         const struct wire_daemon_page *daemon = daemon_page;
 
         ring_writer_init(&pair->client.submissions, &daemon->submission_head, &client->submission_tail,
@@ -44,20 +50,21 @@ static void pair_init_client(struct pair *pair, void *daemon_page, uint64_t spin
         notify_waiter_init(&pair->client.waiter, client, daemon, pair->wake_read_fd, socket_fd, spin_max);
 }
 
-void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
+void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd,
+                           uint32_t start) {
         pair_make(pair, entries);
-        assert_se(shm_map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, true) == 0);
-        assert_se(shm_map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true) == 0);
+        map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, true);
+        map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true);
         pair_init_daemon(pair, start);
         pair_init_client(pair, pair->daemon.daemon_mapping.address, spin_max, socket_fd, start);
 }
 
 void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start) {
         pair_make(pair, entries);
-        assert_se(shm_map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, false) == 0);
-        assert_se(shm_map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true) == 0);
-        assert_se(shm_map(&pair->client.client_mapping, pair->client_fd, pair->layout.client_size, true) == 0);
-        assert_se(shm_map(&pair->client.daemon_mapping, pair->daemon_read_fd, pair->layout.daemon_size, false) == 0);
+        map(&pair->daemon.client_mapping, pair->client_fd, pair->layout.client_size, false);
+        map(&pair->daemon.daemon_mapping, pair->daemon_fd, pair->layout.daemon_size, true);
+        map(&pair->client.client_mapping, pair->client_fd, pair->layout.client_size, true);
+        map(&pair->client.daemon_mapping, pair->daemon_read_fd, pair->layout.daemon_size, false);
         pair_init_daemon(pair, start);
         pair_init_client(pair, pair->client.daemon_mapping.address, spin_max, socket_fd, start);
 }

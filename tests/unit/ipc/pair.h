@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Both ends of one connection as the daemon makes it and as a client sees it, for tests and benchmarks. Made before a
- * fork() or a thread, so that either side can be used in either. */
+/* Both ends of one connection as the daemon makes it and as a client sees it, for tests and benchmarks. Made
+ * before a fork() or a thread, so that either side can be used in either. */
 
 #include "notify.h"
 #include "ring.h"
@@ -30,15 +30,16 @@ struct pair {
         } client;
 };
 
-/* Ends the test when it fails. `socket_fd` is what the client watches for the daemon's death, or -1. `start` is where
- * all indices begin. */
+/* Ends the test when it fails. `socket_fd` is what the client watches for the daemon's death, or -1. `start`
+ * is where all indices begin. */
 void pair_init(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start);
 /* The same with one mapping for both sides, so that ThreadSanitizer sees both use the same addresses. */
-void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd, uint32_t start);
+void pair_init_one_mapping(struct pair *pair, uint32_t entries, uint64_t spin_max, int socket_fd,
+                           uint32_t start);
 void pair_deinit(struct pair *pair);
 
-/* Daemon: waits for the bell, in one io_uring with a multishot poll as the service does, or with poll(2) where
- * io_uring is blocked. */
+/* Daemon: waits for the bell, in one io_uring with a multishot poll as the service does, or with poll(2)
+ * where io_uring is blocked. */
 struct bell_ring;
 struct bell_ring *bell_ring_new(int bell_fd);
 struct bell_ring *bell_ring_free(struct bell_ring *ring);

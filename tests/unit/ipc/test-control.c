@@ -76,7 +76,8 @@ TEST(what_is_built_is_parsed_again) {
 
         assert_se(control_parse(&m, data, size, NULL) == 0);
         assert_se(m.root.size == 12);
-        assert_se(control_get_string(m.root, "verb", &t) == 0 && t.size == 5 && memcmp(t.data, "hello", 5) == 0);
+        assert_se(control_get_string(m.root, "verb", &t) == 0 && t.size == 5 &&
+                  memcmp(t.data, "hello", 5) == 0);
         assert_se(control_get_u64(m.root, "id", &u) == 0 && u == UINT64_MAX);
         assert_se(control_get_u32(m.root, "id", &u32) == CONTROL_E_TYPE);
         assert_se(control_get_i64(m.root, "id", &i) == CONTROL_E_TYPE);
@@ -95,7 +96,8 @@ TEST(what_is_built_is_parsed_again) {
         assert_se(control_get_string(m.root, "none", &t) == CONTROL_E_ABSENT);
         assert_se(control_get_string(m.root, "ver", &t) == CONTROL_E_ABSENT);
         assert_se(control_get_string(m.root, "bytes", &t) == CONTROL_E_TYPE);
-        assert_se(control_get_binary(m.root, "bytes", &t) == 0 && t.size == 2 && memcmp(t.data, "\0\xff", 2) == 0);
+        assert_se(control_get_binary(m.root, "bytes", &t) == 0 && t.size == 2 &&
+                  memcmp(t.data, "\0\xff", 2) == 0);
         assert_se(control_get_binary(m.root, "verb", &t) == CONTROL_E_TYPE);
         assert_se(control_get_array(m.root, "verb", &list) == CONTROL_E_TYPE);
         assert_se(control_get_map(m.root, "verb", &inner) == CONTROL_E_TYPE);
@@ -107,7 +109,8 @@ TEST(what_is_built_is_parsed_again) {
         assert_se(control_get_u64(inner, "three", &u) == 0 && u == 3);
         assert_se(control_array_at(list, 3, &v) == CONTROL_E_ABSENT);
         assert_se(control_get_map(m.root, "empty", &inner) == 0 && inner.size == 0);
-        assert_se(control_map_at(m.root, 2, &t, &v) == 0 && t.size == 5 && control_type(v) == CONTROL_NEGATIVE);
+        assert_se(control_map_at(m.root, 2, &t, &v) == 0 && t.size == 5 &&
+                  control_type(v) == CONTROL_NEGATIVE);
         assert_se(control_map_at(m.root, 12, &t, &v) == CONTROL_E_ABSENT);
 
         assert_se(control_get_name(m.root, "verb", name, 6) == 0 && strcmp(name, "hello") == 0);
@@ -143,8 +146,13 @@ TEST(only_one_whole_map_with_different_string_keys_is_accepted) {
 }
 
 TEST(truncated_messages_are_refused_at_every_length) {
-        static const char whole[] = "\x86\xa1" "a\xd9\2xy\xa1" "b\xcf\0\0\0\0\0\0\0\1\xa1" "c\xc4\3abc\xa1" "d\x93\1\2\x81\xa1k\1"
-                                    "\xa1" "e\xcb\0\0\0\0\0\0\0\0\xa1" "f\xdc\0\1\xc2";
+        static const char whole[] = "\x86"
+                                    "\xa1" "a\xd9\2xy"
+                                    "\xa1" "b\xcf\0\0\0\0\0\0\0\1"
+                                    "\xa1" "c\xc4\3abc"
+                                    "\xa1" "d\x93\1\2\x81\xa1k\1"
+                                    "\xa1" "e\xcb\0\0\0\0\0\0\0\0"
+                                    "\xa1" "f\xdc\0\1\xc2";
 
         accepted(whole, sizeof(whole) - 1);
         for (size_t size = 1; size < sizeof(whole) - 1; size++) {
@@ -410,7 +418,8 @@ TEST(results_of_io_uring_are_judged_like_those_of_recvmsg) {
         socket_pair(s);
         assert_se(control_send(s[0], "hello", 5, s, 2) == 0);
         control_receiver_arm(&receiver, buffer, sizeof(buffer));
-        assert_se(control_receiver_finish(&receiver, recvmsg(s[1], &receiver.header, MSG_CMSG_CLOEXEC), &p, NULL) == 0);
+        assert_se(control_receiver_finish(&receiver, recvmsg(s[1], &receiver.header, MSG_CMSG_CLOEXEC), &p,
+                                          NULL) == 0);
         assert_se(p.size == 5 && p.n_fds == 2 && memcmp(buffer, "hello", 5) == 0);
         control_packet_deinit(&p);
 }

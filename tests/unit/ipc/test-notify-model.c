@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The protocol of notify.h as a model: every interleaving of a publisher and a sleeper on a machine with store buffers
- * (x86-TSO: a store waits in its core's buffer, and later loads of that core may overtake it; a fence empties the
- * buffer). A state in which the sleeper sleeps, there is something for it, and nothing can happen any more is a lost
- * wake-up. With both fences there is none; without either, or without the counter in the waiting word, there is. */
+/* The protocol of notify.h as a model: every interleaving of a publisher and a sleeper on a machine with
+ * store buffers (x86-TSO: a store waits in its core's buffer, and later loads of that core may overtake it; a
+ * fence empties the buffer). A state in which the sleeper sleeps, there is something for it, and nothing can
+ * happen any more is a lost wake-up. With both fences there is none; without either, or without the counter
+ * in the waiting word, there is. */
 
 #include <stdint.h>
 #include <string.h>
@@ -18,7 +19,7 @@ struct rules {
         bool counter; /* each arm stores another word */
         bool futex;   /* FUTEX_WAIT looks at the tail once more; else a byte in a pipe */
         bool forgets; /* a FUTEX_WAKE that found nobody is not remembered as this sleep's wake-up */
-        bool drains;  /* being awake again empties the pipe, as the client does; the daemon's bell keeps its event */
+        bool drains;  /* being awake again empties the pipe, as the client does; the bell keeps its event */
 };
 
 struct core {
@@ -223,14 +224,15 @@ static void judge(struct rules rules, bool sound) {
         struct outcome o = explore(&rules);
 
         printf("     fences %d %d, counter %d, %s: %u states, %u ends, %u lost\n", rules.publisher_fence,
-               rules.sleeper_fence, rules.counter, rules.futex ? "futex" : rules.drains ? "pipe" : "bell", o.states,
-               o.ended, o.lost);
+               rules.sleeper_fence, rules.counter,
+               rules.futex ? "futex" : rules.drains ? "pipe" : "bell", o.states, o.ended, o.lost);
         assert_se(o.ended > 0);
         assert_se(sound ? o.lost == 0 : o.lost > 0);
 }
 
 static void judge_all_sleeps(bool publisher_fence, bool sleeper_fence, bool counter, bool sound) {
-        judge((struct rules) { publisher_fence, sleeper_fence, counter, .futex = true, .forgets = true }, sound);
+        judge((struct rules) { publisher_fence, sleeper_fence, counter, .futex = true, .forgets = true },
+              sound);
         judge((struct rules) { publisher_fence, sleeper_fence, counter, .drains = true }, sound);
         judge((struct rules) { publisher_fence, sleeper_fence, counter }, sound);
 }
@@ -251,7 +253,7 @@ TEST(without_the_counter_a_wake_up_is_lost) {
         judge_all_sleeps(true, true, false, false);
 }
 
-/* The sleeper has armed, the wake-up of a message that it has taken already comes too early, and it sleeps. */
+/* The sleeper has armed; the wake-up of a message that it has taken already comes too early; it sleeps. */
 TEST(a_futex_wake_up_that_found_nobody_must_not_count) {
         judge((struct rules) { true, true, true, .futex = true, .forgets = false }, false);
 }

@@ -225,9 +225,11 @@ TEST(a_closed_connection_is_told_after_the_last_completion) {
         notify_close_client(&p.daemon.waker);
         assert_se(notify_wait(&p.client.waiter, p.client.completions.head, NOTIFY_FOREVER) == 0);
         assert_se(take(&p) == 1);
-        assert_se(notify_wait(&p.client.waiter, p.client.completions.head, NOTIFY_FOREVER) == NOTIFY_E_CLOSED);
+        assert_se(notify_wait(&p.client.waiter, p.client.completions.head, NOTIFY_FOREVER) ==
+                  NOTIFY_E_CLOSED);
         p.client.waiter.spin = p.client.waiter.spin_max = NOTIFY_FOREVER;
-        assert_se(notify_wait(&p.client.waiter, p.client.completions.head, NOTIFY_FOREVER) == NOTIFY_E_CLOSED);
+        assert_se(notify_wait(&p.client.waiter, p.client.completions.head, NOTIFY_FOREVER) ==
+                  NOTIFY_E_CLOSED);
         pair_deinit(&p);
 
         pair_init(&p, ENTRIES, 0, -1, 0);
@@ -342,7 +344,8 @@ TEST(after_long_waits_spinning_gets_shorter_and_after_a_short_one_full) {
         }
         reap(pid);
         for (unsigned i = 0; i < 5; i++)
-                assert_se(notify_wait(&p.client.waiter, p.client.completions.head, 3 * most) == NOTIFY_E_TIMEOUT);
+                assert_se(notify_wait(&p.client.waiter, p.client.completions.head, 3 * most) ==
+                          NOTIFY_E_TIMEOUT);
         assert_se(p.client.waiter.spin == most / 16);
         assert_se(notify_wait(&p.client.waiter, p.client.completions.head, 1) == NOTIFY_E_TIMEOUT);
         if (p.client.waiter.spin != most) /* we were not running meanwhile */

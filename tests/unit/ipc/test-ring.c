@@ -196,8 +196,10 @@ static void *scribble(void *userdata) {
                 seed ^= seed << 13;
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
-                s->peer_tail = seed & 1 ? s->head + (uint32_t) (seed >> 8) % (PAGE_ENTRIES + 2) : (uint32_t) (seed >> 16);
-                s->peer_head = seed & 2 ? s->tail - (uint32_t) (seed >> 24) % (PAGE_ENTRIES + 2) : (uint32_t) (seed >> 9);
+                s->peer_tail = seed & 1 ? s->head + (uint32_t) (seed >> 8) % (PAGE_ENTRIES + 2)
+                                        : (uint32_t) (seed >> 16);
+                s->peer_head = seed & 2 ? s->tail - (uint32_t) (seed >> 24) % (PAGE_ENTRIES + 2)
+                                        : (uint32_t) (seed >> 9);
                 s->slots[seed % (WIRE_PAGE / sizeof(uint64_t))] = seed;
         }
         return NULL;

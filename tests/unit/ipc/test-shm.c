@@ -30,12 +30,15 @@ TEST(layout_places_rings_and_arena_without_overlap) {
                 assert_se(wire_layout_init(&l, entries, 100000, NULL) == 0);
                 assert_se(l.arena >= l.submissions + entries * WIRE_SLOT);
                 assert_se(l.arena % WIRE_PAGE == 0 && l.client_size % WIRE_PAGE == 0);
-                assert_se(l.daemon_size >= l.completions + entries * WIRE_SLOT && l.daemon_size % WIRE_PAGE == 0);
+                assert_se(l.daemon_size >= l.completions + entries * WIRE_SLOT &&
+                          l.daemon_size % WIRE_PAGE == 0);
         }
 }
 
 TEST(layout_refuses_what_is_out_of_its_limits) {
-        static const uint64_t entries[] = { 0, 1, 4, 7, 9, 100, 8192, UINT32_MAX, UINT64_C(1) << 32, UINT64_MAX };
+        static const uint64_t entries[] = {
+                0, 1, 4, 7, 9, 100, 8192, UINT32_MAX, UINT64_C(1) << 32, UINT64_MAX,
+        };
         struct wire_layout l = { .entries = 42 };
         struct reason reason = REASON_INIT;
 

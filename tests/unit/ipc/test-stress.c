@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Millions of messages through both rings while both sides keep falling asleep: none lost, none twice, in order. The
- * sides are two processes, or two threads when built for ThreadSanitizer. */
+/* Millions of messages through both rings while both sides keep falling asleep: none lost, none twice, in
+ * order. The sides are two processes, or two threads when built for ThreadSanitizer. */
 
 #include <poll.h>
 #include <pthread.h>
@@ -170,7 +170,8 @@ static void client_run(struct stress *stress) {
 }
 
 static void report(const struct stress *stress, uint64_t before) {
-        printf("     %d messages each way in %.1f s; client slept %llu times on a futex, %llu on a descriptor\n",
+        printf("     %d messages each way in %.1f s; client slept %llu times on a futex, %llu on a "
+               "descriptor\n",
                STRESS_MESSAGES, (double) (now_nsec() - before) / 1e9, (unsigned long long) stress->sleeps[0],
                (unsigned long long) stress->sleeps[1]);
         assert_se(stress->sleeps[0] > 10 && stress->sleeps[1] > 10);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* While both sides are busy, messages cost no system call: both run a million of them under a seccomp filter that kills
- * at the first one. */
+/* While both sides are busy, messages cost no system call: both run a million of them under a seccomp filter
+ * that kills at the first one. */
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -28,7 +28,8 @@ static void forbid_syscalls(void) {
         };
         struct sock_fprog program = { .len = ELEMENTS(filter), .filter = filter };
 
-        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+            prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
                 _exit(77);
 }
 
