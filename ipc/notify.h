@@ -139,8 +139,7 @@ void notify_waiter_init(struct notify_waiter *ret, struct wire_client_page *clie
 /* Waits until completion_tail is another than `head` (the reader's own next index), by spinning and then on a
  * futex; at most `timeout` nsec (0: a look, NOTIFY_FOREVER). While it sleeps it looks for the death of the
  * daemon once a second. Returns 0 (look in the ring), NOTIFY_E_TIMEOUT, NOTIFY_E_CLOSED (nothing left in the
- * ring), or a negative errno
- * (-EINTR: a signal handler ran). */
+ * ring), or a negative errno (-EINTR: a signal handler ran). */
 int notify_wait(struct notify_waiter *waiter, uint32_t head, uint64_t timeout);
 
 /* For a poll loop of the caller's own: says that the client will sleep on wake_fd. Returns true: poll wake_fd
