@@ -78,6 +78,7 @@ class Daemon:
         self.command += map(str, args)
         self.env = {**os.environ, "MOED_SOCKET": self.socket, **(env or {})}
         self.process = None
+        self.stdin = None
 
     def write_config(self, text):
         with open(self.config_path, "w") as f:
@@ -85,7 +86,7 @@ class Daemon:
 
     def start(self):
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(self.command, stderr=log, stdout=log, env=self.env)
+            self.process = subprocess.Popen(self.command, stdin=self.stdin, stderr=log, stdout=log, env=self.env)
         wait_until(lambda: self.process.poll() is not None or "serves on" in self.log(), "the daemon serves", 20)
         assert self.process.poll() is None, "the daemon did not start:\n" + self.log()
         return self

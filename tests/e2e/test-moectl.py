@@ -5,12 +5,13 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import time
 
-from moedtest import MOECTL, Daemon, finish, greedy, join, prompts, wait_until
+from moedtest import MOECTL, SOURCE, Daemon, finish, greedy, join, prompts, wait_until
 
 USAGE, DATAERR, UNAVAILABLE, IOERR, TEMPFAIL, NOPERM = 64, 65, 69, 74, 75, 77
 VERBS = ("run", "chat", "models", "ps", "stats", "budget", "tokenize", "bench", "doctor", "reload")
@@ -32,6 +33,15 @@ def help_is_everywhere_and_needs_no_daemon():
         assert p2.returncode == 0 and p2.stdout.startswith("usage: moectl %s" % verb) and p2.stderr == "", verb
     p = alone("--version")
     assert p.returncode == 0 and p.stdout.startswith("moectl ")
+
+
+def manual_has_every_option_and_no_other():
+    with open(os.path.join(SOURCE, "man/moectl.1")) as f:
+        manual = set(re.findall(r"Fl (?:\w , )?-([a-z][a-z-]+)", f.read()))
+    program = set()
+    for args in (("--help",), *((verb, "--help") for verb in VERBS)):
+        program |= set(re.findall(r"^ .{5}--([a-z-]+)", alone(*args).stdout, re.M))
+    assert manual == program, manual ^ program
 
 
 def mistakes_are_exit_code_64():
@@ -255,7 +265,19 @@ def read_until(fd, words, seconds=20):
 
 
 def exit_status(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ended = []
+
+    def look():
+        ended[:] = os.waitpid(pid, os.WNOHANG)
+        return ended[0] == pid
+
+    try:
+        wait_until(look, "moectl ends", 20)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def chat_on_a_terminal_leaves_at_the_second_ctrl_c(d):
@@ -299,6 +321,7 @@ def daemon_that_dies_is_exit_code_75():
 
 
 help_is_everywhere_and_needs_no_daemon()
+manual_has_every_option_and_no_other()
 mistakes_are_exit_code_64()
 no_daemon_is_exit_code_69()
 with Daemon() as daemon:
