@@ -99,16 +99,18 @@ static void client_main(const struct bench *bench, const struct cli *cli, uint32
                         struct bench_client *c) {
         struct moed_options options = MOED_OPTIONS_INIT;
         struct moed *m;
+        int r;
 
         options.socket = cli->socket;
         options.name = "moectl bench";
         options.arena = (uint32_t) (bench->prompt_tokens * sizeof(int32_t) + 65536);
-        c->error = moed_connect(&m, &options);
-        /* Or not; the parent sees the error. */
-        if (write(ready, "", 1) == 1 && c->error == 0)
-                c->error = client_generate(bench, m, client, go, c);
-        if (c->error < 0)
+        r = moed_connect(&m, &options);
+        /* Ready, or failed; the parent sees which. */
+        if (write(ready, "", 1) == 1 && r == 0)
+                r = client_generate(bench, m, client, go, c);
+        if (r < 0)
                 snprintf(c->reason, sizeof(c->reason), "%s", moed_error(m));
+        c->error = r;
         moed_close(m);
         _exit(EX_OK);
 }
@@ -122,8 +124,10 @@ static int bench_clients(const struct bench *bench, const struct cli *cli, void 
         if (pipe(ready) < 0 || pipe(go) < 0)
                 return -errno;
         for (started = 0; started < bench->clients; started++) {
-                pid_t pid = fork();
+                pid_t pid;
 
+                client_at(bench, shared, started)->error = -ECHILD; /* until it says otherwise */
+                pid = fork();
                 if (pid < 0) {
                         r = -errno;
                         break;

@@ -63,7 +63,6 @@ static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cl
         q.messages = chat->history;
         q.n_messages = chat->n_history;
         sampling_apply(&chat->sampling, &q);
-        interrupt_catch();
         return generate(m, &q, !cli->json, g);
 }
 
@@ -129,6 +128,8 @@ static ssize_t read_line(char **line, size_t *size, bool prompt) {
                         if (interrupt_wait_input() < 0)
                                 return -EINTR;
                 }
+                if (interrupt_count() > 0)
+                        return -EINTR;
                 errno = 0;
                 n = getline(&part, &part_size, stdin);
                 if (n < 0) {
@@ -162,14 +163,13 @@ static int chat_loop(struct chat *chat, struct moed *m, const struct cli *cli) {
         size_t size = 0;
         int code = 0;
 
+        interrupt_catch();
         while (code == 0) {
-                ssize_t n;
+                ssize_t n = read_line(&line, &size, person);
 
-                interrupt_catch();
-                n = read_line(&line, &size, person);
-                if (n == -EINTR && (warned || !person))
-                        return interrupt_exit_code();
                 if (n == -EINTR) {
+                        if (interrupt_take() > 1 || warned || !person || interrupt_exit_code() != CLI_INTERRUPTED)
+                                return interrupt_exit_code();
                         fputc('\n', stderr);
                         cli_note("Once more to leave.");
                         warned = true;
@@ -181,6 +181,7 @@ static int chat_loop(struct chat *chat, struct moed *m, const struct cli *cli) {
                 switch (chat_command(chat, line)) {
                 case LINE_ASK:
                         code = chat_turn(chat, m, cli, line, (size_t) n);
+                        interrupt_take(); /* those that ended the answer */
                         break;
                 case LINE_LEAVE:
                         return 0;

@@ -276,16 +276,33 @@ int interrupt_count(void) {
         return interrupts;
 }
 
-int interrupt_wait_input(void) {
-        struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
-        sigset_t caught, before;
-        int r = 0;
+static void interrupt_block(sigset_t *before) {
+        sigset_t caught;
 
-        /* Blocked until the sleep itself, so that none falls between the look and the sleep. */
         sigemptyset(&caught);
         sigaddset(&caught, SIGINT);
         sigaddset(&caught, SIGTERM);
-        sigprocmask(SIG_BLOCK, &caught, &before);
+        sigprocmask(SIG_BLOCK, &caught, before);
+}
+
+int interrupt_take(void) {
+        sigset_t before;
+        int n;
+
+        interrupt_block(&before);
+        n = interrupts;
+        interrupts = 0;
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        return n;
+}
+
+int interrupt_wait_input(void) {
+        struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
+        sigset_t before;
+        int r = 0;
+
+        /* Blocked until the sleep itself, so that none falls between the look and the sleep. */
+        interrupt_block(&before);
         if (interrupts > 0 || (ppoll(&p, 1, NULL, &before) < 0 && errno == EINTR))
                 r = -EINTR;
         sigprocmask(SIG_SETMASK, &before, NULL);

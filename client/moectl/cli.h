@@ -60,6 +60,8 @@ int cli_flush(void);
 void interrupt_catch(void);
 void interrupt_release(void);
 int interrupt_count(void);
+/* How many came since the last time that this was asked; the count begins anew. */
+int interrupt_take(void);
 /* Sleeps until standard input can be read, or a signal came, also one that came just before: 0 or -EINTR. */
 int interrupt_wait_input(void);
 /* 130 for Ctrl-C, 143 for SIGTERM. */

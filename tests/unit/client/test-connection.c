@@ -298,8 +298,30 @@ TEST(nobody_there_is_told) {
         options.socket = long_path;
         assert_se(moed_connect(&m, &options) == -ENAMETOOLONG);
         moed_close(m);
-        options.size = 4096; /* a newer program's options, with something in them that we do not know */
         moed_close(NULL);
+}
+
+TEST(options_of_a_newer_program_are_taken_if_they_ask_for_nothing_new) {
+        struct {
+                struct moed_options options;
+                uint64_t future;
+        } newer = { .options = MOED_OPTIONS_INIT };
+        struct moed *m;
+
+        newer.options.size = sizeof(newer);
+        newer.options.socket = "/nonexistent/moed.sock";
+        assert_se(moed_connect(&m, &newer.options) == -ENOENT);
+        moed_close(m);
+        newer.future = 1;
+        assert_se(moed_connect(&m, &newer.options) == -EINVAL && moed_error(m)[0]);
+        moed_close(m);
+        newer.options.size = 2;
+        assert_se(moed_connect(&m, &newer.options) == -EINVAL);
+        moed_close(m);
+        newer.options = (struct moed_options) MOED_OPTIONS_INIT;
+        newer.options.reserved[1] = 1;
+        assert_se(moed_connect(&m, &newer.options) == -EINVAL);
+        moed_close(m);
 }
 
 static void serve_nothing(struct peer *p) {
