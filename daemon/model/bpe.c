@@ -95,15 +95,16 @@ static int offer(struct bpe *b, const char *word, const struct bpe_rules *rules,
         return heap_push(b, rank, left);
 }
 
-/* The candidate may be stale: either symbol has joined another since. Then the rank of those that stand there now
- * differs, or the same pair has formed anew and is as good. */
-static bool candidate_holds(const struct bpe *b, const char *word, const struct bpe_rules *rules, uint64_t key,
-                            int32_t *ret_id) {
+/* The candidate may be stale: either symbol has joined another since. Then the rank of those that stand there
+ * now differs, or the same pair has formed anew and is as good. */
+static bool candidate_holds(const struct bpe *b, const char *word, const struct bpe_rules *rules,
+                            uint64_t key, int32_t *ret_id) {
         const struct bpe_symbol *l = &b->symbols[(uint32_t) key];
         uint32_t rank;
 
         return l->size > 0 && l->next != END &&
-               rules->join(rules->userdata, word, l, &b->symbols[l->next], &rank, ret_id) && rank == key >> 32;
+               rules->join(rules->userdata, word, l, &b->symbols[l->next], &rank, ret_id) &&
+               rank == key >> 32;
 }
 
 int bpe_merge(struct bpe *b, const char *word, const struct bpe_rules *rules) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Byte pair encoding of one word (arXiv 1508.07909): of all neighbours that may join, those with the lowest rank do,
- * the leftmost first, until none may. O(n log n) for any word. The rules of joining are the caller's, so that merge
- * lists and scored vocabularies share this. Not thread-safe: a struct bpe belongs to one call. */
+/* Byte pair encoding of one word (arXiv 1508.07909): of all neighbours that may join, those with the lowest
+ * rank do, the leftmost first, until none may. O(n log n) for any word. The rules of joining are the
+ * caller's, so that merge lists and scored vocabularies share this. Not thread-safe: a struct bpe belongs to
+ * one call. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,7 +26,8 @@ struct bpe {
         size_t heap_n, heap_capacity;
 };
 
-#define BPE_NULL { .symbols = NULL }
+#define BPE_NULL                                                                                             \
+        { .symbols = NULL }
 
 struct bpe_rules {
         /* May these neighbours join? Then their rank (lower joins earlier) and the id of the result. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Byte-level BPE (tokenizer.ggml.model "gpt2"): every byte is a token, merges join them within words. In the file
- * each byte of a token is written as a printable character (the table of GPT-2's encoder.py: printable Latin-1
- * stands for itself, the rest for U+0100 and up in order). */
+/* Byte-level BPE (tokenizer.ggml.model "gpt2"): every byte is a token, merges join them within words. In the
+ * file each byte of a token is written as a printable character (the table of GPT-2's encoder.py: printable
+ * Latin-1 stands for itself, the rest for U+0100 and up in order). */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -36,16 +36,17 @@ static bool byte_prints(unsigned byte) {
         return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
 }
 
-/* The byte that a character stands for, or -1. */
+/* The byte that a character stands for, or -1. Those that do not print are 0x00-0x20, 0x7f-0xa0 and 0xad. */
 static int character_byte(uint32_t code) {
-        unsigned others = 0;
-
         if (code < 256)
                 return byte_prints(code) ? (int) code : -1;
-        for (unsigned byte = 0; byte < 256; byte++)
-                if (!byte_prints(byte) && 256 + others++ == code)
-                        return (int) byte;
-        return -1;
+        code -= 256;
+        if (code <= 0x20)
+                return (int) code;
+        code += 0x7f - 0x21;
+        if (code <= 0xa0)
+                return (int) code;
+        return code == 0xa1 ? 0xad : -1;
 }
 
 /* Returns the number of bytes, or -1 when some character stands for none. */
@@ -119,7 +120,8 @@ static bool merge_parse(const struct bytelevel *b, struct gguf_string rule, char
         k = n > 0 ? unwrite(right, buffer + n) : -1;
         if (k <= 0)
                 return false;
-        if (!strmap_get(&b->words, buffer, (size_t) n, &l) || !strmap_get(&b->words, buffer + n, (size_t) k, &r) ||
+        if (!strmap_get(&b->words, buffer, (size_t) n, &l) ||
+            !strmap_get(&b->words, buffer + n, (size_t) k, &r) ||
             !strmap_get(&b->words, buffer, (size_t) (n + k), &joined))
                 return false;
         *ret_pair = (uint64_t) l << 32 | r;
@@ -127,7 +129,8 @@ static bool merge_parse(const struct bytelevel *b, struct gguf_string rule, char
         return true;
 }
 
-static int load_merges(struct tokenizer *t, struct bytelevel *b, const struct gguf *g, struct reason *reason) {
+static int load_merges(struct tokenizer *t, struct bytelevel *b, const struct gguf *g,
+                       struct reason *reason) {
         static const char key[] = "tokenizer.ggml.merges";
         _cleanup_(freep) char *buffer = malloc(2 * TOKENIZER_PIECE_MAX + 1);
         struct gguf_array rules = { .n = 0 };
@@ -137,9 +140,11 @@ static int load_merges(struct tokenizer *t, struct bytelevel *b, const struct gg
                 return -ENOMEM;
         r = gguf_get_array(g, key, &rules, NULL);
         if (r == GGUF_E_TYPE || (r == 0 && rules.type != GGUF_STRING))
-                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' is not an array of strings", t->name, key);
+                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' is not an array of strings",
+                                     t->name, key);
         if (rules.n > UINT32_MAX)
-                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' has too many rules", t->name, key);
+                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' has too many rules", t->name,
+                                     key);
         r = merges_init(b, rules.n);
         if (r)
                 return r;
@@ -147,9 +152,11 @@ static int load_merges(struct tokenizer *t, struct bytelevel *b, const struct gg
                 const struct gguf_string rule = gguf_array_string(&rules, i);
                 struct merge *m, made = { .rank = (uint32_t) i };
 
-                if (rule.size > 2 * TOKENIZER_PIECE_MAX || !merge_parse(b, rule, buffer, &made.pair, &made.id))
+                if (rule.size > 2 * TOKENIZER_PIECE_MAX ||
+                    !merge_parse(b, rule, buffer, &made.pair, &made.id))
                         return reason_return(reason, TOKENIZER_E_INVALID,
-                                             "%.60s: rule %" PRIu64 " of '%s', '%.*s', is not two tokens whose sum is one",
+                                             "%.60s: rule %" PRIu64
+                                             " of '%s', '%.*s', is not two tokens whose sum is one",
                                              t->name, i, key, (int) MIN(rule.size, UINT64_C(40)), rule.data);
                 m = merge_find(b, made.pair);
                 if (m->pair == PAIR_FREE)

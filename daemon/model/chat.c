@@ -10,8 +10,8 @@
 #include "base/util.h"
 
 enum {
-        CHAT_TRIM = 1 << 0,       /* white space around a message is dropped */
-        CHAT_FOLD = 1 << 1,       /* no system turn: its text goes before the first message of the user */
+        CHAT_TRIM = 1 << 0,         /* white space around a message is dropped */
+        CHAT_FOLD = 1 << 1,         /* no system turn: its text goes before the first message of the user */
         CHAT_DROP_THOUGHT = 1 << 2, /* of earlier answers only what follows </think> */
 };
 
@@ -39,13 +39,12 @@ struct chat_template {
         }
 #define DEEPSEEK_TURNS(_assistant)                                                                           \
         {                                                                                                    \
-                [CHAT_SYSTEM] = { "", "" },                                                                  \
-                [CHAT_USER] = { "<｜User｜>", "" },                                                          \
+                [CHAT_SYSTEM] = { "", "" }, [CHAT_USER] = { "<｜User｜>", "" },                              \
                 [CHAT_ASSISTANT] = { _assistant, "<｜end▁of▁sentence｜>" },                                  \
         }
 
-/* The first row that matches counts, so the particular stand before the general. Sources: the tokenizer_config.json
- * or chat_template.jinja that each family publishes. */
+/* The first row that matches counts, so the particular stand before the general. Sources: the
+ * tokenizer_config.json or chat_template.jinja that each family publishes. */
 static const struct chat_template templates[] = {
         {
                 .name = "qwen2.5",
@@ -279,9 +278,9 @@ static int parts_own(struct chat_parts *p, const char *text) {
                 r = parts_add(p, text, (size_t) (brace - text), TOKENIZE_SPECIAL);
                 if (r || !*brace)
                         return r;
-                piece = tokenizer_piece(p->tokenizer,
-                                        brace[1] == 'b' ? tokenizer_bos(p->tokenizer) : tokenizer_eos(p->tokenizer),
-                                        &size);
+                piece = tokenizer_piece(
+                        p->tokenizer,
+                        brace[1] == 'b' ? tokenizer_bos(p->tokenizer) : tokenizer_eos(p->tokenizer), &size);
                 r = parts_add(p, piece, size, TOKENIZE_SPECIAL);
                 if (r)
                         return r;
@@ -339,7 +338,9 @@ static int parts_conversation(struct chat_parts *p, const struct chat_message *m
         r = parts_own(p, c->begin);
         if (r == 0 && c->system && (n == 0 || messages[0].role != CHAT_SYSTEM)) {
                 const struct chat_message standard = {
-                        .role = CHAT_SYSTEM, .text = c->system, .size = strlen(c->system),
+                        .role = CHAT_SYSTEM,
+                        .text = c->system,
+                        .size = strlen(c->system),
                 };
 
                 r = parts_turn(p, &standard, NULL);
@@ -356,8 +357,8 @@ static int parts_conversation(struct chat_parts *p, const struct chat_message *m
         return r;
 }
 
-int chat_encode(const struct chat_template *c, const struct tokenizer *t, const struct chat_message *messages, size_t n,
-                bool generate, struct token_list *out) {
+int chat_encode(const struct chat_template *c, const struct tokenizer *t, const struct chat_message *messages,
+                size_t n, bool generate, struct token_list *out) {
         struct chat_parts p = { .template = c, .tokenizer = t };
         int r;
 

@@ -2,8 +2,8 @@
 #pragma once
 
 /* A place in bytes that are not ours. Everything that parses such bytes reads through this: whether enough is
- * left is decided by a subtraction that cannot wrap, and a read that fails moves nothing. Numbers are little-endian
- * and need no alignment. Not thread-safe; copy the struct to look ahead. */
+ * left is decided by a subtraction that cannot wrap, and a read that fails moves nothing. Numbers are
+ * little-endian and need no alignment. Not thread-safe; copy the struct to look ahead. */
 
 #include <endian.h>
 #include <stdbool.h>

@@ -15,7 +15,7 @@
 
 /* The fewest bytes that a key with its value, and a tensor's description, take in the file: what bounds their
  * counts before anything is allocated. */
-#define PAIR_BYTES_MIN (sizeof(uint64_t) + 1 + sizeof(uint32_t) + 1)
+#define PAIR_BYTES_MIN   (sizeof(uint64_t) + 1 + sizeof(uint32_t) + 1)
 #define TENSOR_BYTES_MIN (sizeof(uint64_t) + 1 + 2 * sizeof(uint32_t) + 2 * sizeof(uint64_t))
 
 struct gguf_pair {
@@ -47,7 +47,7 @@ struct parser {
 };
 
 #define NAME_SHOWN 80
-#define SHOWN(s) (int) MIN((s).size, (uint64_t) NAME_SHOWN), (s).data
+#define SHOWN(s)   (int) MIN((s).size, (uint64_t) NAME_SHOWN), (s).data
 
 #define refuse(p, where, format, ...)                                                                        \
         reason_return((p)->reason, GGUF_E_INVALID, "%.60s: " format " (byte %" PRIu64 ")", (p)->g->name,     \
@@ -55,8 +55,9 @@ struct parser {
 
 static uint32_t scalar_size(enum gguf_type type) {
         static const uint8_t sizes[_GGUF_TYPE_MAX] = {
-                [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
-                [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
+                [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
+                [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1,
+                [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
         };
 
         return (unsigned) type < _GGUF_TYPE_MAX ? sizes[type] : 0;
@@ -87,10 +88,11 @@ static int read_name(struct parser *p, const char *what, uint64_t number, struct
         struct gguf_string s;
 
         if (!read_string(&p->at, &s))
-                return refuse(p, where, "the name of %s %" PRIu64 " runs past the end of the file", what, number);
+                return refuse(p, where, "the name of %s %" PRIu64 " runs past the end of the file", what,
+                              number);
         if (s.size == 0 || s.size > GGUF_NAME_MAX)
-                return refuse(p, where, "the name of %s %" PRIu64 " has %" PRIu64 " bytes, not 1 to %d", what, number,
-                              s.size, GGUF_NAME_MAX);
+                return refuse(p, where, "the name of %s %" PRIu64 " has %" PRIu64 " bytes, not 1 to %d", what,
+                              number, s.size, GGUF_NAME_MAX);
         if (memchr(s.data, '\0', s.size))
                 return refuse(p, where, "the name of %s %" PRIu64 " contains a zero byte", what, number);
         *ret = s;
@@ -105,12 +107,14 @@ static int check_bools(struct parser *p, const struct gguf_pair *pair, const uin
         return 0;
 }
 
-/* Each string takes at least its length field, so the index is no larger than the array's part of the file. */
+/* Each string takes at least its length field, so the index is no larger than the array's part of the file.
+ */
 static int read_string_array(struct parser *p, struct gguf_pair *pair) {
         struct gguf_array *a = &pair->array;
 
         if (a->n > cursor_left(&p->at) / sizeof(uint64_t))
-                return refuse(p, p->at.offset, "'%.*s' announces %" PRIu64 " strings, more than the file can hold",
+                return refuse(p, p->at.offset,
+                              "'%.*s' announces %" PRIu64 " strings, more than the file can hold",
                               SHOWN(pair->key), a->n);
         a->index = pair->index = malloc((a->n + 1) * sizeof(*pair->index));
         if (!pair->index)
@@ -121,8 +125,8 @@ static int read_string_array(struct parser *p, struct gguf_pair *pair) {
 
                 pair->index[i] = (uint64_t) (p->at.base + where - a->data);
                 if (!read_string(&p->at, &s))
-                        return refuse(p, where, "string %" PRIu64 " of '%.*s' runs past the end of the file", i,
-                                      SHOWN(pair->key));
+                        return refuse(p, where, "string %" PRIu64 " of '%.*s' runs past the end of the file",
+                                      i, SHOWN(pair->key));
         }
         pair->index[a->n] = (uint64_t) (p->at.base + p->at.offset - a->data);
         return 0;
@@ -136,14 +140,16 @@ static int read_array(struct parser *p, struct gguf_pair *pair) {
         if (!cursor_u32(&p->at, &type) || !cursor_u64(&p->at, &a->n))
                 return refuse(p, where, "the array '%.*s' runs past the end of the file", SHOWN(pair->key));
         if (type >= _GGUF_TYPE_MAX || type == GGUF_ARRAY)
-                return refuse(p, where, "the array '%.*s' has elements of type %u (%s), not a scalar or string",
+                return refuse(p, where,
+                              "the array '%.*s' has elements of type %u (%s), not a scalar or string",
                               SHOWN(pair->key), type, gguf_type_name(type));
         a->type = type;
         a->data = p->at.base + p->at.offset;
         if (type == GGUF_STRING)
                 return read_string_array(p, pair);
         if (a->n > cursor_left(&p->at) / scalar_size(type))
-                return refuse(p, where, "'%.*s' announces %" PRIu64 " elements of %s, more than the file can hold",
+                return refuse(p, where,
+                              "'%.*s' announces %" PRIu64 " elements of %s, more than the file can hold",
                               SHOWN(pair->key), a->n, gguf_type_name(type));
         cursor_take(&p->at, a->n * scalar_size(type));
         return type == GGUF_BOOL ? check_bools(p, pair, a->data, a->n) : 0;
@@ -162,12 +168,14 @@ static int read_value(struct parser *p, struct gguf_pair *pair) {
                 return read_array(p, pair);
         if (type == GGUF_STRING) {
                 if (!read_string(&p->at, &pair->string))
-                        return refuse(p, where, "the string '%.*s' runs past the end of the file", SHOWN(pair->key));
+                        return refuse(p, where, "the string '%.*s' runs past the end of the file",
+                                      SHOWN(pair->key));
                 return 0;
         }
         pair->scalar = cursor_take(&p->at, scalar_size(type));
         if (!pair->scalar)
-                return refuse(p, where, "the value of '%.*s' runs past the end of the file", SHOWN(pair->key));
+                return refuse(p, where, "the value of '%.*s' runs past the end of the file",
+                              SHOWN(pair->key));
         return type == GGUF_BOOL ? check_bools(p, pair, pair->scalar, 1) : 0;
 }
 
@@ -208,10 +216,11 @@ static int read_alignment(struct parser *p) {
         r = gguf_get_u32_or(p->g, "general.alignment", GGUF_ALIGNMENT_DEFAULT, &alignment, p->reason);
         if (r)
                 return GGUF_E_INVALID;
-        /* A multiple of 8, as the format demands, also keeps every number of a tensor on its natural boundary. */
+        /* A multiple of 8, as the format demands, also keeps every number of a tensor on its natural
+         * boundary. */
         if (!is_power_of_two(alignment) || alignment < 8 || alignment > GGUF_ALIGNMENT_MAX)
-                return refuse(p, p->at.offset, "'general.alignment' is %u, not a power of two from 8 to %d", alignment,
-                              GGUF_ALIGNMENT_MAX);
+                return refuse(p, p->at.offset, "'general.alignment' is %u, not a power of two from 8 to %d",
+                              alignment, GGUF_ALIGNMENT_MAX);
         p->g->alignment = alignment;
         return 0;
 }
@@ -223,16 +232,18 @@ static int read_dims(struct parser *p, struct gguf_tensor *t) {
         if (!cursor_u32(&p->at, &t->n_dims))
                 return refuse(p, where, "the tensor '%.*s' runs past the end of the file", SHOWN(t->name));
         if (t->n_dims == 0 || t->n_dims > GGUF_DIMS_MAX)
-                return refuse(p, where, "the tensor '%.*s' has %u dimensions, not 1 to %d", SHOWN(t->name), t->n_dims,
-                              GGUF_DIMS_MAX);
+                return refuse(p, where, "the tensor '%.*s' has %u dimensions, not 1 to %d", SHOWN(t->name),
+                              t->n_dims, GGUF_DIMS_MAX);
         for (uint32_t i = 0; i < GGUF_DIMS_MAX; i++) {
                 t->dims[i] = 1;
                 if (i < t->n_dims && !cursor_u64(&p->at, &t->dims[i]))
-                        return refuse(p, where, "the tensor '%.*s' runs past the end of the file", SHOWN(t->name));
+                        return refuse(p, where, "the tensor '%.*s' runs past the end of the file",
+                                      SHOWN(t->name));
                 if (t->dims[i] == 0)
                         return refuse(p, where, "dimension %u of the tensor '%.*s' is 0", i, SHOWN(t->name));
                 if (!mul_u64(product, t->dims[i], &product) || product > INT64_MAX)
-                        return refuse(p, where, "the dimensions of the tensor '%.*s' overflow", SHOWN(t->name));
+                        return refuse(p, where, "the dimensions of the tensor '%.*s' overflow",
+                                      SHOWN(t->name));
         }
         return 0;
 }
@@ -255,18 +266,21 @@ static int read_tensor(struct parser *p, uint64_t number, struct gguf_tensor *t)
         if (!type)
                 return refuse(p, where, "the tensor '%.*s' has the unknown type %u", SHOWN(t->name), t->type);
         if (t->dims[0] % type->block_values != 0)
-                return refuse(p, where, "the tensor '%.*s' has rows of %" PRIu64 " values, not a multiple of %s's %u",
+                return refuse(p, where,
+                              "the tensor '%.*s' has rows of %" PRIu64 " values, not a multiple of %s's %u",
                               SHOWN(t->name), t->dims[0], type->name, type->block_values);
         blocks = t->dims[0] / type->block_values * t->dims[1] * t->dims[2] * t->dims[3];
         if (!mul_u64(blocks, type->block_bytes, &t->size))
                 return refuse(p, where, "the size of the tensor '%.*s' overflows", SHOWN(t->name));
         if (t->offset % p->g->alignment != 0)
-                return refuse(p, where, "the data of the tensor '%.*s' is at %" PRIu64 ", not a multiple of %" PRIu64,
+                return refuse(p, where,
+                              "the data of the tensor '%.*s' is at %" PRIu64 ", not a multiple of %" PRIu64,
                               SHOWN(t->name), t->offset, p->g->alignment);
         return 0;
 }
 
-/* Offsets count from the first aligned byte after the descriptions; now that it is known, make them the file's. */
+/* Offsets count from the first aligned byte after the descriptions; now that it is known, make them the
+ * file's. */
 static int place_tensors(struct parser *p) {
         struct gguf *g = p->g;
         uint64_t start;
@@ -282,7 +296,8 @@ static int place_tensors(struct parser *p) {
                 if (t->offset > left || t->size > left - t->offset)
                         return refuse(p, start,
                                       "the tensor '%.*s' needs %" PRIu64 " bytes at %" PRIu64
-                                      " after the start of the data, but only %" PRIu64 " are left: incomplete file?",
+                                      " after the start of the data, but only %" PRIu64
+                                      " are left: incomplete file?",
                                       SHOWN(t->name), t->size, t->offset, left);
                 t->offset += start;
                 t->data = p->at.base + t->offset;
@@ -297,7 +312,8 @@ static int read_tensors(struct parser *p) {
 
         g->n_tensors = 0;
         if (n > cursor_left(&p->at) / TENSOR_BYTES_MIN || n > UINT32_MAX)
-                return refuse(p, 8, "the header announces %" PRIu64 " tensors, more than the file can hold", n);
+                return refuse(p, 8, "the header announces %" PRIu64 " tensors, more than the file can hold",
+                              n);
         g->tensors = calloc(MAX(n, UINT64_C(1)), sizeof(*g->tensors));
         if (!g->tensors)
                 return -ENOMEM;
@@ -406,7 +422,8 @@ int gguf_open(struct gguf **ret, const char *path, struct reason *reason) {
         return 0;
 }
 
-int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const char *name, struct reason *reason) {
+int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const char *name,
+                     struct reason *reason) {
         _cleanup_(gguf_freep) struct gguf *g = NULL;
         int r;
 
@@ -549,15 +566,15 @@ static bool load_f64(enum gguf_type type, const uint8_t *p, double *ret) {
 }
 
 /* Finds a key whose value must be a scalar of the kind `wanted` names. */
-static int find_scalar(const struct gguf *g, const char *key, const char *wanted, const struct gguf_pair **ret,
-                       struct reason *reason) {
+static int find_scalar(const struct gguf *g, const char *key, const char *wanted,
+                       const struct gguf_pair **ret, struct reason *reason) {
         const struct gguf_pair *pair = gguf_pair(g, key);
 
         if (!pair)
                 return reason_return(reason, GGUF_E_MISSING, "%.60s: the key '%s' is missing", g->name, key);
         if (!pair->scalar)
-                return reason_return(reason, GGUF_E_TYPE, "%.60s: '%s' is of type %s where %s is needed", g->name, key,
-                                     gguf_type_name(pair->type), wanted);
+                return reason_return(reason, GGUF_E_TYPE, "%.60s: '%s' is of type %s where %s is needed",
+                                     g->name, key, gguf_type_name(pair->type), wanted);
         *ret = pair;
         return 0;
 }
@@ -568,8 +585,9 @@ static int wrong_scalar(const struct gguf *g, const struct gguf_pair *pair, cons
         bool negative;
 
         if (load_integer(pair->type, pair->scalar, &value, &negative))
-                return reason_return(reason, GGUF_E_TYPE, "%.60s: '%.*s' is %s%" PRIu64 ", which does not fit %s",
-                                     g->name, SHOWN(pair->key), negative ? "-" : "", value, wanted);
+                return reason_return(reason, GGUF_E_TYPE,
+                                     "%.60s: '%.*s' is %s%" PRIu64 ", which does not fit %s", g->name,
+                                     SHOWN(pair->key), negative ? "-" : "", value, wanted);
         return reason_return(reason, GGUF_E_TYPE, "%.60s: '%.*s' is of type %s where %s is needed", g->name,
                              SHOWN(pair->key), gguf_type_name(pair->type), wanted);
 }
@@ -641,15 +659,15 @@ int gguf_get_bool(const struct gguf *g, const char *key, bool *ret, struct reaso
 }
 
 /* A string or an array. */
-static int find_other(const struct gguf *g, const char *key, enum gguf_type type, const struct gguf_pair **ret,
-                      struct reason *reason) {
+static int find_other(const struct gguf *g, const char *key, enum gguf_type type,
+                      const struct gguf_pair **ret, struct reason *reason) {
         const struct gguf_pair *pair = gguf_pair(g, key);
 
         if (!pair)
                 return reason_return(reason, GGUF_E_MISSING, "%.60s: the key '%s' is missing", g->name, key);
         if (pair->type != type)
-                return reason_return(reason, GGUF_E_TYPE, "%.60s: '%s' is of type %s where %s is needed", g->name, key,
-                                     gguf_type_name(pair->type), gguf_type_name(type));
+                return reason_return(reason, GGUF_E_TYPE, "%.60s: '%s' is of type %s where %s is needed",
+                                     g->name, key, gguf_type_name(pair->type), gguf_type_name(type));
         *ret = pair;
         return 0;
 }
@@ -692,7 +710,8 @@ struct gguf_string gguf_array_string(const struct gguf_array *a, uint64_t i) {
         const uint64_t start = a->index[i] + sizeof(uint64_t);
 
         /* Not the length in the file: that was checked once, and the file may have been written to since. */
-        return (struct gguf_string) { .data = (const char *) a->data + start, .size = a->index[i + 1] - start };
+        return (struct gguf_string) { .data = (const char *) a->data + start,
+                                     .size = a->index[i + 1] - start };
 }
 
 bool gguf_array_i64(const struct gguf_array *a, uint64_t i, int64_t *ret) {

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* GGUF, the model file: metadata (key → value) and tensors, read in place from a read-only mapping. Versions 2
- * and 3, little-endian (github.com/ggml-org/ggml, docs/gguf.md).
+/* GGUF, the model file: metadata (key → value) and tensors, read in place from a read-only mapping. Versions
+ * 2 and 3, little-endian (github.com/ggml-org/ggml, docs/gguf.md).
  *
- * The file is hostile input. gguf_open() checks every count, length, type and offset against the bytes that there
- * are, before anything is allocated; memory used is bounded by a small multiple of the size of the file's header.
- * What it returned needs no further check: every string, array and tensor lies inside the mapping. Tensors may
- * overlap: nothing is ever written.
+ * The file is hostile input. gguf_open() checks every count, length, type and offset against the bytes that
+ * there are, before anything is allocated; memory used is bounded by a small multiple of the size of the
+ * file's header. What it returned needs no further check: every string, array and tensor lies inside the
+ * mapping. Tensors may overlap: nothing is ever written.
  *
- * The weights are used where they are mapped, so a file must not shrink while it is mapped: the page that is gone
- * answers with SIGBUS. Replace model files by renaming a new one over the old, never by writing into them.
+ * The weights are used where they are mapped, so a file must not shrink while it is mapped: the page that is
+ * gone answers with SIGBUS. Replace model files by renaming a new one over the old, never by writing into
+ * them.
  *
- * A struct gguf never changes once opened and may be read by any number of threads. Everything that it hands out
- * (strings, arrays, tensors) points into it and lives as long. */
+ * A struct gguf never changes once opened and may be read by any number of threads. Everything that it hands
+ * out (strings, arrays, tensors) points into it and lives as long. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -48,7 +49,7 @@ enum gguf_type {
 
 enum {
         GGUF_DIMS_MAX = 4,
-        GGUF_NAME_MAX = UINT16_MAX,         /* bytes of a key or of a tensor's name */
+        GGUF_NAME_MAX = UINT16_MAX, /* bytes of a key or of a tensor's name */
         GGUF_ALIGNMENT_DEFAULT = 32,
         GGUF_ALIGNMENT_MAX = 1024 * 1024,
 };
@@ -61,25 +62,29 @@ struct gguf_string {
         uint64_t size;
 };
 
-/* A view of an array of scalars or strings; read it by the gguf_array_*() functions, the numbers are unaligned. */
+/* A view of an array of scalars or strings; read it by the gguf_array_*() functions, the numbers are
+ * unaligned. */
 struct gguf_array {
         enum gguf_type type; /* of the elements; never GGUF_ARRAY */
         uint64_t n;
         const uint8_t *data;
-        const uint64_t *index; /* strings only: [n + 1] where each one's length field is, from data, and the end */
+        const uint64_t
+                *index; /* strings only: [n + 1] where each one's length field is, from data, and the end */
 };
 
 struct gguf_tensor {
         struct gguf_string name;
         uint32_t type;                /* ggml type number, one of gguf_tensor_type()'s */
         uint32_t n_dims;              /* 1 … GGUF_DIMS_MAX */
-        uint64_t dims[GGUF_DIMS_MAX]; /* dims[0] is a row's length and a multiple of the block; those past n_dims are 1 */
+        uint64_t dims[GGUF_DIMS_MAX]; /* dims[0] is a row's length and a multiple of the block; those past
+                                         n_dims are 1 */
         uint32_t file;                /* where it is: number of the file, */
         uint64_t offset, size;        /* and bytes in it; the offset is a multiple of the alignment */
         const void *data;             /* the same, mapped */
 };
 
-/* How values of a tensor type lie in the file. Every type of the format, also those no kernel computes with. */
+/* How values of a tensor type lie in the file. Every type of the format, also those no kernel computes with.
+ */
 struct gguf_tensor_type {
         const char *name;
         uint32_t block_values, block_bytes;
@@ -92,13 +97,14 @@ struct gguf_file {
         uint64_t size;
 };
 
-/* Opens and checks a file. 0, GGUF_E_INVALID, or a negative errno of opening, mapping or allocating; `reason` (may
- * be NULL) names the file, the field and the offset. The new object is the caller's: gguf_free(). */
+/* Opens and checks a file. 0, GGUF_E_INVALID, or a negative errno of opening, mapping or allocating; `reason`
+ * (may be NULL) names the file, the field and the offset. The new object is the caller's: gguf_free(). */
 int gguf_open(struct gguf **ret, const char *path, struct reason *reason);
 
-/* The same for bytes in memory, which stay the caller's and must outlive the object. `data` is aligned to 64 bytes
- * (else -EINVAL); `name` stands for the path in messages. */
-int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const char *name, struct reason *reason);
+/* The same for bytes in memory, which stay the caller's and must outlive the object. `data` is aligned to 64
+ * bytes (else -EINVAL); `name` stands for the path in messages. */
+int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const char *name,
+                     struct reason *reason);
 
 void gguf_free(struct gguf *g);
 void gguf_freep(struct gguf **g);
@@ -116,8 +122,9 @@ size_t gguf_n_keys(const struct gguf *g);
 struct gguf_string gguf_key(const struct gguf *g, size_t i, enum gguf_type *ret_type);
 bool gguf_has(const struct gguf *g, const char *key);
 
-/* Values by key. 0, GGUF_E_MISSING or GGUF_E_TYPE; the latter two set `reason` (may be NULL). Integers are taken
- * from any integer type when the value fits; floats from F32 and F64 (and from integers); a bool from a bool only. */
+/* Values by key. 0, GGUF_E_MISSING or GGUF_E_TYPE; the latter two set `reason` (may be NULL). Integers are
+ * taken from any integer type when the value fits; floats from F32 and F64 (and from integers); a bool from a
+ * bool only. */
 int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret, struct reason *reason);
 int gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret, struct reason *reason);
 int gguf_get_i64(const struct gguf *g, const char *key, int64_t *ret, struct reason *reason);
@@ -127,8 +134,10 @@ int gguf_get_string(const struct gguf *g, const char *key, struct gguf_string *r
 int gguf_get_array(const struct gguf *g, const char *key, struct gguf_array *ret, struct reason *reason);
 
 /* The same with a value for a key that is absent: 0 or GGUF_E_TYPE. */
-int gguf_get_u32_or(const struct gguf *g, const char *key, uint32_t otherwise, uint32_t *ret, struct reason *reason);
-int gguf_get_f32_or(const struct gguf *g, const char *key, float otherwise, float *ret, struct reason *reason);
+int gguf_get_u32_or(const struct gguf *g, const char *key, uint32_t otherwise, uint32_t *ret,
+                    struct reason *reason);
+int gguf_get_f32_or(const struct gguf *g, const char *key, float otherwise, float *ret,
+                    struct reason *reason);
 int gguf_get_bool_or(const struct gguf *g, const char *key, bool otherwise, bool *ret, struct reason *reason);
 
 /* Elements of an array; `i` must be below n. The string one is for arrays of strings; the numeric ones return

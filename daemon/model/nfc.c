@@ -102,7 +102,8 @@ int nfc(const char *text, size_t n, char **ret, size_t *ret_n) {
         r = reorder(codes, count);
         if (r)
                 return r;
-        composed = utf8proc_normalize_utf32(codes, (utf8proc_ssize_t) count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        composed =
+                utf8proc_normalize_utf32(codes, (utf8proc_ssize_t) count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         if (composed < 0)
                 return -ENOMEM;
         out = malloc((size_t) composed * 4 + 1);

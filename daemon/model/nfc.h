@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Unicode normalisation form C (UAX 15), in time linear in the text however many marks are piled on one letter. */
+/* Unicode normalisation form C (UAX 15), in time linear in the text however many marks are piled on one
+ * letter. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -55,7 +55,8 @@ size_t sentencepiece_spell(enum token_type type, struct gguf_string text, char *
         return n;
 }
 
-static int charsmap_init(struct charsmap *m, struct tokenizer *t, const struct gguf *g, struct reason *reason) {
+static int charsmap_init(struct charsmap *m, struct tokenizer *t, const struct gguf *g,
+                         struct reason *reason) {
         static const char key[] = "tokenizer.ggml.precompiled_charsmap";
         struct gguf_array a;
         struct cursor c;
@@ -64,14 +65,15 @@ static int charsmap_init(struct charsmap *m, struct tokenizer *t, const struct g
         if (!gguf_has(g, key))
                 return 0;
         if (gguf_get_array(g, key, &a, NULL) != 0 || (a.type != GGUF_U8 && a.type != GGUF_I8))
-                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' is not an array of bytes", t->name, key);
+                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' is not an array of bytes",
+                                     t->name, key);
         if (a.n == 0)
                 return 0;
         c = (struct cursor) { .base = a.data, .size = a.n };
         if (!cursor_u32(&c, &size) || size == 0 || size % sizeof(*m->units) != 0 || size >= cursor_left(&c) ||
             a.data[a.n - 1] != '\0')
-                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: '%s' has no trie with strings behind it",
-                                     t->name, key);
+                return reason_return(reason, TOKENIZER_E_INVALID,
+                                     "%.60s: '%s' has no trie with strings behind it", t->name, key);
         m->n_units = size / sizeof(*m->units);
         m->strings_size = cursor_left(&c) - size;
         m->units = malloc(size);
@@ -86,7 +88,8 @@ static int charsmap_init(struct charsmap *m, struct tokenizer *t, const struct g
         return 0;
 }
 
-/* Bits of a unit: 0-7 label, 8 has a leaf, 9 offset is in steps of 256, 10-31 offset; a leaf has bit 31 and a value. */
+/* Bits of a unit: 0-7 label, 8 has a leaf, 9 offset is in steps of 256, 10-31 offset; a leaf has bit 31 and a
+ * value. */
 static size_t unit_offset(uint32_t unit) {
         return (size_t) (unit >> 10) << (unit & 1u << 9 ? 8 : 0);
 }
@@ -120,13 +123,15 @@ static size_t charsmap_find(const struct charsmap *m, const char *text, size_t s
         return found;
 }
 
-int sentencepiece_init(struct sentencepiece *s, struct tokenizer *t, const struct gguf *g, struct reason *reason) {
+int sentencepiece_init(struct sentencepiece *s, struct tokenizer *t, const struct gguf *g,
+                       struct reason *reason) {
         *s = (struct sentencepiece) { .space_first = true };
         if (!t->scores)
-                return reason_return(reason, TOKENIZER_E_INVALID, "%.60s: the key 'tokenizer.ggml.scores' is missing",
-                                     t->name);
+                return reason_return(reason, TOKENIZER_E_INVALID,
+                                     "%.60s: the key 'tokenizer.ggml.scores' is missing", t->name);
         if (gguf_get_bool_or(g, "tokenizer.ggml.add_space_prefix", true, &s->space_first, reason) != 0 ||
-            gguf_get_bool_or(g, "tokenizer.ggml.remove_extra_whitespaces", false, &s->spaces_merge, reason) != 0)
+            gguf_get_bool_or(g, "tokenizer.ggml.remove_extra_whitespaces", false, &s->spaces_merge, reason) !=
+                    0)
                 return TOKENIZER_E_INVALID;
         t->drops_space = s->space_first || s->spaces_merge;
         for (size_t byte = 0; byte < ELEMENTS(s->bytes); byte++)
@@ -211,8 +216,8 @@ static int normalize_rest(const struct sentencepiece *s, const char *text, size_
         return 0;
 }
 
-int sentencepiece_normalize(const struct sentencepiece *s, const char *text, size_t size, bool first, char **ret,
-                            size_t *ret_size) {
+int sentencepiece_normalize(const struct sentencepiece *s, const char *text, size_t size, bool first,
+                            char **ret, size_t *ret_size) {
         struct output o = { .data = NULL };
         int r;
 
@@ -240,8 +245,8 @@ int sentencepiece_normalize(const struct sentencepiece *s, const char *text, siz
         return 0;
 }
 
-int sentencepiece_unknown(const struct sentencepiece *s, const struct tokenizer *t, const char *bytes, size_t size,
-                          bool *was_unknown, struct token_list *out) {
+int sentencepiece_unknown(const struct sentencepiece *s, const struct tokenizer *t, const char *bytes,
+                          size_t size, bool *was_unknown, struct token_list *out) {
         bool all = true;
         int r = 0;
 

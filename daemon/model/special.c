@@ -36,7 +36,8 @@ void special_set_deinit(struct special_set *s) {
 }
 
 /* The first of items[low … high), all longer than `depth`, whose byte there is at least `byte`. */
-static size_t special_bound(const struct special_set *s, size_t low, size_t high, size_t depth, unsigned byte) {
+static size_t special_bound(const struct special_set *s, size_t low, size_t high, size_t depth,
+                            unsigned byte) {
         while (low < high) {
                 const size_t middle = low + (high - low) / 2;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* SentencePiece BPE (tokenizer.ggml.model "llama"): characters join whenever their sum is a piece, the piece with the
- * highest score first. */
+/* SentencePiece BPE (tokenizer.ggml.model "llama"): characters join whenever their sum is a piece, the piece
+ * with the highest score first. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@ struct spm {
         struct strmap pieces;
         uint32_t *ranks; /* [n] place in the order of falling score; equal scores share one */
         uint32_t piece_max;
-        bool words;      /* no piece has a space behind something else: text can be cut there */
+        bool words; /* no piece has a space behind something else: text can be cut there */
 };
 
 struct scored {
@@ -127,8 +127,8 @@ static int emit(struct encoding *e, const char *word) {
                 const struct bpe_symbol *symbol = &e->bpe.symbols[i];
 
                 if (symbol->id == BPE_NONE) {
-                        r = sentencepiece_unknown(&e->s->base, e->t, word + symbol->start, symbol->size, &e->was_unknown,
-                                                  e->out);
+                        r = sentencepiece_unknown(&e->s->base, e->t, word + symbol->start, symbol->size,
+                                                  &e->was_unknown, e->out);
                         continue;
                 }
                 e->was_unknown = false;
@@ -146,7 +146,8 @@ static int encode_word(struct encoding *e, const char *word, size_t size) {
                 uint32_t id;
 
                 n = sentencepiece_character(word + i, size - i);
-                r = bpe_add(&e->bpe, strmap_get(&e->s->pieces, word + i, n, &id) ? (int32_t) id : BPE_NONE, n);
+                r = bpe_add(&e->bpe, strmap_get(&e->s->pieces, word + i, n, &id) ? (int32_t) id : BPE_NONE,
+                            n);
                 if (r)
                         return r;
         }
@@ -165,7 +166,8 @@ static size_t word_size(const char *text, size_t size) {
         return i;
 }
 
-static int spm_encode(const struct tokenizer *t, const char *text, size_t size, bool first, struct token_list *out) {
+static int spm_encode(const struct tokenizer *t, const char *text, size_t size, bool first,
+                      struct token_list *out) {
         struct encoding e = { .t = t, .s = t->state, .bpe = BPE_NULL, .out = out };
         _cleanup_(freep) char *normal = NULL;
         size_t n;

@@ -33,11 +33,13 @@ struct tokenizer_ops {
         /* Writes the bytes that a token stands for into `out` and returns how many; at most `text.size` +
          * SPELL_EXTRA. */
         size_t (*spell)(enum token_type type, struct gguf_string text, char *out);
-        /* Sets t->state from the file. TOKENIZER_E_INVALID, -ENOMEM. What was made of the state is freed by free(). */
+        /* Sets t->state from the file. TOKENIZER_E_INVALID, -ENOMEM. What was made of the state is freed by
+         * free(). */
         int (*load)(struct tokenizer *t, const struct gguf *g, struct reason *reason);
         void (*free)(struct tokenizer *t);
         /* Appends the tokens of text without special tokens; `first` when no token or text came before it. */
-        int (*encode)(const struct tokenizer *t, const char *text, size_t size, bool first, struct token_list *out);
+        int (*encode)(const struct tokenizer *t, const char *text, size_t size, bool first,
+                      struct token_list *out);
         bool adds_bos; /* unless the file says otherwise */
 };
 

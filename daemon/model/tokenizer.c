@@ -94,7 +94,8 @@ static int load_scores(struct tokenizer *t, const struct gguf *g, struct reason 
         for (uint32_t id = 0; id < t->n; id++) {
                 double score;
 
-                if (scores.type == GGUF_STRING || !gguf_array_f64(&scores, id, &score) || !isfinite((float) score))
+                if (scores.type == GGUF_STRING || !gguf_array_f64(&scores, id, &score) ||
+                    !isfinite((float) score))
                         return refuse(t, reason, "element %u of '%s' is not a finite number", id, key);
                 t->scores[id] = (float) score;
         }
@@ -118,8 +119,8 @@ static int load_tokens(struct tokenizer *t, const struct gguf *g, struct reason 
                 const struct gguf_string text = gguf_array_string(&tokens, id);
 
                 if (text.size > TOKENIZER_PIECE_MAX)
-                        return refuse(t, reason, "token %u has %" PRIu64 " bytes, more than %d", id, text.size,
-                                      TOKENIZER_PIECE_MAX);
+                        return refuse(t, reason, "token %u has %" PRIu64 " bytes, more than %d", id,
+                                      text.size, TOKENIZER_PIECE_MAX);
                 total += text.size + SPELL_EXTRA;
         }
         t->tokens = calloc(t->n, sizeof(*t->tokens));
@@ -135,7 +136,8 @@ static int load_tokens(struct tokenizer *t, const struct gguf *g, struct reason 
                 struct token *token = &t->tokens[id];
 
                 token->text = t->bytes + used;
-                token->size = (uint32_t) t->ops->spell(token->type, gguf_array_string(&tokens, id), t->bytes + used);
+                token->size = (uint32_t) t->ops->spell(token->type, gguf_array_string(&tokens, id),
+                                                       t->bytes + used);
                 used += token->size;
                 t->piece_max = MAX(t->piece_max, token->size);
         }
@@ -160,15 +162,16 @@ static int load_special(struct tokenizer *t, bool control, struct special_set *r
                     (token->type != TOKEN_USER_DEFINED && !(control && token->type == TOKEN_CONTROL)))
                         continue;
                 if (token->size > TOKENIZER_SPECIAL_MAX)
-                        return refuse(t, reason, "the special token %u has %u bytes, more than %d", id, token->size,
-                                      TOKENIZER_SPECIAL_MAX);
+                        return refuse(t, reason, "the special token %u has %u bytes, more than %d", id,
+                                      token->size, TOKENIZER_SPECIAL_MAX);
                 items[n++] = (struct special) { .text = token->text, .size = token->size, .id = (int32_t) id };
         }
         special_set_init(ret, steal_ptr(items), n);
         return 0;
 }
 
-static int load_id(struct tokenizer *t, const struct gguf *g, const char *key, int32_t *ret, struct reason *reason) {
+static int load_id(struct tokenizer *t, const struct gguf *g, const char *key, int32_t *ret,
+                   struct reason *reason) {
         uint32_t id;
         int r;
 
@@ -194,9 +197,27 @@ int32_t tokenizer_control(const struct tokenizer *t, const char *name) {
 /* Files name one end token, chat models stop at others too; these are theirs. */
 static void load_eog(struct tokenizer *t, int32_t eom) {
         static const char *const names[] = {
-                "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>",
-                "<|call|>", "<end_of_turn>", "<turn|>", "<|eot|>", "<EOT>", "<_EOT>", "</s>", "<eos>", "<|eos|>",
-                "<｜end▁of▁sentence｜>", "<|end_of_sentence|>", "<|endofturn|>", "[EOS]", "[EOT]",
+                "<|endoftext|>",
+                "<|end_of_text|>",
+                "<|eot_id|>",
+                "<|eom_id|>",
+                "<|im_end|>",
+                "<|end|>",
+                "<|return|>",
+                "<|call|>",
+                "<end_of_turn>",
+                "<turn|>",
+                "<|eot|>",
+                "<EOT>",
+                "<_EOT>",
+                "</s>",
+                "<eos>",
+                "<|eos|>",
+                "<｜end▁of▁sentence｜>",
+                "<|end_of_sentence|>",
+                "<|endofturn|>",
+                "[EOS]",
+                "[EOT]",
         };
         const int32_t ids[] = { t->eos, t->eot, eom };
 
@@ -206,7 +227,8 @@ static void load_eog(struct tokenizer *t, int32_t eom) {
                 if (id >= 0)
                         t->tokens[id].eog = true;
         }
-        /* Harmony (gpt-oss) ends each of an answer's messages with <|end|> and goes on to the next channel. */
+        /* Harmony (gpt-oss) ends each of an answer's messages with <|end|> and goes on to the next channel.
+         */
         if (tokenizer_control(t, "<|return|>") >= 0 && tokenizer_control(t, "<|end|>") >= 0)
                 t->tokens[tokenizer_control(t, "<|end|>")].eog = false;
         for (size_t i = 0; i < ELEMENTS(ids); i++)
@@ -216,8 +238,9 @@ static void load_eog(struct tokenizer *t, int32_t eom) {
 
 static int load_ids(struct tokenizer *t, const struct gguf *g, struct reason *reason) {
         static const char *const keys[] = {
-                "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
-                "tokenizer.ggml.eom_token_id", "tokenizer.ggml.unknown_token_id",
+                "tokenizer.ggml.bos_token_id",     "tokenizer.ggml.eos_token_id",
+                "tokenizer.ggml.eot_token_id",     "tokenizer.ggml.eom_token_id",
+                "tokenizer.ggml.unknown_token_id",
         };
         int32_t eom, *const ids[] = { &t->bos, &t->eos, &t->eot, &eom, &t->unknown };
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Text to tokens and back, by the vocabulary that a GGUF file carries. The file is hostile: every table is checked
- * when the tokenizer is made, which copies what it needs and forgets the file. A tokenizer never changes then, and
- * any number of threads may use it.
+/* Text to tokens and back, by the vocabulary that a GGUF file carries. The file is hostile: every table is
+ * checked when the tokenizer is made, which copies what it needs and forgets the file. A tokenizer never
+ * changes then, and any number of threads may use it.
  *
- * Text is any bytes. Those that are not UTF-8 are kept: what is decoded is what was encoded, but where a model's own
- * normalisation changes text (NFC, spaces). */
+ * Text is any bytes. Those that are not UTF-8 are kept: what is decoded is what was encoded, but where a
+ * model's own normalisation changes text (NFC, spaces). */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,7 +37,8 @@ struct token_list {
         size_t n, capacity;
 };
 
-#define TOKEN_LIST_NULL { .ids = NULL }
+#define TOKEN_LIST_NULL                                                                                      \
+        { .ids = NULL }
 
 void token_list_deinit(struct token_list *list);
 /* -ENOMEM. */
@@ -49,10 +50,11 @@ void tokenizer_free(struct tokenizer *t);
 void tokenizer_freep(struct tokenizer **t);
 
 enum {
-        TOKENIZE_SPECIAL = 1 << 0, /* control tokens that are spelled in the text become those tokens. Never set this
-                                    * for what a user typed: else it is plain text, but for tokens that the model's
-                                    * authors made to be recognised anywhere (user-defined ones). */
-        TOKENIZE_BOS = 1 << 1,     /* begin with the begin-of-text token if the model wants one there */
+        TOKENIZE_SPECIAL =
+                1 << 0, /* control tokens that are spelled in the text become those tokens. Never set this
+                         * for what a user typed: else it is plain text, but for tokens that the model's
+                         * authors made to be recognised anywhere (user-defined ones). */
+        TOKENIZE_BOS = 1 << 1, /* begin with the begin-of-text token if the model wants one there */
 };
 
 /* A stretch of text with its own TOKENIZE_SPECIAL or not. */
@@ -62,18 +64,19 @@ struct token_text {
         unsigned flags;
 };
 
-/* Appends the tokens of `text` to `out`; on failure `out` is as it was. TOKENIZER_E_TEXT, TOKENIZER_E_SIZE, -ENOMEM.
- * Time is O(n log n) for any text. */
-int tokenizer_encode(const struct tokenizer *t, const char *text, size_t size, unsigned flags, struct token_list *out);
+/* Appends the tokens of `text` to `out`; on failure `out` is as it was. TOKENIZER_E_TEXT, TOKENIZER_E_SIZE,
+ * -ENOMEM. Time is O(n log n) for any text. */
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t size, unsigned flags,
+                     struct token_list *out);
 
-/* The same for parts that follow each other, tokenised as one text: words may run over from one into the next, but a
- * special token lies in one part. TOKENIZE_BOS counts in the first part. */
+/* The same for parts that follow each other, tokenised as one text: words may run over from one into the
+ * next, but a special token lies in one part. TOKENIZE_BOS counts in the first part. */
 int tokenizer_encode_parts(const struct tokenizer *t, const struct token_text *parts, size_t n,
                            struct token_list *out);
 
 uint32_t tokenizer_size(const struct tokenizer *t);
-/* The bytes of a token, which live as long as the tokenizer; a control token's are its name. NULL for an id that is
- * none. */
+/* The bytes of a token, which live as long as the tokenizer; a control token's are its name. NULL for an id
+ * that is none. */
 const char *tokenizer_piece(const struct tokenizer *t, int32_t id, size_t *ret_size);
 /* The score that the vocabulary gives a token; 0 where it has none. */
 float tokenizer_score(const struct tokenizer *t, int32_t id);
@@ -92,8 +95,8 @@ bool tokenizer_adds_bos(const struct tokenizer *t);
 /* Most bytes of any token. */
 size_t tokenizer_piece_max(const struct tokenizer *t);
 
-/* Tokens to text, one at a time, never handing out part of a UTF-8 character: up to three bytes wait for the next
- * token. One per stream; not thread-safe. */
+/* Tokens to text, one at a time, never handing out part of a UTF-8 character: up to three bytes wait for the
+ * next token. One per stream; not thread-safe. */
 struct detokenizer {
         const struct tokenizer *tokenizer;
         char *buffer;
@@ -105,14 +108,15 @@ struct detokenizer {
 
 enum {
         DETOKENIZE_SPECIAL = 1 << 0, /* spell out control tokens instead of leaving them out */
-        DETOKENIZE_CONTINUE = 1 << 1, /* text came before: keep the space that the vocabulary puts before a text */
+        DETOKENIZE_CONTINUE =
+                1 << 1, /* text came before: keep the space that the vocabulary puts before a text */
 };
 
 /* -ENOMEM. The tokenizer must outlive it. */
 int detokenizer_init(struct detokenizer *d, const struct tokenizer *t, unsigned flags);
 void detokenizer_deinit(struct detokenizer *d);
-/* The whole characters that this token completes, perhaps none; ids outside the vocabulary are none. The bytes live
- * until the next call. Bytes that are not UTF-8 come as they are. */
+/* The whole characters that this token completes, perhaps none; ids outside the vocabulary are none. The
+ * bytes live until the next call. Bytes that are not UTF-8 come as they are. */
 const char *detokenizer_push(struct detokenizer *d, int32_t id, size_t *ret_size);
 /* At the end: the bytes still waiting, as they are. */
 const char *detokenizer_flush(struct detokenizer *d, size_t *ret_size);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* SentencePiece unigram (tokenizer.ggml.model "t5"; arXiv 1804.10959): of all ways to cut the text into pieces the one
- * with the highest sum of scores, found from left to right. */
+/* SentencePiece unigram (tokenizer.ggml.model "t5"; arXiv 1804.10959): of all ways to cut the text into
+ * pieces the one with the highest sum of scores, found from left to right. */
 #include <errno.h>
 #include <float.h>
 #include <stdlib.h>
@@ -19,8 +19,9 @@ struct unigram {
         float lowest, highest; /* scores of normal pieces */
 };
 
-/* The best way to cut the text up to here: its last piece starts at `start`. Scores are added up in single precision
- * and in this order, as SentencePiece does, since sums that differ in the last bit choose different pieces. */
+/* The best way to cut the text up to here: its last piece starts at `start`. Scores are added up in single
+ * precision and in this order, as SentencePiece does, since sums that differ in the last bit choose different
+ * pieces. */
 struct node {
         float score;
         uint32_t start;
@@ -54,7 +55,9 @@ static int unigram_load(struct tokenizer *t, const struct gguf *g, struct reason
                 const struct token *token = &t->tokens[id];
 
                 if (is_piece(token))
-                        items[n++] = (struct special) { .text = token->text, .size = token->size, .id = (int32_t) id };
+                        items[n++] = (struct special) { .text = token->text,
+                                                       .size = token->size,
+                                                       .id = (int32_t) id };
                 if (token->type == TOKEN_NORMAL) {
                         u->lowest = MIN(u->lowest, t->scores[id]);
                         u->highest = MAX(u->highest, t->scores[id]);
@@ -79,8 +82,10 @@ static void offer(struct node *node, float score, uint32_t start, int32_t id) {
                 *node = (struct node) { .score = score, .start = start, .id = id, .reached = true };
 }
 
-/* Extends the best cut up to `at` by every piece that starts there. Returns where the next character starts. */
-static size_t extend(const struct tokenizer *t, struct node *nodes, const char *text, size_t size, size_t at) {
+/* Extends the best cut up to `at` by every piece that starts there. Returns where the next character starts.
+ */
+static size_t extend(const struct tokenizer *t, struct node *nodes, const char *text, size_t size,
+                     size_t at) {
         const struct unigram *u = t->state;
         const size_t character = sentencepiece_character(text + at, size - at);
         const float here = nodes[at].score;
@@ -125,7 +130,8 @@ static int emit(const struct tokenizer *t, const struct node *nodes, const char 
 
         for (size_t at = 0; r == 0 && at < size; at = nodes[at].start) {
                 if (nodes[at].id == BPE_NONE) {
-                        r = sentencepiece_unknown(&u->base, t, text + at, nodes[at].start - at, &was_unknown, out);
+                        r = sentencepiece_unknown(&u->base, t, text + at, nodes[at].start - at, &was_unknown,
+                                                  out);
                         continue;
                 }
                 was_unknown = false;

@@ -4,7 +4,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* What may follow a lead byte (Unicode 15, table 3-7): the number of continuation bytes and the range of the first. */
+/* What may follow a lead byte (Unicode 15, table 3-7): the number of continuation bytes and the range of the
+ * first. */
 struct lead {
         uint8_t follow, low, high;
 };
@@ -32,7 +33,8 @@ static bool lead_of(uint8_t c, struct lead *ret) {
         return true;
 }
 
-/* How many of the `n` bytes from `s` on agree with a character that starts there; *ret_need is its whole length. */
+/* How many of the `n` bytes from `s` on agree with a character that starts there; *ret_need is its whole
+ * length. */
 static unsigned agree(const uint8_t *s, size_t n, unsigned *ret_need) {
         struct lead l;
         unsigned i;

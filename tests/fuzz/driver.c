@@ -3,8 +3,8 @@
  *
  *     fuzz-x [--runs N] [--first N] [--write-seeds FOLDER] [FILE…]
  *
- * replays the files, if any are named; else every seed as it is, then N mutations of them. Which mutation a run is
- * follows from its number alone, so `--first N --runs 1` repeats one; a crash says its number. */
+ * replays the files, if any are named; else every seed as it is, then N mutations of them. Which mutation a
+ * run is follows from its number alone, so `--first N --runs 1` repeats one; a crash says its number. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -55,9 +55,34 @@ static uint64_t below(uint64_t *state, uint64_t n) {
 /* Numbers at which counts and sizes break. */
 static uint64_t odd_number(uint64_t *state) {
         static const uint64_t numbers[] = {
-                0, 1, 2, 3, 4, 7, 8, 9, 12, 13, 16, 31, 32, 33, 255, 256, 65535, 65536, INT32_MAX, (uint64_t) INT32_MAX + 1,
-                UINT32_MAX, (uint64_t) UINT32_MAX + 1, INT64_MAX, (uint64_t) INT64_MAX + 1, UINT64_MAX - 7, UINT64_MAX,
-                UINT64_MAX / 4 + 1, UINT64_MAX / 8 + 1,
+                0,
+                1,
+                2,
+                3,
+                4,
+                7,
+                8,
+                9,
+                12,
+                13,
+                16,
+                31,
+                32,
+                33,
+                255,
+                256,
+                65535,
+                65536,
+                INT32_MAX,
+                (uint64_t) INT32_MAX + 1,
+                UINT32_MAX,
+                (uint64_t) UINT32_MAX + 1,
+                INT64_MAX,
+                (uint64_t) INT64_MAX + 1,
+                UINT64_MAX - 7,
+                UINT64_MAX,
+                UINT64_MAX / 4 + 1,
+                UINT64_MAX / 8 + 1,
         };
 
         return numbers[below(state, ELEMENTS(numbers))];

@@ -30,7 +30,8 @@ static void read_array(const struct gguf_array *a) {
                                 sink ^= (uint8_t) (s.data[0] ^ s.data[s.size - 1]);
                         continue;
                 }
-                sink ^= gguf_array_i64(a, i, &i64) ^ gguf_array_f64(a, i, &f64) ^ gguf_array_bool(a, i, &flag);
+                sink ^= gguf_array_i64(a, i, &i64) ^ gguf_array_f64(a, i, &f64) ^
+                        gguf_array_bool(a, i, &flag);
         }
 }
 
@@ -83,7 +84,8 @@ static void translate(const struct tokenizer *t, const char *text, size_t size, 
         check(detokenizer_init(&d, t, DETOKENIZE_SPECIAL) == 0);
         for (size_t i = 0; i <= list.n; i++) {
                 size_t part;
-                const char *piece = i < list.n ? detokenizer_push(&d, list.ids[i], &part) : detokenizer_flush(&d, &part);
+                const char *piece =
+                        i < list.n ? detokenizer_push(&d, list.ids[i], &part) : detokenizer_flush(&d, &part);
 
                 check(used + part <= n && memcmp(whole + used, piece, part) == 0);
                 used += part;
@@ -108,7 +110,8 @@ static void talk(const struct gguf *g, const struct tokenizer *t, const char *te
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-        static const char text[] = "Hello <|e|>, na\xc3\xafve 123 caf\x65\xcc\x81 \xe6\xbc\xa2\xff\xe2\x82  \n\n don't";
+        static const char text[] =
+                "Hello <|e|>, na\xc3\xafve 123 caf\x65\xcc\x81 \xe6\xbc\xa2\xff\xe2\x82  \n\n don't";
         _cleanup_(tokenizer_freep) struct tokenizer *t = NULL;
         _cleanup_(gguf_freep) struct gguf *g = NULL;
         struct reason reason;
@@ -123,7 +126,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 read_tensors(g);
                 if (tokenizer_new(&t, g, &reason) == 0) {
                         translate(t, text, sizeof(text) - 1, 0);
-                        translate(t, (const char *) data + size - tail, tail, TOKENIZE_SPECIAL | TOKENIZE_BOS);
+                        translate(t, (const char *) data + size - tail, tail,
+                                  TOKENIZE_SPECIAL | TOKENIZE_BOS);
                         talk(g, t, text, sizeof(text) - 1);
                 }
                 gguf_free(g);
@@ -169,7 +173,8 @@ static uint8_t *seed_small(size_t *ret_size) {
 
 /* Scored pieces, and a map of one character whose trie is as small as can be. */
 static uint8_t *seed_pieces(const char *model, size_t *ret_size) {
-        static const char *const tokens[] = { "<unk>", "</s>", "<u>", "H", "e", "l", "\xe2\x96\x81", "He", "lo", "<0xFF>" };
+        static const char *const tokens[] = { "<unk>", "</s>",         "<u>", "H",  "e",
+                                              "l",     "\xe2\x96\x81", "He",  "lo", "<0xFF>" };
         static const int32_t types[] = { 2, 3, 4, 1, 1, 1, 1, 1, 1, 6 };
         static const float scores[] = { 0, 0, 0, -4, -5, -6, -2, -3, -2.5f, 0 };
         struct gguf_builder b = GGUF_BUILDER_INIT;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* A fuzzer: one function that takes any bytes and must come back, and seeds to start from. Linked with libFuzzer
+/* A fuzzer: one function that takes any bytes and must come back, and seeds to start from. Linked with
+ * libFuzzer
  * (-Dfuzz=true, clang) or with driver.c, which mutates the seeds by itself. */
 
 #include <stddef.h>

@@ -71,8 +71,8 @@ static bool tied(const struct tokenizer *t, struct field expected, const struct 
         return difference < 1e-3 && difference > -1e-3;
 }
 
-static int check_ids(struct fixture_tokenizer *f, const struct tokenizer *t, const struct record *r, size_t number,
-                     bool by_score) {
+static int check_ids(struct fixture_tokenizer *f, const struct tokenizer *t, const struct record *r,
+                     size_t number, bool by_score) {
         struct token_list ids = TOKEN_LIST_NULL, plain = TOKEN_LIST_NULL;
         _cleanup_(freep) char *text = NULL;
         const struct field decoded = r->decoded.n == ABSENT ? r->text : r->decoded;
@@ -112,8 +112,8 @@ static int read_file(const char *path, uint8_t **ret, size_t *ret_size) {
         return 0;
 }
 
-static int run_pairs(struct fixture_tokenizer *f, const struct tokenizer *t, const char *folder, const char *name,
-                     struct reason *reason) {
+static int run_pairs(struct fixture_tokenizer *f, const struct tokenizer *t, const char *folder,
+                     const char *name, struct reason *reason) {
         _cleanup_(freep) uint8_t *data = NULL;
         _cleanup_(freep) char *path = NULL;
         struct cursor c = { .base = NULL };

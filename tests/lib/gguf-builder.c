@@ -105,8 +105,8 @@ static void pad(struct bytes *b, uint64_t alignment) {
                 bytes_u8(b, 0);
 }
 
-void gguf_builder_tensor(struct gguf_builder *b, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *dims,
-                         const void *data, size_t size) {
+void gguf_builder_tensor(struct gguf_builder *b, const char *name, uint32_t type, uint32_t n_dims,
+                         const uint64_t *dims, const void *data, size_t size) {
         pad(&b->data, b->alignment);
         bytes_string(&b->tensors, name);
         bytes_u32(&b->tensors, n_dims);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Makes GGUF files in memory for tests: whole ones, and broken ones by writing their parts by hand. Ends the process
- * when memory is out. */
+/* Makes GGUF files in memory for tests: whole ones, and broken ones by writing their parts by hand. Ends the
+ * process when memory is out. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -30,7 +30,8 @@ struct gguf_builder {
         struct bytes pairs, tensors, data; /* as in the file; may be appended to by hand */
 };
 
-#define GGUF_BUILDER_INIT { .version = 3, .alignment = 32 }
+#define GGUF_BUILDER_INIT                                                                                    \
+        { .version = 3, .alignment = 32 }
 
 void gguf_builder_u32(struct gguf_builder *b, const char *key, uint32_t value);
 void gguf_builder_f32(struct gguf_builder *b, const char *key, float value);
@@ -42,8 +43,8 @@ void gguf_builder_f32s(struct gguf_builder *b, const char *key, const float *val
 /* The key and type of a value that follows by hand. */
 void gguf_builder_key(struct gguf_builder *b, const char *key, uint32_t type);
 /* `size` bytes of data at the next aligned offset; only the description is checked by nobody. */
-void gguf_builder_tensor(struct gguf_builder *b, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *dims,
-                         const void *data, size_t size);
+void gguf_builder_tensor(struct gguf_builder *b, const char *name, uint32_t type, uint32_t n_dims,
+                         const uint64_t *dims, const void *data, size_t size);
 
 /* The whole file, aligned to 64 bytes, the caller's to free(); the builder is empty afterwards. */
 uint8_t *gguf_builder_finish(struct gguf_builder *b, size_t *ret_size);

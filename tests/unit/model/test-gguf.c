@@ -328,7 +328,8 @@ TEST(gguf_refuses_bad_alignments) {
 }
 
 /* A tensor's description by hand, with eight floats of data behind it. */
-static void describe(struct gguf_builder *b, uint32_t n_dims, const uint64_t *dims, uint32_t type, uint64_t offset) {
+static void describe(struct gguf_builder *b, uint32_t n_dims, const uint64_t *dims, uint32_t type,
+                     uint64_t offset) {
         bytes_string(&b->tensors, "weight");
         bytes_u32(&b->tensors, n_dims);
         for (uint32_t i = 0; i < MIN(n_dims, 8u); i++)
@@ -432,7 +433,8 @@ TEST(gguf_opens_files_and_refuses_what_is_none) {
         unlink(path);
 
         assert_se(gguf_open(&none, path, &reason) == -ENOENT && strstr(reason.text, path));
-        assert_se(gguf_open(&none, "/tmp", &reason) == GGUF_E_INVALID && strstr(reason.text, "not a regular file"));
+        assert_se(gguf_open(&none, "/tmp", &reason) == GGUF_E_INVALID &&
+                  strstr(reason.text, "not a regular file"));
         assert_se(mkfifo(path, 0600) == 0);
         assert_se(gguf_open(&none, path, &reason) == GGUF_E_INVALID);
         unlink(path);

@@ -61,13 +61,14 @@ static void encodes(const struct tokenizer *t, const char *text, const int32_t *
 }
 
 #define IDS(...) ((const int32_t[]) { __VA_ARGS__, -1 })
-#define NO_IDS ((const int32_t[]) { -1 })
+#define NO_IDS   ((const int32_t[]) { -1 })
 
 /* Ids by position. */
 static const struct piece bpe[] = {
-        { "<unk>", UNKNOWN, 0 },  { "<s>", CONTROL, 0 }, { "<0xC3>", BYTE, 0 }, { "<0xA9>", BYTE, 0 }, { "<0xFF>", BYTE, 0 },
-        { META, NORMAL, -9 },     { "a", NORMAL, -9 },   { "b", NORMAL, -9 },   { "c", NORMAL, -9 },   { "bc", NORMAL, -2 },
-        { META "a", NORMAL, -3 }, { "ab", NORMAL, -1 },  { "<u>", USER, 0 },
+        { "<unk>", UNKNOWN, 0 }, { "<s>", CONTROL, 0 }, { "<0xC3>", BYTE, 0 },    { "<0xA9>", BYTE, 0 },
+        { "<0xFF>", BYTE, 0 },   { META, NORMAL, -9 },  { "a", NORMAL, -9 },      { "b", NORMAL, -9 },
+        { "c", NORMAL, -9 },     { "bc", NORMAL, -2 },  { META "a", NORMAL, -3 }, { "ab", NORMAL, -1 },
+        { "<u>", USER, 0 },
 };
 
 TEST(spm_joins_the_highest_score_first) {
@@ -135,7 +136,7 @@ TEST(spm_streams_drop_the_first_space_unless_text_came_before) {
 }
 
 static const struct piece unigram[] = {
-        { "<unk>", UNKNOWN, 0 }, { META, NORMAL, -2 }, { "a", NORMAL, -3 }, { "b", NORMAL, -3 },
+        { "<unk>", UNKNOWN, 0 }, { META, NORMAL, -2 },  { "a", NORMAL, -3 },  { "b", NORMAL, -3 },
         { "ab", NORMAL, -5 },    { "aba", NORMAL, -9 }, { "ba", NORMAL, -4 }, { "user", USER, 0 },
 };
 
@@ -210,9 +211,9 @@ TEST(hostile_pieces_are_refused) {
         static const char *const one[] = { "a" };
         static const float score[] = { 0 };
         static const uint8_t maps[][9] = {
-                { 4, 0, 0, 0, 1, 1, 1, 1, 1 },          /* the strings do not end */
-                { 5, 0, 0, 0, 1, 1, 1, 1, 0 },          /* not whole units, no strings */
-                { 0, 0, 0, 0, 1, 1, 1, 1, 0 },          /* no units */
+                { 4, 0, 0, 0, 1, 1, 1, 1, 1 },             /* the strings do not end */
+                { 5, 0, 0, 0, 1, 1, 1, 1, 0 },             /* not whole units, no strings */
+                { 0, 0, 0, 0, 1, 1, 1, 1, 0 },             /* no units */
                 { 0xfc, 0xff, 0xff, 0xff, 1, 1, 1, 1, 0 }, /* more units than there are */
         };
 

@@ -119,7 +119,8 @@ TEST(special_tokens_are_text_unless_asked_for) {
         encodes(t, "<|e|", TOKENIZE_SPECIAL, IDS('<', '|', 'e', '|'));
         assert_se(tokenizer_control(t, "<|e|>") == end && tokenizer_control(t, "<|e") == -1);
         assert_se(tokenizer_control(t, "<t>") == -1 && tokenizer_control(t, "") == -1);
-        assert_se(tokenizer_is_control(t, end) && !tokenizer_is_control(t, user) && !tokenizer_is_control(t, -1));
+        assert_se(tokenizer_is_control(t, end) && !tokenizer_is_control(t, user) &&
+                  !tokenizer_is_control(t, -1));
 }
 
 TEST(a_word_that_spells_a_control_token_stays_text) {
@@ -180,10 +181,20 @@ static void round_trip(const struct tokenizer *t, const char *text, size_t n) {
 
 TEST(bytes_that_are_not_utf8_round_trip) {
         static const char *const texts[] = {
-                "\xff", "a\xffg", "\xc3", "\xc3(", "\xe2\x82", "\xed\xa0\x80", "\xf8\x88\x80\x80\x80", "\xc0\xaf",
-                "ok \xf0\x9f\x98\x80 \xf0\x9f\x98", "\x80\x80\x80", "na\xc3\xafve \xfe\xfe \xe6\xbc\xa2",
+                "\xff",
+                "a\xffg",
+                "\xc3",
+                "\xc3(",
+                "\xe2\x82",
+                "\xed\xa0\x80",
+                "\xf8\x88\x80\x80\x80",
+                "\xc0\xaf",
+                "ok \xf0\x9f\x98\x80 \xf0\x9f\x98",
+                "\x80\x80\x80",
+                "na\xc3\xafve \xfe\xfe \xe6\xbc\xa2",
         };
-        static const char *const families[] = { "gpt-2", "qwen2", "deepseek-llm", "deepseek-v3", "gpt-4o", "tekken" };
+        static const char *const families[] = { "gpt-2",       "qwen2",  "deepseek-llm",
+                                                "deepseek-v3", "gpt-4o", "tekken" };
         static struct vocabulary v;
         char all[512];
 
@@ -204,7 +215,9 @@ TEST(bytes_that_are_not_utf8_round_trip) {
 TEST(stream_never_splits_a_character) {
         static struct vocabulary v;
         _cleanup_(tokenizer_freep) struct tokenizer *t = NULL;
-        static const char text[] = "\xf0\x9f\x98\x80" "a\xe2\x82" "b";
+        static const char text[] = "\xf0\x9f\x98\x80"
+                                   "a\xe2\x82"
+                                   "b";
         static const size_t sizes[] = { 0, 0, 0, 4, 1, 0, 0, 3 };
         struct detokenizer d;
         size_t size;
@@ -214,7 +227,8 @@ TEST(stream_never_splits_a_character) {
         end = vocabulary_add(&v, "<e>", VOCABULARY_CONTROL);
         t = made(&v, "gpt-2");
         assert_se(detokenizer_init(&d, t, 0) == 0);
-        /* The bytes are tokens 0 … 255 of this vocabulary. "b" shows that the character before it never ends. */
+        /* The bytes are tokens 0 … 255 of this vocabulary. "b" shows that the character before it never ends.
+         */
         for (size_t i = 0; i < sizeof(text) - 1; i++) {
                 const char *piece = detokenizer_push(&d, (uint8_t) text[i], &size);
 
@@ -240,8 +254,10 @@ TEST(stream_never_splits_a_character) {
 }
 
 TEST(text_of_ten_megabytes_takes_no_quadratic_time) {
-        /* One word, one run of space, marks on one letter, half characters: each would take hours if quadratic. */
-        static const char *const units[] = { "a", " ", "\n", "e\xcc\xa7\xcc\x81", "\xcc\x81\xcc\xa7", "\xff", "ab " };
+        /* One word, one run of space, marks on one letter, half characters: each would take hours if
+         * quadratic. */
+        static const char *const units[] = { "a",    " ",  "\n", "e\xcc\xa7\xcc\x81", "\xcc\x81\xcc\xa7",
+                                             "\xff", "ab " };
         static struct vocabulary v;
         _cleanup_(tokenizer_freep) struct tokenizer *t = NULL;
         const size_t n = 10000000;

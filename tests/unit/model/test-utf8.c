@@ -27,8 +27,18 @@ TEST(utf8_round_trips_every_character_and_refuses_surrogates) {
 
 TEST(utf8_refuses_overlong_forms_and_stray_bytes) {
         static const char *const bad[] = {
-                "\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
-                "\xf5\x80\x80\x80", "\xff", "\xfe", "\xe2(\x82", "\xf0\x9f(\x98",
+                "\x80",
+                "\xbf",
+                "\xc0\x80",
+                "\xc1\xbf",
+                "\xe0\x9f\xbf",
+                "\xf0\x8f\xbf\xbf",
+                "\xf4\x90\x80\x80",
+                "\xf5\x80\x80\x80",
+                "\xff",
+                "\xfe",
+                "\xe2(\x82",
+                "\xf0\x9f(\x98",
         };
 
         for (size_t i = 0; i < ELEMENTS(bad); i++) {
@@ -39,7 +49,9 @@ TEST(utf8_refuses_overlong_forms_and_stray_bytes) {
                 assert_se(utf8_invalid(bad[i], strlen(bad[i])) >= 1);
         }
         assert_se(utf8_valid("plain text of more than eight bytes\xff", 36) == 35);
-        assert_se(utf8_invalid("\xff\xfe\x80" "a", 4) == 3);
+        assert_se(utf8_invalid("\xff\xfe\x80"
+                               "a",
+                               4) == 3);
         assert_se(utf8_invalid("a", 1) == 0);
 }
 
@@ -66,11 +78,11 @@ TEST(nfc_composes_orders_and_leaves_alone) {
         becomes("", "");
         becomes("e\xcc\x81", "\xc3\xa9");
         becomes("\xc3\xa9", "\xc3\xa9");
-        becomes("\xe2\x84\xab", "\xc3\x85");                              /* Angstrom sign: singleton */
+        becomes("\xe2\x84\xab", "\xc3\x85");                             /* Angstrom sign: singleton */
         becomes("\xe1\x84\x92\xe1\x85\xa1\xe1\x86\xab", "\xed\x95\x9c"); /* Hangul jamo */
-        becomes("q\xcc\x87\xcc\xa3", "q\xcc\xa3\xcc\x87");                /* marks in canonical order */
-        becomes("\xef\xac\x81", "\xef\xac\x81");                          /* a ligature is compatibility, not canonical */
-        becomes("\xe0\xa4\x95\xe0\xa4\xbc", "\xe0\xa4\x95\xe0\xa4\xbc");  /* composition exclusion */
+        becomes("q\xcc\x87\xcc\xa3", "q\xcc\xa3\xcc\x87");               /* marks in canonical order */
+        becomes("\xef\xac\x81", "\xef\xac\x81"); /* a ligature is compatibility, not canonical */
+        becomes("\xe0\xa4\x95\xe0\xa4\xbc", "\xe0\xa4\x95\xe0\xa4\xbc"); /* composition exclusion */
         assert_se(!nfc_needed("plain \xc3\xa9", 8) && nfc_needed("e\xcc\x81", 3));
 }
 
