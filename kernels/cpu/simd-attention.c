@@ -54,14 +54,26 @@ static void work_init(struct work *w, const struct attention_job *job) {
         }
 }
 
-/* Rows [first, last] of a page, as float32 and padded with zeros. */
-static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot,
-                      uint32_t dim, uint32_t padded, uint32_t first, uint32_t last) {
-        for (uint32_t j = first; j <= last; j++) {
+/* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
+static void prefetch_row(const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t dim) {
+        size_t bytes = dim * (size_t) quant_info(kv->type)->block_bytes;
+        const char *p = (const char *) host_address(base) + slot * bytes;
+
+        for (size_t i = 0; i < bytes; i += 64)
+                _mm_prefetch(p + i, _MM_HINT_T1);
+}
+
+/* The first `n` rows of a page, as float32 and padded with zeros. The page at `next` is asked for meanwhile.
+ */
+static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, size_t next,
+                      uint32_t dim, uint32_t padded, uint32_t n) {
+        for (uint32_t j = 0; j < n; j++) {
                 float *to = dst + (size_t) j * padded;
                 size_t at = (slot + j) * dim;
                 uint32_t i = 0;
 
+                if (next != slot)
+                        prefetch_row(kv, base, next + j, dim);
                 if (kv->type == QUANT_F32) {
                         copy_padded(to, (const float *) host_address(base) + at, dim, padded);
                         continue;
@@ -178,14 +190,14 @@ static uint32_t row_first(const struct op_attention *op, uint32_t position) {
         return op->window && position >= op->window ? position - op->window + 1 : 0;
 }
 
-static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot,
+static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, size_t next,
                        uint32_t last_key) {
         const struct attention_job *job = w->job;
         const struct op_attention *op = job->op;
         uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
 
-        load_page(w->keys, &op->kv, op->kv.k, slot, op->kv.k_dim, w->k, 0, last_used);
-        load_page(w->values, &op->kv, op->kv.v, slot, op->kv.v_dim, w->v, 0, last_used);
+        load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, w->k, last_used + 1);
+        load_page(w->values, &op->kv, op->kv.v, slot, next, op->kv.v_dim, w->v, last_used + 1);
         for (uint32_t r = 0; r < job->rows; r++) {
                 uint32_t position = positions[job->first + r], first = row_first(op, position);
 
@@ -195,6 +207,24 @@ static void visit_page(struct work *w, const int32_t *positions, uint32_t page, 
                         attend_page(w, r * job->heads + h, MAX(first, base) - base,
                                     MIN(position - base, KV_PAGE_TOKENS - 1U));
         }
+}
+
+static size_t page_slot(const struct op_attention *op, int32_t page, uint32_t kv_head) {
+        return ((size_t) page * op->kv.kv_heads + kv_head) * KV_PAGE_TOKENS;
+}
+
+static void store_pair(const struct work *w, uint32_t pair) {
+        const struct op_attention *op = w->job->op;
+        size_t head = w->job->head + pair % w->job->heads, row = w->job->first + pair / w->job->heads;
+        float *out = (float *) host_address(op->out) + (row * op->heads + head) * op->kv.v_dim;
+        const float *sums = w->out + (size_t) pair * w->v;
+        float sum = w->sum[pair];
+        uint32_t i = 0;
+
+        for (; i + VF_LANES <= op->kv.v_dim; i += VF_LANES)
+                vf_store(out + i, vf_load(sums + i) / vf_set(sum));
+        for (; i < op->kv.v_dim; i++)
+                out[i] = sums[i] / sum;
 }
 
 void SIMD_NAME(attention)(const struct attention_job *job) {
@@ -208,14 +238,12 @@ void SIMD_NAME(attention)(const struct attention_job *job) {
         struct work w;
 
         work_init(&w, job);
-        for (uint32_t page = first / KV_PAGE_TOKENS; page <= last / KV_PAGE_TOKENS; page++)
-                visit_page(&w, positions, page,
-                           ((size_t) pages[page] * op->kv.kv_heads + kv_head) * KV_PAGE_TOKENS, last);
-        for (uint32_t i = 0; i < w.pairs; i++) {
-                size_t head = job->head + i % job->heads, row = job->first + i / job->heads;
-                float *out = (float *) host_address(op->out) + (row * op->heads + head) * op->kv.v_dim;
+        for (uint32_t page = first / KV_PAGE_TOKENS; page <= last / KV_PAGE_TOKENS; page++) {
+                size_t slot = page_slot(op, pages[page], kv_head);
+                size_t next = page < last / KV_PAGE_TOKENS ? page_slot(op, pages[page + 1], kv_head) : slot;
 
-                for (uint32_t c = 0; c < op->kv.v_dim; c++)
-                        out[c] = w.out[(size_t) i * w.v + c] / w.sum[i];
+                visit_page(&w, positions, page, slot, next, last);
         }
+        for (uint32_t i = 0; i < w.pairs; i++)
+                store_pair(&w, i);
 }
