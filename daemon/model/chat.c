@@ -48,7 +48,7 @@ struct chat_template {
 static const struct chat_template templates[] = {
         {
                 .name = "qwen2.5",
-                .needles = { "<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." },
+                .needles = { "<|im_start|>", "You are Qwen, created by Alibaba Cloud." },
                 .begin = "",
                 .generate = "<|im_start|>assistant\n",
                 .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
@@ -86,7 +86,8 @@ static const struct chat_template templates[] = {
                 .turns = {
                         [CHAT_SYSTEM] = { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
                         [CHAT_USER] = { "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>" },
-                        [CHAT_ASSISTANT] = { "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>" },
+                        [CHAT_ASSISTANT] = { "<|start_header_id|>assistant<|end_header_id|>\n\n",
+                                             "<|eot_id|>" },
                 },
         },
         {
@@ -161,7 +162,8 @@ static const struct chat_template templates[] = {
         {
                 .name = "gpt-oss",
                 .needles = { "<|start|>", "<|channel|>", "<|message|>" },
-                .begin = "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+                .begin = "<|start|>system<|message|>You are ChatGPT, a large language model trained by "
+                         "OpenAI.\n"
                          "Knowledge cutoff: 2024-06\n\nReasoning: medium\n\n"
                          "# Valid channels: analysis, commentary, final. "
                          "Channel must be included for every message.<|end|>",
@@ -180,7 +182,8 @@ static const struct chat_template templates[] = {
                 .turns = {
                         [CHAT_SYSTEM] = { "<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n" },
                         [CHAT_USER] = { "<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n" },
-                        [CHAT_ASSISTANT] = { "<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n" },
+                        [CHAT_ASSISTANT] = { "<|start_of_role|>assistant<|end_of_role|>",
+                                             "<|end_of_text|>\n" },
                 },
         },
         {
