@@ -47,6 +47,13 @@ static int optional_u32(struct call *call, const char *key, uint32_t *ret) {
         return r == CONTROL_E_TYPE ? wrong(call, key, "an unsigned 32-bit integer") : 0;
 }
 
+/* It is shown on terminals. */
+static void clean_name(char *name) {
+        for (; *name; name++)
+                if ((unsigned char) *name < ' ' || *name == 0x7f)
+                        *name = '?';
+}
+
 static int verb_hello(struct call *call) {
         const struct config_limits *limits = &call->peer->server->config->limits;
         uint32_t version, entries = ENTRIES_DEFAULT;
@@ -67,6 +74,7 @@ static int verb_hello(struct call *call) {
                 return wrong(call, "arena", "an unsigned integer");
         if (control_get_name(call->args, "name", call->peer->name, sizeof(call->peer->name)) == CONTROL_E_TYPE)
                 return wrong(call, "name", "a string of at most 64 bytes");
+        clean_name(call->peer->name);
         if (entries > limits->ring_entries_max)
                 return reason_return(call->reason, EDQUOT, "a ring may have %u entries (RingEntriesMax= in moed.conf), "
                                      "%u were asked for", limits->ring_entries_max, entries);

@@ -39,22 +39,23 @@ def main():
         skip("there is no strace")
     # One thread: with more, those that compute may sleep between two layers when the machine has other work.
     with Daemon("--threads", 1) as d:
-        client = d.helper("load", "-r", 4, "-n", 900, "-d", 6, "-s")
+        client = d.helper("load", "-r", 4, "-n", 900, "-d", 8, "-s")
         wait_until(lambda: d.stats()["streams_running"] == 4, "they run")
         pid = d.pid()
         path = os.path.join(d.folder.name, "trace")
         before = d.stats()
         daemon = trace(pid, path + "-daemon")
         other = trace(client.pid, path + "-client")
-        time.sleep(1.5)
+        time.sleep(2.5)
         daemon_calls, client_calls = calls(daemon, path + "-daemon"), calls(other, path + "-client")
         after = d.stats()
         finish(client)
         tokens = after["tokens_generated"] - before["tokens_generated"]
         print("%d tokens; calls of the daemon: %s; of the client: %s" % (tokens, daemon_calls, client_calls))
-        assert tokens > 2000, tokens
-        assert sum(daemon_calls.values()) < tokens / 100, daemon_calls
-        assert sum(client_calls.values()) < tokens / 100, client_calls
+        assert tokens > 1000, tokens
+        # The few that there are come with time, not with tokens: a new request's prompt, a look whether the other lives.
+        assert sum(daemon_calls.values()) < 10 + tokens / 200, daemon_calls
+        assert sum(client_calls.values()) < 10 + tokens / 100, client_calls
 
 
 main()
