@@ -55,7 +55,8 @@ void arena_give(struct arena *arena, uint64_t offset) {
         for (size_t i = 0; i < arena->n; i++)
                 if (arena->ranges[i].offset == offset) {
                         arena->n--;
-                        memmove(arena->ranges + i, arena->ranges + i + 1, (arena->n - i) * sizeof(*arena->ranges));
+                        memmove(arena->ranges + i, arena->ranges + i + 1,
+                                (arena->n - i) * sizeof(*arena->ranges));
                         return;
                 }
 }

@@ -44,11 +44,14 @@ int connection_fail(struct moed *m, int error, const char *format, ...) {
 int connection_lost(struct moed *m) {
         m->gone = true;
         if (m->farewell.text[0])
-                return reason_return(&m->reason, -ECONNRESET, "moed closed the connection: %s", m->farewell.text);
-        return reason_return(&m->reason, -ECONNRESET, "moed is gone: it was stopped or has crashed; connect again");
+                return reason_return(&m->reason, -ECONNRESET, "moed closed the connection: %s",
+                                     m->farewell.text);
+        return reason_return(&m->reason, -ECONNRESET,
+                             "moed is gone: it was stopped or has crashed; connect again");
 }
 
-/* Options of an older or newer caller: what it does not know stays default, what we do not know has to be zero. */
+/* Options of an older or newer caller: what it does not know stays default, what we do not know has to be
+ * zero. */
 static int options_copy(struct moed_options *ret, const struct moed_options *options) {
         static const struct moed_options none = MOED_OPTIONS_INIT;
         const char *bytes = (const char *) options;
@@ -97,17 +100,24 @@ static int socket_address(struct sockaddr_un *ret, const char *chosen) {
 static int connect_refused(struct moed *m, const char *path, int error) {
         switch (error) {
         case -ENOENT:
-                return reason_return(&m->reason, error, "no daemon at %s: start it with 'systemctl start moed', or name "
-                                     "its socket in MOED_SOCKET", path);
+                return reason_return(&m->reason, error,
+                                     "no daemon at %s: start it with 'systemctl start moed', or name "
+                                     "its socket in MOED_SOCKET",
+                                     path);
         case -ECONNREFUSED:
-                return reason_return(&m->reason, error, "nobody listens at %s: the daemon was stopped or has crashed; "
-                                     "'systemctl status moed' tells", path);
+                return reason_return(&m->reason, error,
+                                     "nobody listens at %s: the daemon was stopped or has crashed; "
+                                     "'systemctl status moed' tells",
+                                     path);
         case -EACCES:
         case -EPERM:
-                return reason_return(&m->reason, error, "this user may not connect to %s; see 'ls -l' of it and of its "
-                                     "folder, and SocketMode= in moed.socket", path);
+                return reason_return(&m->reason, error,
+                                     "this user may not connect to %s; see 'ls -l' of it and of its "
+                                     "folder, and SocketMode= in moed.socket",
+                                     path);
         case -EAGAIN:
-                return reason_return(&m->reason, -ETIMEDOUT, "the daemon at %s did not accept within %d seconds", path,
+                return reason_return(&m->reason, -ETIMEDOUT,
+                                     "the daemon at %s did not accept within %d seconds", path,
                                      CONNECT_TIMEOUT_SEC);
         case -EPROTOTYPE:
                 return reason_return(&m->reason, error, "%s is a socket of another kind, not moed's", path);
@@ -140,8 +150,8 @@ static int connect_socket(struct moed *m, const char *chosen) {
         return r < 0 ? reason_return(&m->reason, r, "setsockopt: %s", strerror(-r)) : 0;
 }
 
-/* What the daemon says about its mappings must be what the layout of the same numbers gives: then nothing that it says
- * decides where we read or write. */
+/* What the daemon says about its mappings must be what the layout of the same numbers gives: then nothing
+ * that it says decides where we read or write. */
 static int hello_check(struct moed *m, struct control_map reply) {
         struct wire_layout *layout = &m->layout, told = {};
         uint32_t version;
@@ -155,8 +165,8 @@ static int hello_check(struct moed *m, struct control_map reply) {
                 return reason_return(&m->reason, -EPROTO, "the daemon's hello lacks a number");
         if (version != WIRE_VERSION)
                 return reason_return(&m->reason, -EPROTONOSUPPORT,
-                                     "the daemon speaks version %u of the protocol, this library version %d", version,
-                                     WIRE_VERSION);
+                                     "the daemon speaks version %u of the protocol, this library version %d",
+                                     version, WIRE_VERSION);
         if (wire_layout_init(layout, told.entries, told.arena_size, &m->reason))
                 return -EPROTO;
         if (layout->submissions != told.submissions || layout->completions != told.completions ||
@@ -173,7 +183,9 @@ static int hello_map(struct moed *m, struct shm_mapping *ret, int fd, uint64_t s
         if (r)
                 return r < 0 ? reason_return(&m->reason, r, "shared memory: %s", strerror(-r)) : -EPROTO;
         r = shm_map(ret, fd, size, writable);
-        return r < 0 ? reason_return(&m->reason, r, "mmap of %llu bytes: %s", (unsigned long long) size, strerror(-r)) : 0;
+        return r < 0 ? reason_return(&m->reason, r, "mmap of %llu bytes: %s", (unsigned long long) size,
+                                     strerror(-r))
+                     : 0;
 }
 
 static void hello_attach(struct moed *m, uint64_t spin_nsec) {
@@ -185,7 +197,8 @@ static void hello_attach(struct moed *m, uint64_t spin_nsec) {
         ring_writer_init(&m->submissions, &daemon->submission_head, &client->submission_tail,
                          wire_submissions(&m->layout, client), m->layout.entries, 0);
         ring_reader_init(&m->completions, &client->completion_head, &daemon->completion_tail,
-                         (const uint8_t *) m->daemon_mapping.address + m->layout.completions, m->layout.entries, 0);
+                         (const uint8_t *) m->daemon_mapping.address + m->layout.completions,
+                         m->layout.entries, 0);
         notify_bell_init(&m->ringer, daemon, m->bell);
         notify_waiter_init(&m->waiter, client, daemon, m->wake, m->socket, spin_nsec);
 }
@@ -209,8 +222,9 @@ static int hello(struct moed *m, const struct moed_options *options) {
         if (r < 0)
                 return r;
         if (packet.n_fds != HELLO_FDS)
-                return reason_return(&m->reason, -EPROTO, "the daemon's hello came with %zu descriptors, not %d",
-                                     packet.n_fds, HELLO_FDS);
+                return reason_return(&m->reason, -EPROTO,
+                                     "the daemon's hello came with %zu descriptors, not %d", packet.n_fds,
+                                     HELLO_FDS);
         r = hello_map(m, &m->client_mapping, packet.fds[0], m->layout.client_size, true);
         if (r < 0)
                 return r;
@@ -237,7 +251,8 @@ int moed_connect(struct moed **ret, const struct moed_options *options) {
         *ret = m;
         r = options_copy(&chosen, options);
         if (r < 0)
-                r = reason_return(&m->reason, r, "struct moed_options: a size or a reserved field is not what "
+                r = reason_return(&m->reason, r,
+                                  "struct moed_options: a size or a reserved field is not what "
                                   "MOED_OPTIONS_INIT makes it");
         if (r == 0) {
                 m->packet = malloc(CONTROL_MESSAGE_MAX);

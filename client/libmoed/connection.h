@@ -50,8 +50,8 @@ struct moed {
 int connection_look(struct moed *m);
 /* The connection is of no use from here on. Sets the sentence; returns `error`. */
 int connection_fail(struct moed *m, int error, const char *format, ...) _printf_(3, 4);
-/* The daemon is gone or threw us out: notes that and returns -ECONNRESET, with what it said. Not final: the ring comes
- * first. */
+/* The daemon is gone or threw us out: notes that and returns -ECONNRESET, with what it said. Not final: the
+ * ring comes first. */
 int connection_lost(struct moed *m);
 
 /* Replaces 0, which stands for the default model, by that one's handle; asks the daemon the first time. */
@@ -59,8 +59,9 @@ int model_handle(struct moed *m, uint32_t *model);
 
 /* Begins a request; the caller puts further keys and passes it on. */
 void control_request_init(struct control_builder *ret, const char *verb);
-/* Sends a request and waits for its reply, at most 30 seconds, through signals. The builder is released in any case. The
- * message points into m->packet: it lives until the next exchange. Descriptors beside it go to `packet` (NULL: are
- * closed). 0, or a negative errno: the daemon's own refusal or ours, with its sentence in m->reason. */
+/* Sends a request and waits for its reply, at most 30 seconds, through signals. The builder is released in
+ * any case. The message points into m->packet: it lives until the next exchange. Descriptors beside it go to
+ * `packet` (NULL: are closed). 0, or a negative errno: the daemon's own refusal or ours, with its sentence in
+ * m->reason. */
 int control_exchange(struct moed *m, struct control_builder *builder, struct control_message *ret,
                      struct control_packet *packet);

@@ -8,7 +8,7 @@
 #include "connection.h"
 
 enum {
-        LOOK_INTERVAL_MSEC = 100,  /* between two looks for the daemon's death by a caller who only calls moed_next() */
+        LOOK_INTERVAL_MSEC = 100,  /* between looks for the daemon's death by who only calls moed_next() */
         FAREWELL_TIMEOUT_SEC = 10, /* how long moed_run() waits for the end of what it has cancelled */
 };
 
@@ -29,8 +29,8 @@ static int take(struct moed *m, struct wire_completion *ret) {
         return connection_fail(m, -EPROTO, "the daemon's index of the completion ring is impossible");
 }
 
-/* The text of a token may go on in the completions behind it. If those are not there yet, because the ring was full, it
- * comes with the stream's next event. */
+/* The text of a token may go on in the completions behind it. If those are not there yet, because the ring
+ * was full, it comes with the stream's next event. */
 static int take_continuation(struct moed *m, struct stream *stream, struct moed_event *event) {
         int r;
 
@@ -79,7 +79,8 @@ static int drained(struct moed *m) {
         if (!m->took)
                 return 0;
         m->took = false;
-        notify_fence(); /* our completion_head is out before we look; the daemon sets the flag before it looks at that */
+        /* Our completion_head is out before we look; the daemon sets the flag before it looks at that. */
+        notify_fence();
         if (!atomic_load_explicit(&m->daemon_page->room_wanted, memory_order_relaxed))
                 return 0;
         r = notify_ring_bell(&m->ringer);
@@ -103,8 +104,9 @@ static int next(struct moed *m, struct moed_event *event) {
                 if (r > 0)
                         return r;
                 if (r < 0 && m->failed == 0)
-                        return connection_fail(m, r, r == -EPROTO ? "the daemon sent an event that makes no sense" :
-                                               "out of memory");
+                        return connection_fail(m, r,
+                                               r == -EPROTO ? "the daemon sent an event that makes no sense"
+                                                            : "out of memory");
                 if (r < 0)
                         return r;
         }
@@ -144,7 +146,8 @@ int moed_next(struct moed *m, struct moed_event *event) {
 }
 
 int moed_wait(struct moed *m, struct moed_event *event, int timeout_msec) {
-        uint64_t deadline = timeout_msec < 0 ? NOTIFY_FOREVER : now_nsec() + (uint64_t) timeout_msec * NSEC_PER_MSEC;
+        uint64_t deadline =
+                timeout_msec < 0 ? NOTIFY_FOREVER : now_nsec() + (uint64_t) timeout_msec * NSEC_PER_MSEC;
         uint64_t now, left;
         int r;
 
@@ -218,7 +221,8 @@ static void run_end(struct moed *m, uint64_t request) {
                 r = moed_wait(m, &event, 100);
                 if (r < 0 && r != -EINTR)
                         return;
-                if (r > 0 && event.request == request && (event.type == MOED_EVENT_DONE || event.type == MOED_EVENT_ERROR))
+                if (r > 0 && event.request == request &&
+                    (event.type == MOED_EVENT_DONE || event.type == MOED_EVENT_ERROR))
                         return;
         }
 }

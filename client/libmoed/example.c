@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Continues a text: cc example.c -o example $(pkg-config --cflags --libs libmoed) && ./example "Once upon a time" */
+/* Continues a text: cc example.c -o example $(pkg-config --cflags --libs libmoed) && ./example "Once upon" */
 
 #include <moed.h>
 #include <stdio.h>

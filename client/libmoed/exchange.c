@@ -28,7 +28,8 @@ static bool is_end(int r) {
 
 /* Receives one packet; it is the reply to `id`, or something else to note and forget. 0: *ret is the reply;
  * CONTROL_E_AGAIN; or a negative errno. */
-static int exchange_receive(struct moed *m, uint64_t id, struct control_message *ret, struct control_packet *packet) {
+static int exchange_receive(struct moed *m, uint64_t id, struct control_message *ret,
+                            struct control_packet *packet) {
         _cleanup_(control_packet_deinit) struct control_packet received = CONTROL_PACKET_NULL;
         _cleanup_(control_message_deinit) struct control_message message = CONTROL_MESSAGE_NULL;
         uint64_t reply_to;
@@ -36,8 +37,8 @@ static int exchange_receive(struct moed *m, uint64_t id, struct control_message 
         int r;
 
         r = control_receive(m->socket, m->packet, CONTROL_MESSAGE_MAX, &received, &m->reason);
-        /* A daemon that closed without reading what we sent leaves ECONNRESET, which the kernel tells once and before the
-         * packets that wait. */
+        /* A daemon that closed without reading what we sent leaves ECONNRESET, which the kernel tells once
+         * and before the packets that wait. */
         if (is_end(r))
                 r = control_receive(m->socket, m->packet, CONTROL_MESSAGE_MAX, &received, &m->reason);
         if (r == CONTROL_E_AGAIN)
@@ -86,7 +87,8 @@ static int exchange_wait(struct moed *m, short events, uint64_t deadline) {
                 int n;
 
                 if (now >= deadline)
-                        return reason_return(&m->reason, -ETIMEDOUT, "the daemon did not answer within %" PRIu64 " seconds",
+                        return reason_return(&m->reason, -ETIMEDOUT,
+                                             "the daemon did not answer within %" PRIu64 " seconds",
                                              exchange_timeout / NSEC_PER_SEC);
                 n = poll(&p, 1, (int) DIV_ROUND_UP(deadline - now, NSEC_PER_MSEC));
                 if (n > 0)
@@ -103,7 +105,8 @@ static int exchange_send(struct moed *m, struct control_builder *builder, uint64
 
         r = control_builder_finish(builder, &data, &size);
         if (r == CONTROL_E_REFUSED)
-                return reason_return(&m->reason, -E2BIG, "more than the %d bytes that one control message can hold",
+                return reason_return(&m->reason, -E2BIG,
+                                     "more than the %d bytes that one control message can hold",
                                      CONTROL_MESSAGE_MAX);
         if (r < 0)
                 return reason_return(&m->reason, r, "control message: %s", strerror(-r));
@@ -123,7 +126,8 @@ static int exchange_send(struct moed *m, struct control_builder *builder, uint64
         return 0;
 }
 
-static int exchange_reply(struct moed *m, uint64_t deadline, struct control_message *ret, struct control_packet *packet) {
+static int exchange_reply(struct moed *m, uint64_t deadline, struct control_message *ret,
+                          struct control_packet *packet) {
         uint32_t error;
         int r;
 

@@ -131,7 +131,8 @@ static int stream_feed_token(struct stream *stream, const struct wire_completion
         event->token = c->token;
         event->logprob = c->logprob;
         event->activations = c->value;
-        return stream_release(&stream->text, utf8_open_tail(stream->text.data, stream->text.length), event, out);
+        return stream_release(&stream->text, utf8_open_tail(stream->text.data, stream->text.length), event,
+                              out);
 }
 
 static int stream_feed_done(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
@@ -169,7 +170,8 @@ static int stream_hold_more(struct text *text, const struct wire_completion *c) 
         return r < 0 ? r : STREAM_E_MORE;
 }
 
-int stream_feed(struct stream *stream, const struct wire_completion *c, struct moed_event *event, struct text *out) {
+int stream_feed(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
+                struct text *out) {
         out->length = 0;
         *event = (struct moed_event) {
                 .request = c->request,
@@ -201,11 +203,13 @@ int stream_feed(struct stream *stream, const struct wire_completion *c, struct m
         }
 }
 
-int stream_feed_more(struct stream *stream, const struct wire_completion *c, struct moed_event *event, struct text *out) {
+int stream_feed_more(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
+                     struct text *out) {
         int r;
 
         r = stream_hold(&stream->text, c);
         if (r < 0)
                 return r;
-        return stream_release(&stream->text, utf8_open_tail(stream->text.data, stream->text.length), event, out);
+        return stream_release(&stream->text, utf8_open_tail(stream->text.data, stream->text.length), event,
+                              out);
 }

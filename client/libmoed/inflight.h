@@ -3,8 +3,8 @@
 
 /* The client's side of its running generations, and how completions of 28 bytes of text become events.
  *
- * A completion is the daemon's word, not truth: what it says is checked here, and a daemon that breaks the protocol
- * costs the connection (-EPROTO), nothing else. */
+ * A completion is the daemon's word, not truth: what it says is checked here, and a daemon that breaks the
+ * protocol costs the connection (-EPROTO), nothing else. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -32,8 +32,8 @@ struct stream {
 
 enum { STREAM_TEXT_MAX = 64 * 1024 }; /* text held for one event; an honest daemon stays far below */
 
-/* Running streams by request number. Numbers count up; one whose place (number modulo size) is taken is skipped, so a
- * look-up is one comparison. */
+/* Running streams by request number. Numbers count up; one whose place (number modulo size) is taken is
+ * skipped, so a look-up is one comparison. */
 struct stream_table {
         struct stream **places;
         size_t size, used; /* size: zero or a power of two, at least twice `used` */
@@ -53,9 +53,11 @@ enum {
         STREAM_E_MORE, /* nothing to tell yet */
 };
 
-/* Takes a completion of this stream other than TOKEN's continuation. 0: `*event` and the text in `out` are for the
- * program; STREAM_E_MORE; -EPROTO; -ENOMEM. `out` is overwritten. */
-int stream_feed(struct stream *stream, const struct wire_completion *c, struct moed_event *event, struct text *out);
+/* Takes a completion of this stream other than TOKEN's continuation. 0: `*event` and the text in `out` are
+ * for the program; STREAM_E_MORE; -EPROTO; -ENOMEM. `out` is overwritten. */
+int stream_feed(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
+                struct text *out);
 /* A further piece of a TOKEN that was just fed, before its event goes to the program: moves text to `out` as
  * stream_feed() does. The event's text is set anew. */
-int stream_feed_more(struct stream *stream, const struct wire_completion *c, struct moed_event *event, struct text *out);
+int stream_feed_more(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
+                     struct text *out);

@@ -122,7 +122,8 @@ static int json_read_escape(struct json_reader *r, char *to, size_t *n) {
         return json_refuse(r, "unknown escape");
 }
 
-/* At the opening quote. An escape is never shorter than what it stands for, so the rest of the text is room enough. */
+/* At the opening quote. An escape is never shorter than what it stands for, so the rest of the text is room
+ * enough. */
 static int json_read_string(struct json_reader *r, char **ret, size_t *length) {
         _cleanup_(freep) char *s = NULL;
         const char *end = r->text + r->at + 1;

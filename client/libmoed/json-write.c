@@ -152,7 +152,8 @@ void json_string(struct json_writer *w, const char *s, size_t length) {
         for (size_t i = 0; i < length; i += n) {
                 if (!utf8_next(s + i, length - i, &n))
                         json_append(w, "\xef\xbf\xbd", 3);
-                else if (n == 1 && ((unsigned char) s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f))
+                else if (n == 1 &&
+                         ((unsigned char) s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f))
                         json_escape(w, s[i]);
                 else
                         json_append(w, s + i, n);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* JSON (RFC 8259), written into a growing buffer and read into a tree. Both take any bytes: what is written is always
- * valid UTF-8, what is read is refused unless it is well-formed. */
+/* JSON (RFC 8259), written into a growing buffer and read into a tree. Both take any bytes: what is written
+ * is always valid UTF-8, what is read is refused unless it is well-formed. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -10,8 +10,8 @@
 
 #include "base/reason.h"
 
-/* The buffer is malloc()ed and always terminated. Out of memory is remembered in `error`, once and for all, so that only
- * the end has to look. Commas and colons come by themselves. */
+/* The buffer is malloc()ed and always terminated. Out of memory is remembered in `error`, once and for all,
+ * so that only the end has to look. Commas and colons come by themselves. */
 struct json_writer {
         char *data;
         size_t length, size;
@@ -20,7 +20,8 @@ struct json_writer {
 #define JSON_WRITER_INIT { .data = NULL }
 
 void json_writer_deinit(struct json_writer *w);
-/* Hands the text over to the caller, who frees it; the writer is empty then. -ENOMEM when anything before failed. */
+/* Hands the text over to the caller, who frees it; the writer is empty then. -ENOMEM when anything before
+ * failed. */
 int json_writer_take(struct json_writer *w, char **ret);
 
 void json_open(struct json_writer *w, char bracket);  /* '{' or '[' */
@@ -40,7 +41,16 @@ void json_float(struct json_writer *w, float value);
 void json_string(struct json_writer *w, const char *s, size_t length);
 void json_text(struct json_writer *w, const char *terminated);
 
-enum json_type { JSON_NULL, JSON_BOOL, JSON_UINT, JSON_INT, JSON_DOUBLE, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_type {
+        JSON_NULL,
+        JSON_BOOL,
+        JSON_UINT,
+        JSON_INT,
+        JSON_DOUBLE,
+        JSON_STRING,
+        JSON_ARRAY,
+        JSON_OBJECT
+};
 
 struct json {
         enum json_type type;

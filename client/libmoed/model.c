@@ -8,7 +8,8 @@
 enum { MODEL_STRINGS = 4 };
 
 static int broken_reply(struct moed *m, const char *verb) {
-        return reason_return(&m->reason, -EPROTO, "the daemon's answer to %s is not what the protocol says", verb);
+        return reason_return(&m->reason, -EPROTO, "the daemon's answer to %s is not what the protocol says",
+                             verb);
 }
 
 /* Copies a string of the reply behind *at, terminated; absent is "". *at moves on. */
@@ -162,7 +163,8 @@ static int tokens_read(struct moed *m, struct control_array array, int32_t **ret
                 struct control_value value;
                 int64_t token;
 
-                if (control_array_at(array, i, &value) || control_as_i64(value, &token) || token != (int32_t) token)
+                if (control_array_at(array, i, &value) || control_as_i64(value, &token) ||
+                    token != (int32_t) token)
                         return broken_reply(m, "tokenize");
                 tokens[i] = (int32_t) token;
         }
@@ -170,14 +172,16 @@ static int tokens_read(struct moed *m, struct control_array array, int32_t **ret
         return (int) array.size;
 }
 
-int moed_tokenize(struct moed *m, uint32_t model, const char *text, size_t length, uint32_t flags, int32_t **ret) {
+int moed_tokenize(struct moed *m, uint32_t model, const char *text, size_t length, uint32_t flags,
+                  int32_t **ret) {
         _cleanup_(control_message_deinit) struct control_message reply = CONTROL_MESSAGE_NULL;
         struct control_builder b;
         struct control_array array;
         int r;
 
         if ((flags & ~(uint32_t) (MOED_SPECIAL | MOED_NO_BOS)) != 0)
-                return reason_return(&m->reason, -EINVAL, "moed_tokenize: only MOED_SPECIAL and MOED_NO_BOS are for this");
+                return reason_return(&m->reason, -EINVAL,
+                                     "moed_tokenize: only MOED_SPECIAL and MOED_NO_BOS are for this");
         r = model_handle(m, &model);
         if (r < 0)
                 return r;

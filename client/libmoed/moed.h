@@ -12,9 +12,10 @@
  *                 moed_close(m);
  *         }
  *
- * Functions return 0 (or a count) on success and a negative errno on failure; moed_error() then has a sentence that
- * says what, why and what to do. A connection belongs to one thread at a time; different connections are independent.
- * The library starts no thread, installs no signal handler, and needs no io_uring. */
+ * Functions return 0 (or a count) on success and a negative errno on failure; moed_error() then has a
+ * sentence that says what, why and what to do. A connection belongs to one thread at a time; different
+ * connections are independent. The library starts no thread, installs no signal handler, and needs no
+ * io_uring. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -29,8 +30,8 @@ struct moed; /* a connection */
 
 struct moed_options {
         uint32_t size;           /* sizeof(struct moed_options) */
-        const char *socket;      /* NULL: $MOED_SOCKET, else $XDG_RUNTIME_DIR/moed/moed.sock if it is there, else
-                                  * /run/moed/moed.sock */
+        const char *socket; /* NULL: $MOED_SOCKET, else $XDG_RUNTIME_DIR/moed/moed.sock if it is there, else
+                             * /run/moed/moed.sock */
         const char *name;        /* what `moectl ps` shows; NULL: the program's name */
         uint32_t entries;        /* ring size, power of two; 0: the default (256) */
         uint32_t arena;          /* bytes for prompts in transit; 0: the default (1 MiB) */
@@ -39,14 +40,14 @@ struct moed_options {
 };
 #define MOED_OPTIONS_INIT { .size = sizeof(struct moed_options) }
 
-/* Connects and says hello. `options` may be NULL. -ENOENT, -ECONNREFUSED: no daemon; -EPROTONOSUPPORT: it speaks another
- * version; -EDQUOT: a limit of this user. On failure *ret is still set when there was memory for it, so that
- * moed_error() can tell; close it all the same. */
+/* Connects and says hello. `options` may be NULL. -ENOENT, -ECONNREFUSED: no daemon; -EPROTONOSUPPORT: it
+ * speaks another version; -EDQUOT: a limit of this user. On failure *ret is still set when there was memory
+ * for it, so that moed_error() can tell; close it all the same. */
 MOED_API int moed_connect(struct moed **ret, const struct moed_options *options);
 /* Cancels what runs and disconnects. Takes NULL. */
 MOED_API void moed_close(struct moed *m);
-/* The sentence about the latest failure on this connection; never NULL. Valid until the next call. Takes NULL, which
- * moed_connect() leaves when there was no memory. */
+/* The sentence about the latest failure on this connection; never NULL. Valid until the next call. Takes
+ * NULL, which moed_connect() leaves when there was no memory. */
 MOED_API const char *moed_error(const struct moed *m);
 /* The library's version string. */
 MOED_API const char *moed_version(void);
@@ -59,8 +60,8 @@ struct moed_model {
         uint64_t reserved[6];
 };
 
-/* The models that the daemon serves, the default first. The array and its strings belong to the connection and stay
- * valid until the next moed_models() or moed_close(). Returns how many. */
+/* The models that the daemon serves, the default first. The array and its strings belong to the connection
+ * and stay valid until the next moed_models() or moed_close(). Returns how many. */
 MOED_API int moed_models(struct moed *m, const struct moed_model **ret);
 /* The handle of a model by name (NULL: the default). -ENOENT. */
 MOED_API int moed_model_find(struct moed *m, const char *name, uint32_t *ret);
@@ -111,7 +112,7 @@ enum moed_event_type {
         MOED_EVENT_ACCEPTED = 1, /* value: prompt tokens */
         MOED_EVENT_PROGRESS,     /* value: prompt tokens computed so far */
         MOED_EVENT_TOKEN,        /* a token with the text that became complete with it */
-        MOED_EVENT_DONE,         /* last event; `done` says why, text is what was held back, value: tokens generated */
+        MOED_EVENT_DONE,         /* last event; `done`: why, text: what was held back, value: its tokens */
         MOED_EVENT_ERROR,        /* last event; `error` is a negative errno, `text` the sentence */
 };
 
@@ -120,8 +121,8 @@ enum moed_done { MOED_DONE_EOG = 1, MOED_DONE_LENGTH, MOED_DONE_STOP, MOED_DONE_
 struct moed_event {
         enum moed_event_type type;
         uint64_t request;
-        const char *text; /* not terminated; whole UTF-8 characters if the model makes such, only DONE may end within
-                           * one; valid until the next call on the connection */
+        const char *text; /* not terminated; whole UTF-8 characters if the model makes such, only DONE may end
+                           * within one; valid until the next call on the connection */
         size_t text_length;
         int32_t token;
         float logprob;
@@ -134,37 +135,45 @@ struct moed_event {
         uint64_t reserved[2];
 };
 
-/* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN (the ring is
- * full of requests that the daemon has not read yet, or the arena of their prompts: read events, try again). Never blocks,
- * but for the first request with model 0: that one asks the daemon which model it means. */
+/* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN
+ * (the ring is full of requests that the daemon has not read yet, or the arena of their prompts: read events,
+ * try again). Never blocks, but for the first request with model 0: that one asks the daemon which model it
+ * means. */
 MOED_API int moed_submit(struct moed *m, const struct moed_request *q, uint64_t *request);
-/* Takes the next event if there is one: 1 and *event, or 0. -ECONNRESET: the daemon is gone or has thrown us out. */
+/* Takes the next event if there is one: 1 and *event, or 0. -ECONNRESET: the daemon is gone or has thrown us
+ * out. */
 MOED_API int moed_next(struct moed *m, struct moed_event *event);
-/* As moed_next(), and sleeps until there is one: at most `timeout_msec` (-1: for ever), then 0. -EINTR: a signal came. */
+/* As moed_next(), and sleeps until there is one: at most `timeout_msec` (-1: for ever), then 0. -EINTR: a
+ * signal came. */
 MOED_API int moed_wait(struct moed *m, struct moed_event *event, int timeout_msec);
-/* Ends a generation early; its DONE event comes all the same. Returns 0 also when it has just ended by itself. -EAGAIN as
- * moed_submit(). */
+/* Ends a generation early; its DONE event comes all the same. Returns 0 also when it has just ended by
+ * itself. -EAGAIN as moed_submit(). */
 MOED_API int moed_cancel(struct moed *m, uint64_t request);
 
-/* For a poll loop of one's own: poll the descriptor for POLLIN. Before sleeping call moed_prepare(): it returns 1 when
- * there may be events already (do not sleep, take them), 0 when the descriptor will become readable, for events and for
- * the end of the daemon. After waking take all events with moed_next(). The descriptor belongs to the connection. */
+/* For a poll loop of one's own: poll the descriptor for POLLIN. Before sleeping call moed_prepare(): it
+ * returns 1 when there may be events already (do not sleep, take them), 0 when the descriptor will become
+ * readable, for events and for the end of the daemon. After waking take all events with moed_next(). The
+ * descriptor belongs to the connection. */
 MOED_API int moed_fd(struct moed *m);
 MOED_API int moed_prepare(struct moed *m);
 
 /* Called for each event; a value other than 0 cancels the generation. */
 typedef int (*moed_callback)(const struct moed_event *event, void *userdata);
-/* Submits, waits for every event, calls back. Returns 0 when DONE, the negative errno of ERROR, -ECANCELED when the
- * callback ended it, -EINTR when a signal did (the generation is cancelled then). No other request may be running. */
+/* Submits, waits for every event, calls back. Returns 0 when DONE, the negative errno of ERROR, -ECANCELED
+ * when the callback ended it, -EINTR when a signal did (the generation is cancelled then). No other request
+ * may be running. */
 MOED_API int moed_run(struct moed *m, const struct moed_request *q, moed_callback callback, void *userdata);
 
-/* Token ids of a text; *ret is malloc()ed, the caller frees it. flags: MOED_SPECIAL, MOED_NO_BOS. Returns how many. */
-MOED_API int moed_tokenize(struct moed *m, uint32_t model, const char *text, size_t length, uint32_t flags, int32_t **ret);
+/* Token ids of a text; *ret is malloc()ed, the caller frees it. flags: MOED_SPECIAL, MOED_NO_BOS. Returns how
+ * many. */
+MOED_API int moed_tokenize(struct moed *m, uint32_t model, const char *text, size_t length, uint32_t flags,
+                           int32_t **ret);
 /* The bytes of tokens; *ret is malloc()ed (and terminated), the caller frees it. Returns the length. */
 MOED_API int moed_detokenize(struct moed *m, uint32_t model, const int32_t *tokens, size_t n, char **ret);
 
-/* Asks the daemon something by a control verb (moed-protocol(7)) and returns its reply as JSON text, malloc()ed, which
- * the caller frees: verb "stats", "ps", "models", "budget", "reload". `arguments` is a JSON object or NULL. */
+/* Asks the daemon something by a control verb (moed-protocol(7)) and returns its reply as JSON text,
+ * malloc()ed, which the caller frees: verb "stats", "ps", "models", "budget", "reload". `arguments` is a JSON
+ * object or NULL. */
 MOED_API int moed_query(struct moed *m, const char *verb, const char *arguments, char **ret);
 
 #ifdef __cplusplus

@@ -18,20 +18,25 @@ static int request_check(struct moed *m, const struct moed_request *q) {
         const char *bytes = (const char *) q;
 
         if (q->size < sizeof(none))
-                return reason_return(&m->reason, -EINVAL, "struct moed_request: size is not what MOED_REQUEST_INIT makes it");
+                return reason_return(&m->reason, -EINVAL,
+                                     "struct moed_request: size is not what MOED_REQUEST_INIT makes it");
         for (size_t i = sizeof(none); i < q->size; i++)
                 if (bytes[i] != 0)
-                        return reason_return(&m->reason, -EINVAL, "struct moed_request has a field that this version "
+                        return reason_return(&m->reason, -EINVAL,
+                                             "struct moed_request has a field that this version "
                                              "of libmoed does not know");
         for (size_t i = 0; i < ELEMENTS(q->reserved); i++)
                 if (q->reserved[i] != 0)
-                        return reason_return(&m->reason, -EINVAL, "struct moed_request: reserved must be zero");
+                        return reason_return(&m->reason, -EINVAL,
+                                             "struct moed_request: reserved must be zero");
         if ((q->flags & ~(uint32_t) _WIRE_GENERATE_FLAGS) != 0)
                 return reason_return(&m->reason, -EINVAL, "struct moed_request: unknown flag");
         if (!!q->prompt + !!q->tokens + !!q->messages != 1)
-                return reason_return(&m->reason, -EINVAL, "exactly one of prompt, tokens and messages is needed");
+                return reason_return(&m->reason, -EINVAL,
+                                     "exactly one of prompt, tokens and messages is needed");
         if (!(q->experts >= 0) || q->experts > UINT32_MAX / 1000.0)
-                return reason_return(&m->reason, -EINVAL, "experts: a number from 0 (the budget's own) up is needed");
+                return reason_return(&m->reason, -EINVAL,
+                                     "experts: a number from 0 (the budget's own) up is needed");
         return 0;
 }
 
@@ -76,9 +81,10 @@ static int submission_init(struct moed *m, struct submission *ret, const struct 
         for (size_t i = 0; i < q->n_stops; i++)
                 if (!add_u64(stops, sizeof(struct wire_stop) + strlen(q->stops[i]), &stops))
                         return -E2BIG;
-        if (!measure_prompt(q, &kind, &prompt) || prompt > m->layout.arena_size || stops > m->layout.arena_size ||
-            sizeof(ret->head) + stops + prompt > m->layout.arena_size)
-                return reason_return(&m->reason, -E2BIG, "the prompt does not fit the %llu bytes of this connection's arena; "
+        if (!measure_prompt(q, &kind, &prompt) || prompt > m->layout.arena_size ||
+            stops > m->layout.arena_size || sizeof(ret->head) + stops + prompt > m->layout.arena_size)
+                return reason_return(&m->reason, -E2BIG,
+                                     "the prompt does not fit the %llu bytes of this connection's arena; "
                                      "ask for more in moed_options.arena",
                                      (unsigned long long) m->layout.arena_size);
         ret->q = q;
@@ -142,7 +148,8 @@ static int publish(struct moed *m, const struct wire_submission *slot) {
 
         r = ring_put(&m->submissions, slot);
         if (r == RING_E_FULL)
-                return reason_return(&m->reason, -EAGAIN, "the ring of %u submissions is full", m->layout.entries);
+                return reason_return(&m->reason, -EAGAIN, "the ring of %u submissions is full",
+                                     m->layout.entries);
         if (r)
                 return connection_fail(m, -EPROTO, "the daemon's index of the submission ring is impossible");
         ring_publish(&m->submissions);
@@ -155,9 +162,11 @@ static int submission_send(struct moed *m, const struct submission *s, struct st
 
         r = arena_take(&m->arena, s->bytes, &stream->offset);
         if (r == ARENA_E_FULL)
-                return reason_return(&m->reason, -EAGAIN, "the arena is full of prompts that the daemon has not read yet");
+                return reason_return(&m->reason, -EAGAIN,
+                                     "the arena is full of prompts that the daemon has not read yet");
         if (r)
-                return reason_return(&m->reason, r < 0 ? r : -E2BIG, "the prompt does not fit this connection's arena");
+                return reason_return(&m->reason, r < 0 ? r : -E2BIG,
+                                     "the prompt does not fit this connection's arena");
         stream->in_arena = true;
         submission_write(s, wire_arena(&m->layout, m->client_mapping.address) + stream->offset);
         r = publish(m, &(struct wire_submission) {

@@ -5,7 +5,8 @@
 
 #include "base/util.h"
 
-/* Bytes in the sequence that `lead` begins, and the range of its second byte (RFC 3629, section 4); 0: no lead byte. */
+/* Bytes in the sequence that `lead` begins, and the range of its second byte (RFC 3629, section 4); 0: no
+ * lead byte. */
 static size_t utf8_lead(uint8_t lead, uint8_t *low, uint8_t *high) {
         *low = 0x80;
         *high = 0xbf;

@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Looks at the sequence at `s` (`n` bytes, at least one). True: it is one whole character of *length bytes. False: its
- * first *length bytes belong together and are not a character: one U+FFFD stands for them (Unicode 15, 3.9, maximal
- * subparts). */
+/* Looks at the sequence at `s` (`n` bytes, at least one). True: it is one whole character of *length bytes.
+ * False: its first *length bytes belong together and are not a character: one U+FFFD stands for them (Unicode
+ * 15, 3.9, maximal subparts). */
 bool utf8_next(const char *s, size_t n, size_t *length);
 
 /* How many bytes at the end of `s` begin a character that further bytes could complete: 0 to 3. */

@@ -55,10 +55,11 @@ static int arg_store_whole(const struct arg *arg, const char *value, struct reas
         if (arg->max > 0)
                 max = (uint64_t) arg->max;
         if (args_u64(value, max, &u))
-                return reason_return(reason, ARGS_E_USAGE, "--%s: '%s' is not a whole number from 0 to %llu", arg->name,
-                                     value, (unsigned long long) max);
+                return reason_return(reason, ARGS_E_USAGE, "--%s: '%s' is not a whole number from 0 to %llu",
+                                     arg->name, value, (unsigned long long) max);
         if (u < (uint64_t) arg->min)
-                return reason_return(reason, ARGS_E_USAGE, "--%s: at least %.0f is needed", arg->name, arg->min);
+                return reason_return(reason, ARGS_E_USAGE, "--%s: at least %.0f is needed", arg->name,
+                                     arg->min);
         if (arg->kind == ARG_U32)
                 *(uint32_t *) arg->to = (uint32_t) u;
         else
@@ -70,8 +71,8 @@ static int arg_store_real(const struct arg *arg, const char *value, struct reaso
         double d;
 
         if (args_number(value, arg->min, arg->max, &d))
-                return reason_return(reason, ARGS_E_USAGE, "--%s: '%s' is not a number from %g to %g", arg->name, value,
-                                     arg->min, arg->max);
+                return reason_return(reason, ARGS_E_USAGE, "--%s: '%s' is not a number from %g to %g",
+                                     arg->name, value, arg->min, arg->max);
         if (arg->kind == ARG_FLOAT)
                 *(float *) arg->to = (float) d;
         else
@@ -99,20 +100,22 @@ static int arg_store(const struct arg *arg, const char *value, struct reason *re
 
 static const struct arg *arg_find(const struct arg *args, const char *name, size_t length, char letter) {
         for (; args && args->name; args++)
-                if (letter ? args->letter == letter : strlen(args->name) == length && memcmp(args->name, name, length) == 0)
+                if (letter ? args->letter == letter
+                           : strlen(args->name) == length && memcmp(args->name, name, length) == 0)
                         return args;
         return NULL;
 }
 
-static const struct arg *arg_find_any(const struct arg *a, const struct arg *b, const char *name, size_t length,
-                                      char letter) {
+static const struct arg *arg_find_any(const struct arg *a, const struct arg *b, const char *name,
+                                      size_t length, char letter) {
         const struct arg *arg = arg_find(a, name, length, letter);
 
         return arg ? arg : arg_find(b, name, length, letter);
 }
 
 /* `text` is "--name" or "--name=value". *value: NULL when it has none. */
-static const struct arg *arg_split_long(const struct arg *a, const struct arg *b, const char *text, const char **value) {
+static const struct arg *arg_split_long(const struct arg *a, const struct arg *b, const char *text,
+                                        const char **value) {
         size_t length = strcspn(text + 2, "=");
 
         *value = text[2 + length] == '=' ? text + 2 + length + 1 : NULL;
@@ -120,7 +123,8 @@ static const struct arg *arg_split_long(const struct arg *a, const struct arg *b
 }
 
 /* One option at argv[*i]; *i moves to the last argument that it used. */
-static int arg_take(const struct arg *a, const struct arg *b, int argc, char **argv, int *i, struct reason *reason) {
+static int arg_take(const struct arg *a, const struct arg *b, int argc, char **argv, int *i,
+                    struct reason *reason) {
         const char *text = argv[*i], *value;
         const struct arg *arg;
         int r;
@@ -180,8 +184,9 @@ void args_print(const struct arg *args) {
         for (; args->name; args++) {
                 char left[64];
 
-                snprintf(left, sizeof(left), "%c%c%s --%s%s%s", args->letter ? '-' : ' ', args->letter ? args->letter : ' ',
-                         args->letter ? "," : " ", args->name, args->value ? " " : "", args->value ? args->value : "");
+                snprintf(left, sizeof(left), "%c%c%s --%s%s%s", args->letter ? '-' : ' ',
+                         args->letter ? args->letter : ' ', args->letter ? "," : " ", args->name,
+                         args->value ? " " : "", args->value ? args->value : "");
                 printf("  %-30s %s\n", left, args->help);
         }
 }
@@ -203,8 +208,10 @@ int args_tokens(const char *text, int32_t **ret, size_t *n, struct reason *reaso
                 errno = 0;
                 value = isdigit((unsigned char) *at) ? strtoul(at, &end, 10) : ULONG_MAX;
                 if (value > INT32_MAX)
-                        return reason_return(reason, ARGS_E_USAGE, "numbers with commas between are needed, as "
-                                             "'1,2,3', not '%s'", text);
+                        return reason_return(reason, ARGS_E_USAGE,
+                                             "numbers with commas between are needed, as "
+                                             "'1,2,3', not '%s'",
+                                             text);
                 tokens[count++] = (int32_t) value;
                 at = end + strspn(end, " ");
                 if (*at == 0)

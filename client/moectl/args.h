@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Command lines by table: one row an option, from which come parsing, `--help` and nothing else. Options and operands may
- * be mixed; `--` ends the options; `-` is an operand. `--name=value`, `--name value`, `-n value`, `-nvalue`. */
+/* Command lines by table: one row an option, from which come parsing, `--help` and nothing else. Options and
+ * operands may be mixed; `--` ends the options; `-` is an operand. `--name=value`, `--name value`, `-n
+ * value`, `-nvalue`. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,9 +41,9 @@ enum {
         ARGS_E_USAGE, /* the reason says what is wrong */
 };
 
-/* Reads argv[0] … argv[argc - 1]. Operands end up at the front of argv, *n says how many. With `first_only` it stops at
- * the first operand: what follows is behind it, untouched. Tables are searched in turn; `b` may be NULL. Returns 0,
- * ARGS_E_USAGE, or -ENOMEM. */
+/* Reads argv[0] … argv[argc - 1]. Operands end up at the front of argv, *n says how many. With `first_only`
+ * it stops at the first operand: what follows is behind it, untouched. Tables are searched in turn; `b` may
+ * be NULL. Returns 0, ARGS_E_USAGE, or -ENOMEM. */
 int args_parse(const struct arg *a, const struct arg *b, bool first_only, int argc, char **argv, int *n,
                struct reason *reason);
 

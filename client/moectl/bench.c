@@ -58,7 +58,7 @@ static int client_event(const struct moed_event *event, void *userdata) {
         return 0;
 }
 
-/* A prompt of the wished length out of ordinary tokens, another for each client: nothing is found in a cache. */
+/* A prompt of the wished length out of ordinary tokens, another for each client: no cache has it. */
 static int32_t *client_prompt(const struct bench *bench, const struct moed_model *model, uint32_t client) {
         int32_t *tokens = calloc(bench->prompt_tokens, sizeof(*tokens));
         uint32_t low = model->vocab / 4, range = MAX(model->vocab / 2, UINT32_C(1));
@@ -71,7 +71,8 @@ static int32_t *client_prompt(const struct bench *bench, const struct moed_model
         return tokens;
 }
 
-static int client_generate(const struct bench *bench, struct moed *m, uint32_t client, int go, struct bench_client *c) {
+static int client_generate(const struct bench *bench, struct moed *m, uint32_t client, int go,
+                           struct bench_client *c) {
         struct moed_request q = MOED_REQUEST_INIT;
         _cleanup_(freep) int32_t *prompt = NULL;
         struct moed_model model;
@@ -211,17 +212,23 @@ static int read_counters(struct moed *m, uint64_t *rows, uint64_t *iterations) {
         return 0;
 }
 
-static void bench_json(const struct bench *bench, const struct moed_model *model, const struct bench_result *result) {
+static void bench_json(const struct bench *bench, const struct moed_model *model,
+                       const struct bench_result *result) {
         const struct {
                 const char *key;
                 double value;
         } rows[] = {
-                { "tokens_per_second", result->tokens_per_second }, { "seconds", result->seconds },
-                { "ttft_ms_p50", result->ttft50 }, { "ttft_ms_p95", result->ttft95 },
-                { "inter_token_ms_p50", result->gap50 }, { "inter_token_ms_p95", result->gap95 },
+                { "tokens_per_second", result->tokens_per_second },
+                { "seconds", result->seconds },
+                { "ttft_ms_p50", result->ttft50 },
+                { "ttft_ms_p95", result->ttft95 },
+                { "inter_token_ms_p50", result->gap50 },
+                { "inter_token_ms_p95", result->gap95 },
                 { "rows_per_batch", result->rows },
-                { "experts_per_token", model->moe_layers > 0 && result->tokens > 0
-                                           ? (double) result->activations / (double) result->tokens / model->moe_layers : 0 },
+                { "experts_per_token",
+                  model->moe_layers > 0 && result->tokens > 0
+                          ? (double) result->activations / (double) result->tokens / model->moe_layers
+                          : 0 },
         };
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
 
@@ -242,11 +249,13 @@ static void bench_json(const struct bench *bench, const struct moed_model *model
         puts(w.error < 0 ? "{}" : w.data);
 }
 
-static void bench_table(const struct bench *bench, const struct moed_model *model, const struct bench_result *result) {
-        printf("%s: %u clients, %u prompt tokens and %u tokens each\n", model->name, bench->clients, bench->prompt_tokens,
-               bench->tokens);
+static void bench_table(const struct bench *bench, const struct moed_model *model,
+                        const struct bench_result *result) {
+        printf("%s: %u clients, %u prompt tokens and %u tokens each\n", model->name, bench->clients,
+               bench->prompt_tokens, bench->tokens);
         printf("  tokens/s, all together  %10.1f\n", result->tokens_per_second);
-        printf("  time to first token     %10.1f ms (p50)  %10.1f ms (p95)\n", result->ttft50, result->ttft95);
+        printf("  time to first token     %10.1f ms (p50)  %10.1f ms (p95)\n", result->ttft50,
+               result->ttft95);
         printf("  between tokens          %10.2f ms (p50)  %10.2f ms (p95)\n", result->gap50, result->gap95);
         printf("  mean rows per batch     %10.2f\n", result->rows);
         if (model->moe_layers > 0 && result->tokens > 0)
@@ -276,7 +285,9 @@ static int bench_measure(const struct bench *bench, const struct cli *cli, struc
         r = read_counters(m, &rows_after, &iterations_after);
         if (r)
                 return r;
-        result.rows = iterations_after > iterations ? (double) (rows_after - rows) / (double) (iterations_after - iterations) : 0;
+        result.rows = iterations_after > iterations
+                              ? (double) (rows_after - rows) / (double) (iterations_after - iterations)
+                              : 0;
         if (cli->json)
                 bench_json(bench, &model, &result);
         else
@@ -289,10 +300,12 @@ int verb_bench(struct cli *cli, const struct verb *verb, int argc, char **argv) 
         _cleanup_(moed_closep) struct moed *m = NULL;
         const struct arg args[] = {
                 { "model", 'm', ARG_TEXT, &bench.model, "NAME", "which model (default: the daemon's)" },
-                { "clients", 'c', ARG_U32, &bench.clients, "N", "client processes (default: 4)", 1, BENCH_CLIENTS_MAX },
-                { "max-tokens", 'n', ARG_U32, &bench.tokens, "N", "tokens each generates (default: 64)", 1, BENCH_TOKENS_MAX },
-                { "prompt-tokens", 'p', ARG_U32, &bench.prompt_tokens, "N", "tokens of each prompt (default: 32)", 1,
+                { "clients", 'c', ARG_U32, &bench.clients, "N", "client processes (default: 4)", 1,
+                  BENCH_CLIENTS_MAX },
+                { "max-tokens", 'n', ARG_U32, &bench.tokens, "N", "tokens each generates (default: 64)", 1,
                   BENCH_TOKENS_MAX },
+                { "prompt-tokens", 'p', ARG_U32, &bench.prompt_tokens, "N",
+                  "tokens of each prompt (default: 32)", 1, BENCH_TOKENS_MAX },
                 { "experts", 'e', ARG_DOUBLE, &bench.experts, "N", "mean experts per token at most", 0, 1e6 },
                 {},
         };

@@ -37,7 +37,8 @@ static int chat_remember(struct chat *chat, enum moed_role role, const char *tex
                 return -ENOMEM;
         memcpy(copy, text, length);
         copy[length] = 0;
-        chat->history[chat->n_history++] = (struct moed_message) { .role = role, .text = copy, .length = length };
+        chat->history[chat->n_history++] =
+                (struct moed_message) { .role = role, .text = copy, .length = length };
         return 0;
 }
 
@@ -67,7 +68,8 @@ static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cl
 }
 
 /* One line of the person and the answer to it: 0, or an exit code that ends the conversation. */
-static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, const char *line, size_t length) {
+static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, const char *line,
+                     size_t length) {
         _cleanup_(generation_deinit) struct generation g = GENERATION_INIT;
         size_t n_history = chat->n_history;
         int r;
@@ -113,8 +115,8 @@ static int chat_command(struct chat *chat, const char *line) {
         return LINE_EMPTY;
 }
 
-/* Reads a line, and the next ones while they end in a backslash. Returns its length without the newline, -1 at the end of
- * input, -EINTR when a signal came. */
+/* Reads a line, and the next ones while they end in a backslash. Returns its length without the newline, -1
+ * at the end of input, -EINTR when a signal came. */
 static ssize_t read_line(char **line, size_t *size, bool prompt) {
         _cleanup_(freep) char *part = NULL;
         size_t part_size = 0, length = 0;
@@ -168,7 +170,8 @@ static int chat_loop(struct chat *chat, struct moed *m, const struct cli *cli) {
                 ssize_t n = read_line(&line, &size, person);
 
                 if (n == -EINTR) {
-                        if (interrupt_take() > 1 || warned || !person || interrupt_exit_code() != CLI_INTERRUPTED)
+                        if (interrupt_take() > 1 || warned || !person ||
+                            interrupt_exit_code() != CLI_INTERRUPTED)
                                 return interrupt_exit_code();
                         fputc('\n', stderr);
                         cli_note("Once more to leave.");
@@ -195,7 +198,8 @@ static int chat_main(struct chat *chat, struct cli *cli, const struct verb *verb
         const struct arg args[] = {
                 SAMPLING_ARGS(&chat->sampling),
                 { "system", 0, ARG_TEXT, &chat->system, "TEXT", "what the model is told before all else" },
-                { "stats", 0, ARG_FLAG, &chat->stats, NULL, "print a line of figures to stderr after each answer" },
+                { "stats", 0, ARG_FLAG, &chat->stats, NULL,
+                  "print a line of figures to stderr after each answer" },
                 {},
         };
         int n, code;
@@ -212,7 +216,8 @@ static int chat_main(struct chat *chat, struct cli *cli, const struct verb *verb
         if (code)
                 return code;
         if (!chat->model.chat_template[0])
-                cli_note("%s has no chat template that moed knows: it reads what is said as plain text, line by line.",
+                cli_note("%s has no chat template that moed knows: it reads what is said as plain text, line "
+                         "by line.",
                          chat->model.name);
         else if (isatty(STDIN_FILENO) && !cli->json)
                 print_commands();

@@ -217,8 +217,8 @@ int cli_flush(void) {
 }
 
 static void print_help(const struct verb *verb, const struct arg *own, const struct arg *common) {
-        printf("usage: moectl %s [OPTION...]%s%s\n\n%s\n\n", verb->name, verb->operands[0] ? " " : "", verb->operands,
-               verb->summary);
+        printf("usage: moectl %s [OPTION...]%s%s\n\n%s\n\n", verb->name, verb->operands[0] ? " " : "",
+               verb->operands, verb->summary);
         if (own)
                 args_print(own);
         args_print(common);
@@ -226,7 +226,8 @@ static void print_help(const struct verb *verb, const struct arg *own, const str
                 printf("\n%s\n", verb->details);
 }
 
-int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv, int *n) {
+int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv,
+              int *n) {
         const struct arg common[] = {
                 { "json", 0, ARG_FLAG, &cli->json, NULL, "print JSON, for programs" },
                 { "socket", 0, ARG_TEXT, &cli->socket, "PATH", "the daemon's socket" },

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What every verb of moectl shares: the options that all have, the way to the daemon, messages and exit codes. */
+/* What every verb of moectl shares: the options that all have, the way to the daemon, messages and exit
+ * codes. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,7 +30,8 @@ enum {
 };
 
 /* Parses a verb's options; answers --help. Returns CLI_DONE to go on, or the exit code to leave with. */
-int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv, int *n);
+int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv,
+              int *n);
 /* A mistake in the command line: says so, points to --help. Returns EX_USAGE. */
 int cli_usage(const struct verb *verb, const char *format, ...) _printf_(2, 3);
 /* One line on stderr, "moectl: …". */
@@ -44,11 +46,11 @@ int cli_failed(struct moed *m, int error);
 int cli_connect(const struct cli *cli, struct moed **ret);
 void moed_closep(struct moed **m);
 
-/* The model of that name (NULL: the default), copied shallowly: strings live until the next moed_models(). 0 or an exit
- * code; an unknown name is EX_USAGE, with the names that there are. */
+/* The model of that name (NULL: the default), copied shallowly: strings live until the next moed_models(). 0
+ * or an exit code; an unknown name is EX_USAGE, with the names that there are. */
 int cli_model(struct moed *m, const char *name, struct moed_model *ret);
 
-/* Asks the daemon by a verb, prints its answer as is; or gives it to the caller as a tree. 0 or an exit code. */
+/* Asks the daemon by a verb and prints its answer as is; or gives it as a tree. 0 or an exit code. */
 int cli_query_print(struct moed *m, const char *verb, const char *arguments);
 struct json;
 int cli_query(struct moed *m, const char *verb, const char *arguments, struct json **ret);
@@ -56,7 +58,7 @@ int cli_query(struct moed *m, const char *verb, const char *arguments, struct js
 /* Flushes stdout: EX_OK, or EX_IOERR after complaining. */
 int cli_flush(void);
 
-/* Ctrl-C and SIGTERM set a flag instead of ending the process, from interrupt_catch() to interrupt_release(). */
+/* From interrupt_catch() to interrupt_release() Ctrl-C and SIGTERM are counted and end nothing. */
 void interrupt_catch(void);
 void interrupt_release(void);
 int interrupt_count(void);

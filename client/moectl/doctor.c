@@ -27,7 +27,8 @@ struct finding {
         char value[128], remedy[256];
 };
 
-static void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...) _printf_(4, 5);
+static void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...)
+        _printf_(4, 5);
 static void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...) {
         va_list args;
 
@@ -55,21 +56,26 @@ static void check_kernel(struct finding *ret, const struct cli *cli) {
         if (uname(&name) < 0 || sscanf(name.release, "%u.%u", &major, &minor) != 2)
                 return find(ret, HEALTH_NOTE, "The daemon needs Linux 6.1 or later.", "unknown");
         find(ret, major > 6 || (major == 6 && minor >= 1) ? HEALTH_OK : HEALTH_BAD,
-             "The daemon needs Linux 6.1 or later, which Debian 12 has: boot a newer kernel.", "Linux %s", name.release);
+             "The daemon needs Linux 6.1 or later, which Debian 12 has: boot a newer kernel.", "Linux %s",
+             name.release);
 }
 
-/* Asked of the kernel itself, with an address that it cannot read: EFAULT comes after the question of permission, and a
- * container's filter answers before it. */
+/* Asked of the kernel itself, with an address that it cannot read: EFAULT comes after the question of
+ * permission, and a container's filter answers before it. */
 static void check_io_uring(struct finding *ret, const struct cli *cli) {
         char line[16];
 
         if (syscall(SYS_io_uring_setup, 1, NULL) < 0 && (errno == EFAULT || errno == EINVAL))
                 return find(ret, HEALTH_OK, "", "allowed");
         if (read_line_of("/proc/sys/kernel/io_uring_disabled", line, sizeof(line)) && strcmp(line, "0") != 0)
-                return find(ret, HEALTH_BAD, "The daemon needs io_uring: 'sysctl kernel.io_uring_disabled=0', and a file in "
-                            "/etc/sysctl.d to keep it.", "kernel.io_uring_disabled=%s", line);
-        find(ret, HEALTH_BAD, "The daemon needs io_uring: a container's seccomp filter keeps it away here. Run the daemon "
-             "outside and pass its socket in; clients need none.", "refused: %s", strerror(errno));
+                return find(ret, HEALTH_BAD,
+                            "The daemon needs io_uring: 'sysctl kernel.io_uring_disabled=0', and a file in "
+                            "/etc/sysctl.d to keep it.",
+                            "kernel.io_uring_disabled=%s", line);
+        find(ret, HEALTH_BAD,
+             "The daemon needs io_uring: a container's seccomp filter keeps it away here. Run the daemon "
+             "outside and pass its socket in; clients need none.",
+             "refused: %s", strerror(errno));
 }
 
 static void check_nofile(struct finding *ret, const struct cli *cli) {
@@ -80,7 +86,8 @@ static void check_nofile(struct finding *ret, const struct cli *cli) {
         if (limit.rlim_max == RLIM_INFINITY)
                 return find(ret, HEALTH_OK, "", "unlimited");
         find(ret, limit.rlim_max >= 4096 ? HEALTH_OK : HEALTH_NOTE,
-             "The daemon holds seven descriptors for each connection: raise 'ulimit -Hn', or LimitNOFILE= of its unit.",
+             "The daemon holds seven descriptors for each connection: raise 'ulimit -Hn', or LimitNOFILE= of "
+             "its unit.",
              "%" PRIu64 " descriptors", (uint64_t) limit.rlim_max);
 }
 
@@ -106,8 +113,8 @@ static void check_memory(struct finding *ret, const struct cli *cli) {
                 if (sscanf(line, "MemTotal: %" SCNu64, &total) != 1)
                         sscanf(line, "MemAvailable: %" SCNu64, &available);
         find(ret, available >= 1024 * 1024 ? HEALTH_OK : HEALTH_NOTE,
-             "A model's file, and 1 GiB beside it, should fit what is available; else weights are read from the disk again "
-             "and again.",
+             "A model's file, and 1 GiB beside it, should fit what is available; else weights are read from "
+             "the disk again and again.",
              "%s available of %s", format_bytes(a, available * 1024), format_bytes(b, total * 1024));
 }
 
@@ -115,7 +122,8 @@ static void check_huge_pages(struct finding *ret, const struct cli *cli) {
         char line[64], *from, *to;
 
         if (!read_line_of("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line)))
-                return find(ret, HEALTH_NOTE, "This kernel has no transparent huge pages: prompts are read a little slower.",
+                return find(ret, HEALTH_NOTE,
+                            "This kernel has no transparent huge pages: prompts are read a little slower.",
                             "not there");
         from = strchr(line, '[');
         to = from ? strchr(from, ']') : NULL;
@@ -123,21 +131,25 @@ static void check_huge_pages(struct finding *ret, const struct cli *cli) {
                 return find(ret, HEALTH_NOTE, "", "%s", line);
         *to = 0;
         find(ret, strcmp(from + 1, "never") == 0 ? HEALTH_NOTE : HEALTH_OK,
-             "'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled' lets moed ask for them.", "%s", from + 1);
+             "'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled' lets moed ask for them.", "%s",
+             from + 1);
 }
 
 static void check_processor(struct finding *ret, const struct cli *cli) {
 #if defined(__x86_64__)
         __builtin_cpu_init();
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"))
-                return find(ret, HEALTH_OK, "", "AVX-512 with VNNI, %ld processors", sysconf(_SC_NPROCESSORS_ONLN));
+                return find(ret, HEALTH_OK, "", "AVX-512 with VNNI, %ld processors",
+                            sysconf(_SC_NPROCESSORS_ONLN));
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
                 return find(ret, HEALTH_OK, "", "AVX2, %ld processors", sysconf(_SC_NPROCESSORS_ONLN));
-        find(ret, HEALTH_NOTE, "Without AVX2 the plain C kernels are used, several times slower. In a virtual machine, pass "
+        find(ret, HEALTH_NOTE,
+             "Without AVX2 the plain C kernels are used, several times slower. In a virtual machine, pass "
              "the host's processor through.",
              "neither AVX2 nor AVX-512");
 #else
-        find(ret, HEALTH_NOTE, "There are vectorised kernels for x86-64 only; plain C is used here.", "not x86-64");
+        find(ret, HEALTH_NOTE, "There are vectorised kernels for x86-64 only; plain C is used here.",
+             "not x86-64");
 #endif
 }
 
@@ -154,11 +166,13 @@ static void check_gpu(struct finding *ret, const struct cli *cli) {
                 if (!read_line_of("/proc/driver/nvidia/version", line, sizeof(line)))
                         snprintf(line, sizeof(line), "NVIDIA");
                 return find(ret, access("/dev/nvidia0", R_OK | W_OK) == 0 ? HEALTH_OK : HEALTH_NOTE,
-                            "This user may not open /dev/nvidia0; the daemon's user has to (groups video, render).", "%s",
-                            line);
+                            "This user may not open /dev/nvidia0; the daemon's user has to (groups video, "
+                            "render).",
+                            "%s", line);
         }
         if (exists("/proc/driver/nvidia"))
-                return find(ret, HEALTH_NOTE, "The driver is loaded but has no device node: run nvidia-modprobe.",
+                return find(ret, HEALTH_NOTE,
+                            "The driver is loaded but has no device node: run nvidia-modprobe.",
                             "driver without a device");
         find(ret, HEALTH_OK, "", "none; the processor computes");
 }
@@ -172,16 +186,19 @@ static void check_daemon(struct finding *ret, const struct cli *cli) {
         options.socket = cli->socket;
         r = moed_connect(&m, &options);
         if (r < 0) {
-                find(ret, HEALTH_BAD, moed_error(m), "%s", r == -EACCES || r == -EPERM ? "not allowed" : "not reachable");
+                find(ret, HEALTH_BAD, moed_error(m), "%s",
+                     r == -EACCES || r == -EPERM ? "not allowed" : "not reachable");
                 moed_close(m);
                 return;
         }
         r = moed_models(m, &models);
         if (r > 0)
-                find(ret, HEALTH_OK, "", "answers; %d model%s, default %s", r, r == 1 ? "" : "s", models[0].name);
+                find(ret, HEALTH_OK, "", "answers; %d model%s, default %s", r, r == 1 ? "" : "s",
+                     models[0].name);
         else
                 find(ret, r == 0 ? HEALTH_BAD : HEALTH_NOTE,
-                     r == 0 ? "It serves no model: add a [Model NAME] section with File= to moed.conf(5)." : moed_error(m),
+                     r == 0 ? "It serves no model: add a [Model NAME] section with File= to moed.conf(5)."
+                            : moed_error(m),
                      "answers");
         moed_close(m);
 }
@@ -228,7 +245,8 @@ static void print_json(const struct finding *findings, bool healthy) {
 
 static void print_table(const struct finding *findings) {
         for (size_t i = 0; i < ELEMENTS(checks); i++) {
-                printf("%-8s %-14s %s\n", health_names[findings[i].health], checks[i].name, findings[i].value);
+                printf("%-8s %-14s %s\n", health_names[findings[i].health], checks[i].name,
+                       findings[i].value);
                 if (findings[i].remedy[0])
                         printf("         %s\n", findings[i].remedy);
         }

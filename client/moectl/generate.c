@@ -108,7 +108,8 @@ static int keep_token(struct generation *g, const struct moed_event *event) {
         return 0;
 }
 
-static int take_event(struct generation *g, const struct moed_event *event, bool print, struct progress *progress) {
+static int take_event(struct generation *g, const struct moed_event *event, bool print,
+                      struct progress *progress) {
         int r = 0;
 
         g->activations = event->activations_total;

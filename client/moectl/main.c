@@ -10,13 +10,15 @@ static const struct verb verbs[] = {
           "The prompt is the operands, joined by spaces; '-' reads it from standard input.\n"
           "Ctrl-C ends the generation (exit code 130)." },
         { "chat", "", "Talks with a model, line by line.", verb_chat,
-          "/reset forgets what was said, /quit leaves. Ctrl-C ends an answer; twice at the prompt, it leaves." },
+          "/reset forgets what was said, /quit leaves. Ctrl-C ends an answer; twice at the prompt, it "
+          "leaves." },
         { "models", "", "Lists the models that the daemon serves.", verb_models },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
         { "stats", "", "Prints the daemon's counters.", verb_stats },
-        { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]", "Shows or changes who may use how much.",
-          verb_budget,
-          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see moed.conf(5).\n"
+        { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
+          "Shows or changes who may use how much.", verb_budget,
+          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see "
+          "moed.conf(5).\n"
           "Changes hold until the daemon ends." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
@@ -26,7 +28,8 @@ static const struct verb verbs[] = {
 };
 
 static int print_help(const struct arg *args) {
-        puts("usage: moectl [OPTION...] VERB [ARGUMENT...]\n\nTalks to moed, the system service for mixture-of-experts "
+        puts("usage: moectl [OPTION...] VERB [ARGUMENT...]\n\nTalks to moed, the system service for "
+             "mixture-of-experts "
              "language models.\n");
         for (const struct verb *v = verbs; v->name; v++)
                 printf("  %-10s %s\n", v->name, v->summary);
@@ -54,7 +57,8 @@ int main(int argc, char **argv) {
         struct reason reason = REASON_INIT;
         int n;
 
-        /* A service manager ignores SIGPIPE for its children; a reader that left early ends us, as it does cat(1). */
+        /* A service manager ignores SIGPIPE for its children; a reader that left early ends us, as it does
+         * cat(1). */
         signal(SIGPIPE, SIG_DFL);
         if (args_parse(args, NULL, true, argc - 1, argv + 1, &n, &reason))
                 return cli_usage(NULL, "%s", reason.text);

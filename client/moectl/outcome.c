@@ -66,7 +66,8 @@ void report_stats(const struct moed_model *model, const struct generation *g, bo
                 experts += token_experts(model, &g->tokens[i]);
                 logprob += (double) g->tokens[i].logprob;
         }
-        cli_note("%u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f experts per token (cap %.2f)",
+        cli_note("%u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f experts per "
+                 "token (cap %.2f)",
                  g->prompt_tokens, generation_ttft_msec(g), g->n_tokens, generation_tokens_per_second(g),
                  g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
         if (logprobs && g->n_tokens > 0)

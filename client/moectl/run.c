@@ -27,7 +27,8 @@ static void prompt_deinit(struct prompt *prompt) {
         free(prompt->tokens);
 }
 
-static int prompt_read(struct prompt *ret, const struct run *run, const struct verb *verb, char **operands, int n) {
+static int prompt_read(struct prompt *ret, const struct run *run, const struct verb *verb, char **operands,
+                       int n) {
         struct reason reason = REASON_INIT;
         int r;
 
@@ -48,8 +49,8 @@ static int prompt_read(struct prompt *ret, const struct run *run, const struct v
         return cli_exit_code(r);
 }
 
-static int run_report(struct moed *m, const struct cli *cli, const struct run *run, const struct moed_model *model,
-                      const struct generation *g, int error) {
+static int run_report(struct moed *m, const struct cli *cli, const struct run *run,
+                      const struct moed_model *model, const struct generation *g, int error) {
         int code;
 
         if (error == -EIO) {
@@ -83,12 +84,14 @@ static void run_request(const struct run *run, const struct prompt *prompt, stru
         }
         if (run->system)
                 messages[n++] = (struct moed_message) { .role = MOED_SYSTEM, .text = run->system };
-        messages[n++] = (struct moed_message) { .role = MOED_USER, .text = prompt->text, .length = prompt->length };
+        messages[n++] =
+                (struct moed_message) { .role = MOED_USER, .text = prompt->text, .length = prompt->length };
         q->messages = messages;
         q->n_messages = n;
 }
 
-static int run_connected(const struct cli *cli, const struct run *run, const struct prompt *prompt, struct moed *m) {
+static int run_connected(const struct cli *cli, const struct run *run, const struct prompt *prompt,
+                         struct moed *m) {
         _cleanup_(generation_deinit) struct generation g = GENERATION_INIT;
         struct moed_request q = MOED_REQUEST_INIT;
         struct moed_message messages[2];
@@ -114,12 +117,15 @@ static int run_main(struct cli *cli, struct run *run, const struct verb *verb, i
         _cleanup_(moed_closep) struct moed *m = NULL;
         const struct arg args[] = {
                 SAMPLING_ARGS(&run->sampling),
-                { "chat", 'c', ARG_FLAG, &run->chat, NULL, "the prompt is a question: through the chat template" },
-                { "system", 0, ARG_TEXT, &run->system, "TEXT", "what the model is told before that; implies --chat" },
+                { "chat", 'c', ARG_FLAG, &run->chat, NULL,
+                  "the prompt is a question: through the chat template" },
+                { "system", 0, ARG_TEXT, &run->system, "TEXT",
+                  "what the model is told before that; implies --chat" },
                 { "ignore-eog", 0, ARG_FLAG, &run->ignore_eog, NULL, "go on past the model's end of text" },
                 { "special", 0, ARG_FLAG, &run->special, NULL, "recognise special tokens in the prompt" },
                 { "tokens", 0, ARG_TEXT, &run->tokens, "N,N,...", "token ids instead of a prompt in words" },
-                { "logprobs", 0, ARG_FLAG, &run->logprobs, NULL, "with --stats: the mean log-probability (--json has them all)" },
+                { "logprobs", 0, ARG_FLAG, &run->logprobs, NULL,
+                  "with --stats: the mean log-probability (--json has them all)" },
                 { "stats", 0, ARG_FLAG, &run->stats, NULL, "print a line of figures to stderr at the end" },
                 {},
         };
@@ -131,7 +137,8 @@ static int run_main(struct cli *cli, struct run *run, const struct verb *verb, i
         code = prompt_read(&prompt, run, verb, argv, n);
         if (code)
                 return code;
-        cli->arena = prompt.length + (run->system ? strlen(run->system) : 0) + prompt.n_tokens * sizeof(*prompt.tokens);
+        cli->arena = prompt.length + (run->system ? strlen(run->system) : 0) +
+                     prompt.n_tokens * sizeof(*prompt.tokens);
         code = cli_connect(cli, &m);
         return code ? code : run_connected(cli, run, &prompt, m);
 }

@@ -24,7 +24,8 @@ static int no_operands(const struct verb *verb, char **argv, int n) {
 }
 
 /* For verbs that only ask: parses, connects, prints the answer as is with --json. CLI_DONE: *m is there. */
-static int show_open(struct cli *cli, const struct verb *verb, const char *control, int argc, char **argv, struct moed **m) {
+static int show_open(struct cli *cli, const struct verb *verb, const char *control, int argc, char **argv,
+                     struct moed **m) {
         int n, code;
 
         code = cli_parse(cli, verb, NULL, argc, argv, &n);
@@ -130,9 +131,10 @@ static void ps_row(struct table *table, const struct json *peer) {
 
 int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         static const struct table_column columns[] = {
-                { "PID", true }, { "USER" }, { "UNIT" }, { "NAME" }, { "RUNNING", true }, { "QUEUED", true },
-                { "PROMPT", true }, { "GENERATED", true }, { "ACTIVATIONS", true }, { "EXPERTS", true }, { "CAP", true },
-                { "WEIGHT", true }, { "KV-PAGES", true },
+                { "PID", true },         { "USER" },          { "UNIT" },         { "NAME" },
+                { "RUNNING", true },     { "QUEUED", true },  { "PROMPT", true }, { "GENERATED", true },
+                { "ACTIVATIONS", true }, { "EXPERTS", true }, { "CAP", true },    { "WEIGHT", true },
+                { "KV-PAGES", true },
         };
         _cleanup_(table_deinit) struct table table = {};
         _cleanup_(json_freep) struct json *reply = NULL;
@@ -210,7 +212,8 @@ static void budget_row(struct table *table, const struct json *budget) {
 }
 
 static void rule_row(struct table *table, const struct json *rule) {
-        const char *experts = json_get_text(rule, "experts_max_source", ""), *weight = json_get_text(rule, "weight_source", "");
+        const char *experts = json_get_text(rule, "experts_max_source", ""),
+                   *weight = json_get_text(rule, "weight_source", "");
         uint64_t value = json_get_uint(rule, "weight", 0);
 
         text_cell(table, rule, "principal");
@@ -226,7 +229,8 @@ static void rule_row(struct table *table, const struct json *rule) {
 /* What is in force for those who are here, then the rules that there are. */
 static int budget_tables(const struct json *reply) {
         static const struct table_column columns[] = {
-                { "PRINCIPAL" }, { "EXPERTSMAX", true }, { "WEIGHT", true }, { "ACTIVATIONS", true }, { "SOURCE" },
+                { "PRINCIPAL" },         { "EXPERTSMAX", true }, { "WEIGHT", true },
+                { "ACTIVATIONS", true }, { "SOURCE" },
         };
         static const struct table_column rule_columns[] = {
                 { "RULE" }, { "EXPERTSMAX", true }, { "WEIGHT", true }, { "SOURCE" },
@@ -274,7 +278,8 @@ static int budget_key_write(struct json_writer *w, const struct verb *verb, cons
                 const struct budget_key *k = &budget_keys[i];
                 double value;
 
-                if (strlen(k->name) != length || strncasecmp(k->name, assignment, length) != 0 || !assignment[length])
+                if (strlen(k->name) != length || strncasecmp(k->name, assignment, length) != 0 ||
+                    !assignment[length])
                         continue;
                 if (args_number(assignment + length + 1, k->min, k->max, &value) ||
                     (k->factor == 1 && value != (double) (uint64_t) value))
@@ -291,7 +296,8 @@ static int budget_key_write(struct json_writer *w, const struct verb *verb, cons
 /* The control message's arguments for `set` and `reset`; NULL for `show`. 0 or an exit code. */
 static int budget_arguments(const struct verb *verb, char **operands, int n, char **ret) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
-        bool set = n > 0 && strcmp(operands[0], "set") == 0, reset = n > 0 && strcmp(operands[0], "reset") == 0;
+        bool set = n > 0 && strcmp(operands[0], "set") == 0,
+             reset = n > 0 && strcmp(operands[0], "reset") == 0;
         int code;
 
         if (n == 0 || (n == 1 && strcmp(operands[0], "show") == 0))

@@ -101,7 +101,8 @@ int table_print(const struct table *table) {
         return 0;
 }
 
-static const char *format_scaled(char ret[static 16], uint64_t value, unsigned step, const char *const units[]) {
+static const char *format_scaled(char ret[static 16], uint64_t value, unsigned step,
+                                 const char *const units[]) {
         double scaled = (double) value;
         size_t unit = 0;
 

@@ -51,12 +51,13 @@ static int print_pieces(struct moed *m, uint32_t model, const int32_t *tokens, i
         return cli_flush();
 }
 
-static int encode(struct moed *m, const struct cli *cli, const struct tokenize *t, uint32_t model, const char *text,
-                  size_t length) {
+static int encode(struct moed *m, const struct cli *cli, const struct tokenize *t, uint32_t model,
+                  const char *text, size_t length) {
         _cleanup_(freep) int32_t *tokens = NULL;
         int n;
 
-        n = moed_tokenize(m, model, text, length, (t->special ? MOED_SPECIAL : 0) | (t->no_bos ? MOED_NO_BOS : 0), &tokens);
+        n = moed_tokenize(m, model, text, length,
+                          (t->special ? MOED_SPECIAL : 0) | (t->no_bos ? MOED_NO_BOS : 0), &tokens);
         if (n < 0)
                 return cli_failed(m, n);
         return t->pieces && !cli->json ? print_pieces(m, model, tokens, n) : print_tokens(cli, tokens, n);
@@ -84,8 +85,8 @@ static int decode(struct moed *m, const struct cli *cli, uint32_t model, const i
         return cli_flush();
 }
 
-static int tokenize_connected(const struct cli *cli, const struct tokenize *t, const char *text, size_t length,
-                              const int32_t *tokens, size_t n) {
+static int tokenize_connected(const struct cli *cli, const struct tokenize *t, const char *text,
+                              size_t length, const int32_t *tokens, size_t n) {
         _cleanup_(moed_closep) struct moed *m = NULL;
         struct moed_model model;
         int code;
@@ -96,7 +97,8 @@ static int tokenize_connected(const struct cli *cli, const struct tokenize *t, c
         code = cli_model(m, t->model, &model);
         if (code)
                 return code;
-        return tokens ? decode(m, cli, model.handle, tokens, n) : encode(m, cli, t, model.handle, text, length);
+        return tokens ? decode(m, cli, model.handle, tokens, n)
+                      : encode(m, cli, t, model.handle, text, length);
 }
 
 int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **argv) {
@@ -109,7 +111,8 @@ int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **arg
                 { "special", 0, ARG_FLAG, &t.special, NULL, "recognise special tokens in the text" },
                 { "no-bos", 0, ARG_FLAG, &t.no_bos, NULL, "no begin-of-text token" },
                 { "pieces", 'p', ARG_FLAG, &t.pieces, NULL, "a line a token, with its text" },
-                { "decode", 'd', ARG_TEXT, &t.decode, "N,N,...", "the other way: print the text of these ids" },
+                { "decode", 'd', ARG_TEXT, &t.decode, "N,N,...",
+                  "the other way: print the text of these ids" },
                 {},
         };
         size_t length = 0, n_tokens = 0;
@@ -119,8 +122,10 @@ int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **arg
         if (r != CLI_DONE)
                 return r;
         if (!t.decode == (n == 0))
-                return cli_usage(verb, t.decode ? "--decode and a text exclude each other" : "a text is missing");
-        r = t.decode ? args_tokens(t.decode, &tokens, &n_tokens, &reason) : input_text(argv, n, &text, &length);
+                return cli_usage(verb,
+                                 t.decode ? "--decode and a text exclude each other" : "a text is missing");
+        r = t.decode ? args_tokens(t.decode, &tokens, &n_tokens, &reason)
+                     : input_text(argv, n, &text, &length);
         if (r > 0)
                 return cli_usage(verb, "%s", reason.text);
         if (r < 0) {

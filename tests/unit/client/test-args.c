@@ -31,20 +31,22 @@ static int parse_n(struct values *v, bool first_only, int argc, char **argv, int
         return args_parse(own, common, first_only, argc, argv, n, reason);
 }
 
-#define PARSE(_v, ...)                                                                                       \
-        ({                                                                                                   \
-                char *_argv[] = { __VA_ARGS__, NULL };                                                       \
-                struct reason _reason = REASON_INIT;                                                         \
-                int _n, _r = parse_n((_v), false, (int) (sizeof(_argv) / sizeof(_argv[0])) - 1, _argv, &_n, &_reason); \
-                assert_se(_r == 0 || _reason.text[0]);                                                       \
-                _r == 0 ? _n : -1;                                                                           \
+#define PARSE(_v, ...) \
+        ({ \
+                char *_argv[] = { __VA_ARGS__, NULL }; \
+                struct reason _reason = REASON_INIT; \
+                int _n, _r = parse_n((_v), false, (int) (sizeof(_argv) / sizeof(_argv[0])) - 1, _argv, &_n, \
+                                     &_reason); \
+                assert_se(_r == 0 || _reason.text[0]); \
+                _r == 0 ? _n : -1; \
         })
 #define S(_text) ((char *) (_text))
 
 TEST(options_in_every_spelling) {
         struct values v = {};
 
-        assert_se(PARSE(&v, S("--flag"), S("--text=a=b"), S("--u32"), S("7"), S("-r"), S("0.5"), S("-o")) == 0);
+        assert_se(PARSE(&v, S("--flag"), S("--text=a=b"), S("--u32"), S("7"), S("-r"), S("0.5"), S("-o")) ==
+                  0);
         assert_se(v.flag && v.other && strcmp(v.text, "a=b") == 0 && v.u32 == 7 && v.real == 0.5);
         assert_se(PARSE(&v, S("-tx"), S("-u"), S("8"), S("--small=2.5")) == 0);
         assert_se(strcmp(v.text, "x") == 0 && v.u32 == 8 && v.small == 2.5f);
@@ -88,7 +90,7 @@ TEST(mistakes_are_refused) {
 
         assert_se(PARSE(&v, S("--nope")) < 0);
         assert_se(PARSE(&v, S("-x")) < 0);
-        assert_se(PARSE(&v, S("--fla")) < 0);      /* no abbreviations: a later option could make them ambiguous */
+        assert_se(PARSE(&v, S("--fla")) < 0); /* no abbreviations: a later option could make them ambiguous */
         assert_se(PARSE(&v, S("--flag=1")) < 0);
         assert_se(PARSE(&v, S("-fo")) < 0);
         assert_se(PARSE(&v, S("--text")) < 0);

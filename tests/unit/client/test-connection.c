@@ -197,7 +197,8 @@ static struct wire_submission peer_take(struct peer *p) {
         return s;
 }
 
-static void peer_emit(struct peer *p, uint64_t request, enum wire_event event, uint16_t detail, const char *text) {
+static void peer_emit(struct peer *p, uint64_t request, enum wire_event event, uint16_t detail,
+                      const char *text) {
         struct wire_completion c = { .request = request, .event = (uint8_t) event, .detail = detail };
 
         c.text_length = (uint8_t) strlen(text);
@@ -216,7 +217,8 @@ static struct fake fake_start(enum lie lie, void (*serve)(struct peer *p)) {
         snprintf(address.sun_path, sizeof(address.sun_path), "%s", f.path);
         f.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
         assert_se(f.listener >= 0);
-        assert_se(bind(f.listener, (struct sockaddr *) &address, sizeof(address)) == 0 && listen(f.listener, 4) == 0);
+        assert_se(bind(f.listener, (struct sockaddr *) &address, sizeof(address)) == 0 &&
+                  listen(f.listener, 4) == 0);
         f.pid = fork();
         assert_se(f.pid >= 0);
         if (f.pid == 0) {
@@ -409,7 +411,8 @@ static void serve_one(struct peer *p) {
         at = wire_arena(&p->layout, p->client.address) + s.offset;
         memcpy(&g, at, sizeof(g));
         assert_se(g.size == sizeof(g) && g.model == 1 && g.prompt_kind == WIRE_PROMPT_MESSAGES);
-        assert_se(g.stop_count == 2 && g.stop_bytes == 2 * sizeof(struct wire_stop) + 5 && g.prompt_bytes == 8 + 3 + 8 + 2);
+        assert_se(g.stop_count == 2 && g.stop_bytes == 2 * sizeof(struct wire_stop) + 5 &&
+                  g.prompt_bytes == 8 + 3 + 8 + 2);
         assert_se(s.length == sizeof(g) + g.stop_bytes + g.prompt_bytes);
         assert_se(g.experts_milli == 2300 && g.max_tokens == 9 && g.seed == 77 && g.top_p == 1.0f);
         assert_se(memcmp(at + sizeof(g), "\3\0\0\0END\2\0\0\0\n\n", 13) == 0);
@@ -461,7 +464,8 @@ static void expect_last_then_end(struct moed *m, const char *words) {
         int r;
 
         assert_se(moed_wait(m, &event, 5000) == 1 && event.type == MOED_EVENT_ACCEPTED);
-        assert_se(moed_wait(m, &event, 5000) == 1 && event.type == MOED_EVENT_TOKEN && event.text_length == 4);
+        assert_se(moed_wait(m, &event, 5000) == 1 && event.type == MOED_EVENT_TOKEN &&
+                  event.text_length == 4);
         do
                 r = moed_wait(m, &event, 5000);
         while (r == 0);
@@ -544,7 +548,8 @@ TEST(impossible_ring_index_ends_the_connection) {
         struct moed_event event;
 
         assert_se(moed_wait(m, &event, 5000) == -EPROTO);
-        assert_se(moed_next(m, &event) == -EPROTO && moed_prepare(m) == -EPROTO && moed_cancel(m, 1) == -EPROTO);
+        assert_se(moed_next(m, &event) == -EPROTO && moed_prepare(m) == -EPROTO &&
+                  moed_cancel(m, 1) == -EPROTO);
         moed_close(m);
         fake_end(&f);
 }
@@ -617,7 +622,8 @@ TEST(query_turns_the_reply_into_json) {
         assert_se(moed_query(m, "stats", "{", &text) == -EINVAL);
         assert_se(moed_query(m, "stats", "[]", &text) == -EINVAL);
         assert_se(moed_query(m, "stats", "{\"x\":{\"y\":[1,-2,0.5,\"z\",null,true]}}", &text) == 0);
-        assert_se(strcmp(text, "{\"a\":1,\"b\":-2,\"c\":0.5,\"d\":\"\xef\xbf\xbd\",\"e\":[true,null],\"f\":{\"g\":\"h\\\"\"}}") == 0);
+        assert_se(strcmp(text, "{\"a\":1,\"b\":-2,\"c\":0.5,\"d\":\"\xef\xbf\xbd\",\"e\":[true,null],\"f\":{"
+                               "\"g\":\"h\\\"\"}}") == 0);
         free(text);
         moed_close(m);
         fake_end(&f);

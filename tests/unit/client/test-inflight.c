@@ -6,8 +6,9 @@
 #include "test.h"
 
 static struct wire_completion completion(enum wire_event event, const char *text) {
-        struct wire_completion c = { .request = 1, .event = (uint8_t) event, .text_length = (uint8_t) strlen(text) };
+        struct wire_completion c = { .request = 1, .event = (uint8_t) event };
 
+        c.text_length = (uint8_t) strlen(text);
         memcpy(c.text, text, strlen(text));
         return c;
 }
@@ -94,7 +95,8 @@ TEST(done_gives_out_everything_even_half_a_character) {
 
 TEST(error_ends_the_sentence_that_reasons_began) {
         struct fixture f = fixture_new();
-        struct wire_completion c = completion(WIRE_EVENT_TOKEN, "y\xe2\x82"); /* text held back is not the sentence's */
+        /* Text held back is not the sentence's. */
+        struct wire_completion c = completion(WIRE_EVENT_TOKEN, "y\xe2\x82");
 
         assert_se(stream_feed(f.stream, &c, &f.event, &f.out) == 0);
         c = completion(WIRE_EVENT_REASON, "the prompt has 5000 tokens, ");

@@ -21,7 +21,8 @@ TEST(strings_are_escaped) {
         assert_se(string_becomes("", 0, "\"\""));
         assert_se(string_becomes("a\"b\\c/\n\r\t\b\f", 11, "\"a\\\"b\\\\c/\\n\\r\\t\\b\\f\""));
         assert_se(string_becomes("\0\x1f\x7f", 3, "\"\\u0000\\u001f\\u007f\""));
-        assert_se(string_becomes("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 9, "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\""));
+        assert_se(string_becomes("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 9,
+                                 "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\""));
 }
 
 #define R "\xef\xbf\xbd"
@@ -75,8 +76,9 @@ TEST(commas_and_colons_come_by_themselves) {
         json_float(&w, 0.1f);
         json_close(&w, '}');
         assert_se(json_writer_take(&w, &text) == 0);
-        assert_se(strcmp(text, "{\"a\":[-1,18446744073709551615,null,true,{}],\"b{\":\"[\",\"c\":0.1,\"d\":null,"
-                               "\"e\":0.1}") == 0);
+        assert_se(strcmp(text,
+                         "{\"a\":[-1,18446744073709551615,null,true,{}],\"b{\":\"[\",\"c\":0.1,\"d\":null,"
+                         "\"e\":0.1}") == 0);
         free(text);
 }
 
@@ -109,7 +111,8 @@ static int parse(const char *text) {
 TEST(well_formed_json_is_read) {
         struct json *json;
         const struct json *b;
-        static const char text[] = " { \"a\" : [ 1 , -2 , 2.5e1 , true , null ] , \"b\" : \"x\\u00e4\\ud83d\\ude00\\n\\/\" } ";
+        static const char text[] =
+                " { \"a\" : [ 1 , -2 , 2.5e1 , true , null ] , \"b\" : \"x\\u00e4\\ud83d\\ude00\\n\\/\" } ";
 
         assert_se(json_parse(&json, text, sizeof(text) - 1, NULL) == 0);
         assert_se(json->type == JSON_OBJECT && json->length == 2);
@@ -122,14 +125,16 @@ TEST(well_formed_json_is_read) {
         assert_se(!json_get(json, "c") && !json_get(b, "c") && !json_get(NULL, "c"));
         assert_se(json_get_uint(json, "b", 7) == 7);
         json_free(json);
-        assert_se(parse("0") == 0 && parse("-0.0e-5") == 0 && parse("\"\"") == 0 && parse("[]") == 0 && parse("{}") == 0);
+        assert_se(parse("0") == 0 && parse("-0.0e-5") == 0 && parse("\"\"") == 0 && parse("[]") == 0 &&
+                  parse("{}") == 0);
 }
 
 TEST(malformed_json_is_refused_with_a_reason) {
         static const char *const bad[] = {
-                "", " ", "{", "}", "[1,]", "[1 2]", "{\"a\"}", "{\"a\":}", "{a:1}", "{\"a\":1,}", "01", "1.", ".5", "1e", "+1",
-                "-", "\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"", "\"\n\"", "\"\xff\"",
-                "\"\\", "\"\\\"", "nul", "truex", "1 2", "[1]]", "{\"a\\u0000b\":1}", "NaN",
+                "", " ", "{", "}", "[1,]", "[1 2]", "{\"a\"}", "{\"a\":}", "{a:1}", "{\"a\":1,}", "01",
+                "1.", ".5", "1e", "+1", "-", "\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"",
+                "\"\\ud800\\u0041\"", "\"\n\"", "\"\xff\"", "\"\\", "\"\\\"", "nul", "truex", "1 2",
+                "[1]]", "{\"a\\u0000b\":1}", "NaN",
         };
 
         for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -149,7 +154,8 @@ TEST(nesting_is_limited_exactly) {
 
 /* Every prefix and every changed byte of a text is either read or refused, never read beyond. */
 TEST(damaged_json_does_no_harm) {
-        static const char good[] = "{\"k\":[1,-2.5e3,\"\\ud83d\\ude00x\",{\"n\":null,\"t\":true}],\"z\":\"\xe2\x82\xac\"}";
+        static const char good[] =
+                "{\"k\":[1,-2.5e3,\"\\ud83d\\ude00x\",{\"n\":null,\"t\":true}],\"z\":\"\xe2\x82\xac\"}";
 
         for (size_t n = 0; n < sizeof(good) - 1; n++) {
                 char *copy = malloc(n + 1); /* exact, so that a sanitizer sees a byte too far */
