@@ -28,7 +28,7 @@ struct load {
         } slots[REQUESTS_MAX];
         uint32_t *gaps, *firsts; /* usec */
         size_t n_gaps, n_firsts;
-        uint64_t tokens, done, activations;
+        uint64_t tokens, done, activations, progress;
 };
 
 static void die(struct load *load, const char *what) {
@@ -82,7 +82,10 @@ static void take(struct load *load, const struct moed_event *event) {
         case MOED_EVENT_ERROR:
                 fprintf(stderr, "load: %.*s\n", (int) event->text_length, event->text);
                 exit(1);
-        default:
+        case MOED_EVENT_PROGRESS:
+                load->progress++;
+                break;
+        case MOED_EVENT_ACCEPTED:
                 break;
         }
 }
@@ -119,10 +122,11 @@ static void run(struct load *load, unsigned requests, double seconds) {
                         for (unsigned i = 0; i < requests; i++)
                                 (void) moed_cancel(load->m, load->slots[i].id);
         }
-        printf("{\"tokens\": %llu, \"requests\": %llu, \"seconds\": %.3f, \"activations\": %llu, "
+        printf("{\"tokens\": %llu, \"requests\": %llu, \"seconds\": %.3f, \"activations\": %llu, \"progress\": %llu, "
                "\"gap_p50\": %u, \"gap_p99\": %u, \"first_p50\": %u, \"first_max\": %u}\n",
                (unsigned long long) load->tokens, (unsigned long long) load->done, (double) (now_nsec() - begin) / 1e9,
-               (unsigned long long) load->activations, quantile(load->gaps, load->n_gaps, 0.5),
+               (unsigned long long) load->activations, (unsigned long long) load->progress,
+               quantile(load->gaps, load->n_gaps, 0.5),
                quantile(load->gaps, load->n_gaps, 0.99), quantile(load->firsts, load->n_firsts, 0.5),
                quantile(load->firsts, load->n_firsts, 1.0));
 }

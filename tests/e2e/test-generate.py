@@ -4,7 +4,7 @@
 
 import signal
 
-from moedtest import Daemon, greedy, prompts, wait_until
+from moedtest import Daemon, finish, greedy, prompts, wait_until
 
 
 def continuations_equal_the_reference(d):
@@ -80,6 +80,14 @@ def long_texts_are_tokenised_beside_the_loop(d):
     assert p.returncode != 0 and "context" in p.stderr, p.stderr
 
 
+def long_prompts_tell_their_progress():
+    with Daemon(config="[Daemon]\nRowsMax=32\n") as d:
+        got = finish(d.helper("load", "-p", 500, "-n", 1))
+        # 500 tokens, 32 at a time; the last chunk ends in the first token.
+        assert got["progress"] == 15, got
+        assert d.stats()["rows_max"] == 32
+
+
 def main():
     with Daemon() as d:
         continuations_equal_the_reference(d)
@@ -89,6 +97,7 @@ def main():
         refusals_say_why(d)
         an_interrupt_cancels_the_request_and_not_the_daemon(d)
         long_texts_are_tokenised_beside_the_loop(d)
+    long_prompts_tell_their_progress()
 
 
 main()
