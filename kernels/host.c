@@ -111,8 +111,13 @@ int host_check_matmul(const struct op_matmul *op) {
         return 0;
 }
 
+int host_check_head_matmul(const struct op_head_matmul *op) {
+        return weight_supported(&op->w) && op->head_rows >= op->w.rows ? 0 : -EOPNOTSUPP;
+}
+
 int host_check_kv(const struct kv_layer *kv) {
-        bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_F32) && kv->kv_heads > 0;
+        bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_F32) && kv->kv_heads > 0 &&
+                         (kv->v.address || kv->v_dim <= kv->k_dim);
 
         return supported ? 0 : -EOPNOTSUPP;
 }

@@ -81,6 +81,25 @@ struct op_matmul {
 
 enum { ROPE_PAIRS_MAX = 512 }; /* more is refused with -EOPNOTSUPP */
 
+/* A product per head: y[t,h,:] = W_h x[t,h,:], or W_hᵀ x[t,h,:] with `transposed`. W_h are w.stack matrices of w.rows ×
+ * w.cols; head h's begins h × head_rows rows after w.data, so that they may be slices of a larger matrix. Strides in
+ * floats, of a token and of a head. */
+struct op_head_matmul {
+        uint32_t n;
+        struct weight w;
+        uint32_t head_rows;
+        bool transposed;
+        struct device_ptr x, y;
+        uint32_t x_stride, x_head_stride, y_stride, y_head_stride;
+};
+
+/* y[i,:] = x[i,:]   n rows of `dim`; strides in floats; x and y do not overlap. */
+struct op_copy {
+        uint32_t n, dim;
+        struct device_ptr x, y;
+        uint32_t x_stride, y_stride;
+};
+
 enum rope_pairs {
         ROPE_ADJACENT, /* (2i, 2i+1): llama, DeepSeek */
         ROPE_HALVES,   /* (i, i + dims/2): NeoX, qwen, olmoe */
@@ -98,14 +117,25 @@ struct op_rope {
 };
 
 /* Pages of one layer: K as [page][kv_heads][KV_PAGE_TOKENS][k_dim], V as [page][kv_heads][KV_PAGE_TOKENS][v_dim],
- * of type F16 or F32. */
+ * of type F16 or F32. With v null a value is the first v_dim ≤ k_dim values of its key (the latent of MLA,
+ * arXiv 2405.04434). */
 struct kv_layer {
         struct device_ptr k, v;
         enum quant_type type;
         uint32_t kv_heads, k_dim, v_dim;
 };
 
-/* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v: [n][kv_heads][v_dim]. */
+/* Where values lie, and how far apart. */
+static inline struct device_ptr kv_values(const struct kv_layer *kv) {
+        return kv->v.address ? kv->v : kv->k;
+}
+
+static inline uint32_t kv_value_stride(const struct kv_layer *kv) {
+        return kv->v.address ? kv->v_dim : kv->k_dim;
+}
+
+/* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v: [n][kv_heads][v_dim], unused
+ * where values are part of the keys. */
 struct op_kv_store {
         struct op_rows rows;
         struct kv_layer kv;

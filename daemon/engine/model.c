@@ -78,51 +78,6 @@ static int place_frequencies(struct model *m) {
         return r;
 }
 
-/* The arena: for each layer all pages of K, then all pages of V. */
-static void place_kv(struct model *m, enum quant_type type) {
-        const struct arch_params *h = &m->arch.params;
-        uint64_t page = (uint64_t) h->kv_heads * KV_PAGE_TOKENS * quant_row_bytes(quant_info(type), 1);
-        struct device_ptr at = m->backend->ops->buffer_address(m->kv);
-
-        for (uint32_t l = 0; l < h->layers; l++) {
-                struct device_ptr v = device_offset(at, m->pages.n * page * h->k_dim);
-
-                m->layers[l].kv = (struct kv_layer) {
-                        .k = at, .v = v, .type = type,
-                        .kv_heads = h->kv_heads, .k_dim = h->k_dim, .v_dim = h->v_dim,
-                };
-                at = device_offset(v, m->pages.n * page * h->v_dim);
-        }
-}
-
-int model_init_kv(struct model *m, const struct model_options *options, struct reason *reason) {
-        const struct arch_params *h = &m->arch.params;
-        uint64_t token, pages, context;
-        int r;
-
-        if (options->kv_type != QUANT_F16 && options->kv_type != QUANT_F32)
-                return -EINVAL;
-        token = (uint64_t) h->layers * h->kv_heads * (h->k_dim + h->v_dim) *
-                quant_row_bytes(quant_info(options->kv_type), 1);
-        /* Pages are stored as i32 on the device. */
-        pages = MIN(options->kv_bytes / (token * KV_PAGE_TOKENS), (uint64_t) INT32_MAX);
-        if (pages == 0)
-                return reason_return(reason, ENGINE_E_MODEL,
-                                     "%s: %llu bytes for KV hold no page; one of %d tokens takes %llu",
-                                     gguf_name(m->gguf), (unsigned long long) options->kv_bytes,
-                                     (int) KV_PAGE_TOKENS, (unsigned long long) token * KV_PAGE_TOKENS);
-        context = options->context_max ? MIN(options->context_max, h->context) : h->context;
-        m->info.context = (uint32_t) MIN(context, pages * KV_PAGE_TOKENS);
-        m->info.kv_bytes_per_token = token;
-        m->info.kv_pages = (uint32_t) pages;
-        r = kv_pages_init(&m->pages, (uint32_t) pages);
-        if (!r)
-                r = m->backend->ops->buffer_new(m->backend, pages * KV_PAGE_TOKENS * token, &m->kv);
-        if (!r)
-                place_kv(m, options->kv_type);
-        return r;
-}
-
 static int fill_info(struct model *m, const char *path) {
         const struct arch_params *h = &m->arch.params;
         struct gguf_string name = { .data = gguf_name(m->gguf) };

@@ -50,7 +50,7 @@ static struct device_ptr carve(const struct step *s, struct device_ptr base, uin
 
 static uint64_t carve_activations(struct step *s, struct device_ptr base) {
         const struct arch_params *h = &s->model->arch.params;
-        uint64_t size = 0;
+        uint64_t size = 0, ffn = MAX(h->ffn, h->shared_ffn);
 
         s->a = (struct step_activations) {
                 .x = carve(s, base, &size, h->hidden),
@@ -59,8 +59,11 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .k = carve(s, base, &size, (uint64_t) h->kv_heads * h->k_dim),
                 .v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim),
                 .attended = carve(s, base, &size, (uint64_t) h->heads * h->v_dim),
-                .gate = carve(s, base, &size, h->ffn),
-                .up = carve(s, base, &size, h->ffn),
+                .q_low = carve(s, base, &size, h->q_lora),
+                .q_heads = carve(s, base, &size, h->kv_lora ? (uint64_t) h->heads * MAX(h->qk_nope + h->rope_dims, h->mla_v)
+                                                            : 0),
+                .gate = carve(s, base, &size, ffn),
+                .up = carve(s, base, &size, ffn),
                 .router = carve(s, base, &size, h->experts),
                 .expert_ids = carve(s, base, &size, h->experts_used),
                 .expert_weights = carve(s, base, &size, h->experts_used),

@@ -18,7 +18,9 @@ struct step_buffer {
 struct step_activations {
         struct device_ptr x, normed;         /* f32 [hidden] */
         struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
-        struct device_ptr gate, up;          /* f32 [ffn] */
+        struct device_ptr q_low;             /* f32 [q_lora] */
+        struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value], before and after the latent */
+        struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
         struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
 };

@@ -74,12 +74,13 @@ static double yarn_pair(const struct scaling *s, uint32_t dims, double context, 
 
 static int read_yarn(struct arch_model *m, const struct gguf *g, struct scaling *s, struct reason *reason) {
         uint32_t dims = m->params.rope_dims, context;
-        float fast, slow, magnitude;
+        float fast, slow, magnitude, multiplier;
 
         if (arch_get_u32(m, g, "rope.scaling.original_context_length", m->params.context, &context, reason) ||
             arch_get_f32(m, g, "rope.scaling.yarn_beta_fast", 32.0f, &fast, reason) ||
             arch_get_f32(m, g, "rope.scaling.yarn_beta_slow", 1.0f, &slow, reason) ||
-            arch_get_f32(m, g, "rope.scaling.attn_factor", 0.0f, &magnitude, reason))
+            arch_get_f32(m, g, "rope.scaling.attn_factor", 0.0f, &magnitude, reason) ||
+            arch_get_f32(m, g, "rope.scaling.yarn_log_multiplier", 0.0f, &multiplier, reason))
                 return ARCH_E_REFUSED;
         if (context == 0 || fast <= 0.0f || slow <= 0.0f || magnitude < 0.0f)
                 return reason_return(reason, ARCH_E_REFUSED,
@@ -89,6 +90,10 @@ static int read_yarn(struct arch_model *m, const struct gguf *g, struct scaling 
         s->high = fmin(ceil(yarn_pair(s, dims, context, slow)), dims - 1.0);
         if (s->high == s->low)
                 s->high += 0.001;
+        if (m->arch->yarn_on_scale) {
+                m->params.attention_scale *= (float) pow(multiplier * log(s->factor) + 1.0, 2.0);
+                return 0;
+        }
         s->magnitude = magnitude > 0.0f ? magnitude : s->factor > 1.0 ? 0.1 * log(s->factor) + 1.0 : 1.0;
         return 0;
 }

@@ -20,6 +20,16 @@ enum dim {
         DIM_EXPERT_FFN,
         DIM_EXPERTS,
         DIM_ROPE_PAIRS,
+        DIM_SHARED_FFN,
+        DIM_Q_LORA,
+        DIM_KV_LORA,
+        DIM_QK_NOPE,
+        DIM_MLA_V,
+        DIM_HEADS,
+        DIM_MLA_Q,        /* all heads' queries */
+        DIM_MLA_LATENT,   /* latent and rotated values */
+        DIM_MLA_EXPANDED, /* all heads' keys without rope, and values */
+        DIM_MLA_ATTENDED,
 };
 
 /* A tensor of some part. One without rows is a vector, F32; with a stack, a matrix per expert. */
@@ -38,7 +48,7 @@ static const struct rule model_rules[] = {
 };
 
 static const struct rule layer_rules[] = {
-        { ARCH_ATTN_NORM, ARCH_GQA, "attn_norm.weight", DIM_HIDDEN },
+        { ARCH_ATTN_NORM, ARCH_GQA | ARCH_MLA, "attn_norm.weight", DIM_HIDDEN },
         { ARCH_ATTN_Q, ARCH_GQA, "attn_q.weight", DIM_HIDDEN, DIM_Q },
         { ARCH_ATTN_K, ARCH_GQA, "attn_k.weight", DIM_HIDDEN, DIM_K },
         { ARCH_ATTN_V, ARCH_GQA, "attn_v.weight", DIM_HIDDEN, DIM_V },
@@ -58,6 +68,20 @@ static const struct rule layer_rules[] = {
         { ARCH_FFN_GATE_EXPS, ARCH_MOE, "ffn_gate_exps.weight", DIM_HIDDEN, DIM_EXPERT_FFN, DIM_EXPERTS },
         { ARCH_FFN_UP_EXPS, ARCH_MOE, "ffn_up_exps.weight", DIM_HIDDEN, DIM_EXPERT_FFN, DIM_EXPERTS },
         { ARCH_FFN_DOWN_EXPS, ARCH_MOE, "ffn_down_exps.weight", DIM_EXPERT_FFN, DIM_HIDDEN, DIM_EXPERTS },
+        { ARCH_FFN_ROUTER_BIAS, ARCH_ROUTER_BIAS, "exp_probs_b.bias", DIM_EXPERTS },
+        { ARCH_FFN_GATE_SHEXP, ARCH_SHARED, "ffn_gate_shexp.weight", DIM_HIDDEN, DIM_SHARED_FFN },
+        { ARCH_FFN_UP_SHEXP, ARCH_SHARED, "ffn_up_shexp.weight", DIM_HIDDEN, DIM_SHARED_FFN },
+        { ARCH_FFN_DOWN_SHEXP, ARCH_SHARED, "ffn_down_shexp.weight", DIM_SHARED_FFN, DIM_HIDDEN },
+        { ARCH_ATTN_Q, ARCH_MLA_Q, "attn_q.weight", DIM_HIDDEN, DIM_MLA_Q },
+        { ARCH_ATTN_Q_A, ARCH_MLA_Q_LORA, "attn_q_a.weight", DIM_HIDDEN, DIM_Q_LORA },
+        { ARCH_ATTN_Q_A_NORM, ARCH_MLA_Q_LORA, "attn_q_a_norm.weight", DIM_Q_LORA },
+        { ARCH_ATTN_Q_B, ARCH_MLA_Q_LORA, "attn_q_b.weight", DIM_Q_LORA, DIM_MLA_Q },
+        { ARCH_ATTN_KV_A, ARCH_MLA, "attn_kv_a_mqa.weight", DIM_HIDDEN, DIM_MLA_LATENT },
+        { ARCH_ATTN_KV_A_NORM, ARCH_MLA, "attn_kv_a_norm.weight", DIM_KV_LORA },
+        { ARCH_ATTN_KV_B, ARCH_MLA_WHOLE, "attn_kv_b.weight", DIM_KV_LORA, DIM_MLA_EXPANDED },
+        { ARCH_ATTN_K_B, ARCH_MLA_SPLIT, "attn_k_b.weight", DIM_QK_NOPE, DIM_KV_LORA, DIM_HEADS },
+        { ARCH_ATTN_V_B, ARCH_MLA_SPLIT, "attn_v_b.weight", DIM_KV_LORA, DIM_MLA_V, DIM_HEADS },
+        { ARCH_ATTN_OUTPUT, ARCH_MLA, "attn_output.weight", DIM_MLA_ATTENDED, DIM_HIDDEN },
 };
 
 /* Token ids are 31 bits; this also bounds a row of logits. */
@@ -89,6 +113,26 @@ static uint64_t dim_value(const struct arch_params *h, enum dim dim) {
                 return h->experts;
         case DIM_ROPE_PAIRS:
                 return h->rope_dims / 2;
+        case DIM_SHARED_FFN:
+                return h->shared_ffn;
+        case DIM_Q_LORA:
+                return h->q_lora;
+        case DIM_KV_LORA:
+                return h->kv_lora;
+        case DIM_QK_NOPE:
+                return h->qk_nope;
+        case DIM_MLA_V:
+                return h->mla_v;
+        case DIM_HEADS:
+                return h->heads;
+        case DIM_MLA_Q:
+                return (uint64_t) h->heads * (h->qk_nope + h->rope_dims);
+        case DIM_MLA_LATENT:
+                return (uint64_t) h->kv_lora + h->rope_dims;
+        case DIM_MLA_EXPANDED:
+                return (uint64_t) h->heads * (h->qk_nope + h->mla_v);
+        case DIM_MLA_ATTENDED:
+                return (uint64_t) h->heads * h->mla_v;
         }
         return 0;
 }
@@ -174,15 +218,42 @@ static int read_vocab(struct arch_model *m, const struct gguf *g, struct reason 
         return 0;
 }
 
+/* Parts that a layer has when it has their tensor. */
+static const struct {
+        uint32_t part;
+        const char *name;
+} probes[] = {
+        { ARCH_QKV_BIAS, "attn_q.bias" },
+        { ARCH_ROUTER_BIAS, "exp_probs_b.bias" },
+        { ARCH_MLA_WHOLE, "attn_kv_b.weight" },
+};
+
+static uint32_t layer_parts(const struct arch_model *m, const struct gguf *g, uint32_t index) {
+        const struct arch_params *h = &m->params;
+        uint32_t parts = m->arch->parts;
+        char name[64];
+
+        parts |= h->experts && index >= h->dense_layers ? ARCH_MOE : ARCH_DENSE;
+        if (parts & ARCH_MOE && h->shared_ffn)
+                parts |= ARCH_SHARED;
+        for (size_t i = 0; i < ELEMENTS(probes); i++) {
+                snprintf(name, sizeof(name), "blk.%u.%s", index, probes[i].name);
+                if (m->arch->parts_allowed & probes[i].part && gguf_tensor(g, name))
+                        parts |= probes[i].part;
+        }
+        if (parts & ARCH_MLA) {
+                parts |= h->q_lora ? ARCH_MLA_Q_LORA : ARCH_MLA_Q;
+                parts |= parts & ARCH_MLA_WHOLE ? 0 : ARCH_MLA_SPLIT;
+        }
+        return parts;
+}
+
 static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index, struct reason *reason) {
         struct arch_layer *layer = &m->layers[index];
         char name[64];
         int r;
 
-        layer->parts = m->arch->parts | (m->params.experts ? ARCH_MOE : ARCH_DENSE);
-        snprintf(name, sizeof(name), "blk.%u.attn_q.bias", index);
-        if (m->arch->parts_allowed & ARCH_QKV_BIAS && gguf_tensor(g, name))
-                layer->parts |= ARCH_QKV_BIAS;
+        layer->parts = layer_parts(m, g, index);
         for (size_t i = 0; i < ELEMENTS(layer_rules); i++) {
                 const struct rule *rule = &layer_rules[i];
 

@@ -49,6 +49,16 @@ static const struct arch archs[] = {
                 .act = ACT_SWIGLU,
                 .gate = ROUTE_SOFTMAX,
         },
+        {
+                .name = "deepseek2", /* V2-Lite, V2, V3, R1: what differs is in the file */
+                .parts = ARCH_MLA,
+                .parts_allowed = ARCH_MLA_WHOLE | ARCH_ROUTER_BIAS,
+                .ffn = ARCH_DENSE | ARCH_MOE,
+                .pairs = ROPE_ADJACENT,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX,
+                .yarn_on_scale = true,
+        },
 };
 
 /* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or
@@ -76,6 +86,15 @@ static const struct param params[] = {
         PARAM("expert_count", experts, 0, ROUTE_EXPERTS_MAX, false),
         PARAM("expert_used_count", experts_used, 0, 256, false),
         PARAM("expert_feed_forward_length", expert_ffn, 1, 1 << 20, false),
+        PARAM("expert_shared_count", shared, 0, 256, false),
+        PARAM("expert_shared_feed_forward_length", shared_ffn, 0, 1 << 20, false),
+        PARAM("expert_group_count", groups, 0, ROUTE_EXPERTS_MAX, false),
+        PARAM("expert_group_used_count", groups_used, 0, ROUTE_EXPERTS_MAX, false),
+        PARAM("leading_dense_block_count", dense_layers, 0, 1024, false),
+        PARAM("attention.q_lora_rank", q_lora, 0, 1 << 16, false),
+        PARAM("attention.kv_lora_rank", kv_lora, 1, 4096, false),
+        PARAM("attention.key_length_mla", qk_nope, 1, 4096, false),
+        PARAM("attention.value_length_mla", mla_v, 1, 4096, false),
 };
 
 const struct arch *arch_find(struct gguf_string name) {
@@ -152,16 +171,46 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
                         "%s: %s.attention.layer_norm_rms_epsilon is missing or not between 0 and 1",
                         gguf_name(g), m->arch->name);
         if (h->attention_scale == 0.0f)
-                h->attention_scale = 1.0f / sqrtf((float) h->k_dim);
+                h->attention_scale =
+                        1.0f / sqrtf((float) (h->kv_lora ? h->qk_nope + h->rope_dims : h->k_dim));
         if (h->expert_scale == 0.0f)
                 h->expert_scale = 1.0f;
+        return 0;
+}
+
+/* Newer files give the lengths of the latent form beside those of the heads, older ones only the latter. Attention
+ * runs over the latent: its one key is the latent and the rotated values, its value the latent. */
+static int derive_mla(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+        uint32_t key = h->qk_nope ? h->qk_nope : h->k_dim;
+
+        if (h->kv_lora == 0)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.attention.kv_lora_rank is missing",
+                                     gguf_name(g), m->arch->name);
+        if (h->mla_v == 0)
+                h->mla_v = h->v_dim;
+        if (h->rope_dims == 0 || key <= h->rope_dims || h->mla_v == 0)
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: heads of %u values of key with %u rotary ones and %u of value; "
+                                     "expected some of each",
+                                     gguf_name(g), key, h->rope_dims, h->mla_v);
+        h->qk_nope = key - h->rope_dims;
+        h->kv_heads = 1;
+        h->k_dim = h->kv_lora + h->rope_dims;
+        h->v_dim = h->kv_lora;
         return 0;
 }
 
 /* What the format leaves to be derived when its key is absent. */
 static int derive(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
+        int r;
 
+        if (m->arch->parts & ARCH_MLA) {
+                r = derive_mla(m, g, reason);
+                if (r)
+                        return r;
+        }
         if (h->kv_heads == 0)
                 h->kv_heads = h->heads;
         if (h->k_dim == 0)
@@ -184,24 +233,41 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
         return 0;
 }
 
+static int check_groups(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+
+        if (h->groups <= 1)
+                h->groups = h->groups_used = 0;
+        if (h->groups > 0 && (h->experts % h->groups || h->groups_used == 0 || h->groups_used > h->groups ||
+                              h->experts_used > h->experts / h->groups * h->groups_used))
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %u of %u experts cannot be chosen from %u of %u groups", gguf_name(g),
+                                     h->experts_used, h->experts, h->groups_used, h->groups);
+        return 0;
+}
+
 static int check_experts(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
         bool moe = m->arch->ffn == ARCH_MOE || (m->arch->ffn & ARCH_MOE && h->experts > 0);
 
         if (!moe) {
-                h->experts = h->experts_used = h->expert_ffn = 0;
+                h->experts = h->experts_used = h->expert_ffn = h->shared = h->shared_ffn = h->groups = 0;
         } else {
-                h->ffn = 0;
+                h->dense_layers = MIN(h->dense_layers, h->layers);
+                if (h->dense_layers == 0)
+                        h->ffn = 0;
+                if (h->shared_ffn == 0)
+                        h->shared_ffn = h->shared * h->expert_ffn;
                 if (h->experts == 0 || h->experts_used == 0 || h->experts_used > h->experts)
                         return reason_return(reason, ARCH_E_REFUSED,
                                              "%s: %u of %u experts used per token; "
                                              "expected 1 to all of at least one",
                                              gguf_name(g), h->experts_used, h->experts);
         }
-        if (h->ffn == 0 && h->expert_ffn == 0)
+        if (h->ffn == 0 && (h->expert_ffn == 0 || h->dense_layers > 0))
                 return reason_return(reason, ARCH_E_REFUSED, "%s: %s.feed_forward_length is missing",
                                      gguf_name(g), m->arch->name);
-        return 0;
+        return check_groups(m, g, reason);
 }
 
 /* `expert_gating_func`: 1 softmax, 2 sigmoid, 4 sqrt(softplus); absent or 0: the architecture's own. */

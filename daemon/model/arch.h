@@ -29,6 +29,13 @@ enum arch_part {
         ARCH_QK_NORM_ROW = 1 << 3,   /* RMS norm of a whole row of Q and K */
         ARCH_DENSE = 1 << 4,         /* one gated feed-forward */
         ARCH_MOE = 1 << 5,           /* router and routed experts */
+        ARCH_SHARED = 1 << 16,       /* beside the routed experts one that every token uses */
+        ARCH_ROUTER_BIAS = 1 << 17,  /* on the scores, for choosing only */
+        ARCH_MLA = 1 << 18,          /* multi-head latent attention (arXiv 2405.04434) */
+        ARCH_MLA_Q = 1 << 19,        /* its queries from the hidden state, or */
+        ARCH_MLA_Q_LORA = 1 << 20,   /* from a low-rank projection of it */
+        ARCH_MLA_SPLIT = 1 << 21,    /* its matrices from the latent to keys and values, the former transposed, or */
+        ARCH_MLA_WHOLE = 1 << 22,    /* both in one, head after head */
 };
 
 struct arch {
@@ -40,13 +47,20 @@ struct arch {
         enum act_kind act;
         enum route_gate gate;
         bool normalize;         /* router weights sum to one over the chosen experts */
+        /* YaRN leaves the length of rotated vectors alone; the scale on q·k has its own factor. */
+        bool yarn_on_scale;
 };
 
 struct arch_params {
         uint32_t layers, hidden, vocab, context;
-        uint32_t heads, kv_heads, k_dim, v_dim;
+        uint32_t heads, kv_heads, k_dim, v_dim;     /* as attention runs; MLA: over the latent, one KV head */
+        uint32_t q_lora, kv_lora;                   /* MLA: ranks; q_lora 0: none */
+        uint32_t qk_nope, mla_v;                    /* MLA: of a head, without rope_dims; of its value */
         uint32_t ffn;                               /* 0 where no layer is dense */
         uint32_t experts, experts_used, expert_ffn; /* 0 where no layer has experts */
+        uint32_t dense_layers;                      /* the first ones, without experts */
+        uint32_t shared, shared_ffn;                /* shared experts, and their width together */
+        uint32_t groups, groups_used;               /* 0: experts are not chosen by groups */
         uint32_t rope_dims;
         float eps;
         float attention_scale; /* on q·k */
@@ -82,6 +96,18 @@ enum arch_layer_tensor {
         ARCH_FFN_GATE_EXPS,
         ARCH_FFN_UP_EXPS,
         ARCH_FFN_DOWN_EXPS,
+        ARCH_FFN_GATE_SHEXP,
+        ARCH_FFN_UP_SHEXP,
+        ARCH_FFN_DOWN_SHEXP,
+        ARCH_FFN_ROUTER_BIAS,
+        ARCH_ATTN_Q_A,
+        ARCH_ATTN_Q_A_NORM,
+        ARCH_ATTN_Q_B,
+        ARCH_ATTN_KV_A,
+        ARCH_ATTN_KV_A_NORM,
+        ARCH_ATTN_KV_B,
+        ARCH_ATTN_K_B,
+        ARCH_ATTN_V_B,
         _ARCH_LAYER_TENSOR_MAX,
 };
 

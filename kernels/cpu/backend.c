@@ -58,24 +58,6 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
                    UINT64_C(1));
 }
 
-/* The operations whose rows are independent and whose arithmetic is a function of one range. */
-#define ROWS_OP(_op, _function)                                                                              \
-        struct _op##_arg {                                                                                   \
-                const struct _op *op;                                                                        \
-                const struct cpu_variant *variant;                                                           \
-        };                                                                                                   \
-        static void _op##_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {                  \
-                struct _op##_arg *a = arg;                                                                   \
-                                                                                                             \
-                _function(a->op, begin, end);                                                                \
-        }                                                                                                    \
-        static void _op##_run(struct stream *s, const struct _op *op, uint64_t n, uint64_t item_nsec) {      \
-                struct cpu_backend *b = cpu_backend(s);                                                      \
-                struct _op##_arg a = {op, b->variant};                                                       \
-                                                                                                             \
-                pool_run(b->pool, n, cpu_grain(b, n, item_nsec), _op##_piece, &a);                           \
-        }
-
 ROWS_OP(op_embed, ref_embed)
 ROWS_OP(op_rms_norm, a->variant->rms_norm)
 ROWS_OP(op_rope, ref_rope)
@@ -83,6 +65,7 @@ ROWS_OP(op_kv_store, ref_kv_store)
 ROWS_OP(op_glu, a->variant->glu)
 ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
+ROWS_OP(op_copy, ref_copy)
 ROWS_OP(op_route, ref_route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
@@ -129,6 +112,11 @@ static int cpu_gather(struct stream *s, const struct op_gather *op) {
         return 0;
 }
 
+static int cpu_copy(struct stream *s, const struct op_copy *op) {
+        op_copy_run(s, op, op->n, op->dim / 8);
+        return 0;
+}
+
 static int cpu_route(struct stream *s, const struct op_route *op) {
         int r = host_check_route(op);
 
@@ -152,6 +140,8 @@ static const struct backend_ops cpu_ops = {
         .embed = cpu_embed,
         .rms_norm = cpu_rms_norm,
         .matmul = cpu_matmul,
+        .head_matmul = cpu_head_matmul,
+        .copy = cpu_copy,
         .rope = cpu_rope,
         .kv_store = cpu_kv_store,
         .attention = cpu_attention,

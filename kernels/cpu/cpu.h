@@ -41,6 +41,25 @@ uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t
  * one item costs about `item_nsec`. */
 uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec);
 
+/* The operations whose rows are independent and whose arithmetic is a function of one range. */
+#define ROWS_OP(_op, _function)                                                                              \
+        struct _op##_arg {                                                                                   \
+                const struct _op *op;                                                                        \
+                const struct cpu_variant *variant;                                                           \
+        };                                                                                                   \
+        static void _op##_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {                  \
+                struct _op##_arg *a = arg;                                                                   \
+                                                                                                             \
+                _function(a->op, begin, end);                                                                \
+        }                                                                                                    \
+        static void _op##_run(struct stream *s, const struct _op *op, uint64_t n, uint64_t item_nsec) {      \
+                struct cpu_backend *b = cpu_backend(s);                                                      \
+                struct _op##_arg a = {op, b->variant};                                                       \
+                                                                                                             \
+                pool_run(b->pool, n, cpu_grain(b, n, item_nsec), _op##_piece, &a);                           \
+        }
+
 int cpu_matmul(struct stream *s, const struct op_matmul *op);
 int cpu_moe(struct stream *s, const struct op_moe *op);
+int cpu_head_matmul(struct stream *s, const struct op_head_matmul *op);
 int cpu_attention(struct stream *s, const struct op_attention *op);

@@ -66,14 +66,14 @@ static void prefetch_row(const struct kv_layer *kv, struct device_ptr base, size
 /* The first `n` rows of a page, as float32 and padded with zeros. The page at `next` is asked for meanwhile.
  */
 static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, size_t next,
-                      uint32_t dim, uint32_t padded, uint32_t n) {
+                      uint32_t stride, uint32_t dim, uint32_t padded, uint32_t n) {
         for (uint32_t j = 0; j < n; j++) {
                 float *to = dst + (size_t) j * padded;
-                size_t at = (slot + j) * dim;
+                size_t at = (slot + j) * stride;
                 uint32_t i = 0;
 
                 if (next != slot)
-                        prefetch_row(kv, base, next + j, dim);
+                        prefetch_row(kv, base, next + j, stride);
                 if (kv->type == QUANT_F32) {
                         copy_padded(to, (const float *) host_address(base) + at, dim, padded);
                         continue;
@@ -196,8 +196,9 @@ static void visit_page(struct work *w, const int32_t *positions, uint32_t page, 
         const struct op_attention *op = job->op;
         uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
 
-        load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, w->k, last_used + 1);
-        load_page(w->values, &op->kv, op->kv.v, slot, next, op->kv.v_dim, w->v, last_used + 1);
+        load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, op->kv.k_dim, w->k, last_used + 1);
+        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
+                  last_used + 1);
         for (uint32_t r = 0; r < job->rows; r++) {
                 uint32_t position = positions[job->first + r], first = row_first(op, position);
 

@@ -41,11 +41,12 @@ static void attend_page(const struct op_attention *op, struct softmax *state, co
                 out[i] *= correction;
         for (unsigned j = first; j <= last; j++) {
                 float p = expf(scores[j] - max);
+                size_t value = (page_slot + j) * kv_value_stride(kv);
 
                 state->sum += p;
                 for (uint32_t i = 0; i < kv->v_dim; i++)
                         out[i] +=
-                                p * kv_value(kv->type, host_address(kv->v), (page_slot + j) * kv->v_dim + i);
+                                p * kv_value(kv->type, host_address(kv_values(kv)), value + i);
         }
         state->max = max;
 }

@@ -59,6 +59,24 @@ static int op_matmul(struct stream *s, const struct op_matmul *op) {
         return 0;
 }
 
+static int op_head_matmul(struct stream *s, const struct op_head_matmul *op) {
+        _cleanup_(freep) void *scratch = NULL;
+        int r = host_check_head_matmul(op);
+
+        if (r)
+                return r;
+        scratch = aligned_alloc(64, head_matmul_scratch(op));
+        if (!scratch)
+                return -ENOMEM;
+        ref_head_matmul(op, scratch, 0, (uint64_t) op->n * op->w.stack);
+        return 0;
+}
+
+static int op_copy(struct stream *s, const struct op_copy *op) {
+        ref_copy(op, 0, op->n);
+        return 0;
+}
+
 static int op_rope(struct stream *s, const struct op_rope *op) {
         if (op->dims / 2 > ROPE_PAIRS_MAX)
                 return -EOPNOTSUPP;
@@ -175,6 +193,8 @@ static const struct backend_ops ref_ops = {
         .embed = op_embed,
         .rms_norm = op_rms_norm,
         .matmul = op_matmul,
+        .head_matmul = op_head_matmul,
+        .copy = op_copy,
         .rope = op_rope,
         .kv_store = op_kv_store,
         .attention = op_attention,

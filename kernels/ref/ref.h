@@ -13,6 +13,7 @@ void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
 void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end);
 void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end);
 void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end);
+void ref_copy(const struct op_copy *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
 
@@ -21,6 +22,10 @@ void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
 
 /* Items: row × heads + head. */
 void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);
+
+/* Items: row × heads + head. `scratch`: head_matmul_scratch(op) bytes, aligned to 64. */
+void ref_head_matmul(const struct op_head_matmul *op, void *scratch, uint64_t begin, uint64_t end);
+size_t head_matmul_scratch(const struct op_head_matmul *op);
 
 /* What a weight type is multiplied with. 8-bit activations: blocks of 32 (Q8_32) or 256 (Q8_256) values, each
  * with the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose

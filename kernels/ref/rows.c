@@ -98,6 +98,8 @@ void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end) {
 
                         kv_write(kv->type, host_address(kv->k), slot * kv->k_dim,
                                  (const float *) host_address(op->k) + head * kv->k_dim, kv->k_dim);
+                        if (!kv->v.address)
+                                continue;
                         kv_write(kv->type, host_address(kv->v), slot * kv->v_dim,
                                  (const float *) host_address(op->v) + head * kv->v_dim, kv->v_dim);
                 }
@@ -125,6 +127,12 @@ void ref_add(const struct op_add *op, uint64_t begin, uint64_t end) {
 
         for (uint64_t i = begin; i < end; i++)
                 y[i] += op->scale * x[i];
+}
+
+void ref_copy(const struct op_copy *op, uint32_t begin, uint32_t end) {
+        for (size_t i = begin; i < end; i++)
+                memcpy((float *) host_address(op->y) + i * op->y_stride,
+                       (const float *) host_address(op->x) + i * op->x_stride, op->dim * sizeof(float));
 }
 
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end) {

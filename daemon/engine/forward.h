@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Pieces of the forward pass that its files share. All enqueue operations over every row of the batch on the step's
+ * stream; 0 or a negative errno. */
+
+#include "step.h"
+
+static inline const struct backend_ops *forward_ops(const struct step *s) {
+        return s->model->backend->ops;
+}
+
+/* The rows of the batch, as operations want them. */
+struct op_rows forward_rows(const struct step *s);
+
+/* y = norm(x), n rows of `dim` next to each other, or strides in floats apart. No weight when w is NULL. */
+int forward_norm(struct step *s, uint32_t n, uint32_t dim, struct device_ptr x, const struct weight *w,
+                 struct device_ptr y);
+int forward_norm_strided(struct step *s, uint32_t n, uint32_t dim, struct device_ptr x, uint32_t x_stride,
+                         const struct weight *w, struct device_ptr y, uint32_t y_stride);
+
+/* y = W x, y += W x, of every row. */
+int forward_project(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
+int forward_project_back(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
+
+/* x += O attention(norm(x)), of each kind; `parts` are the layer's. */
+int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts);
+int attention_mla(struct step *s, const struct model_layer *layer, uint32_t parts);
