@@ -50,7 +50,7 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
                 .accumulate = m->op->accumulate,
         };
         job.end = MIN(job.begin + m->unit, out->w.rows);
-        m->variant->dot[out->w.type](&job);
+        cpu_variant_dot(m->variant, out->w.type, &job);
 }
 
 static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {

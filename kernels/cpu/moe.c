@@ -203,7 +203,7 @@ static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w,
                 .y = y + m->first[group],
         };
 
-        m->variant->dot[w->type](&job);
+        cpu_variant_dot(m->variant, w->type, &job);
 }
 
 static void up_one(struct moe *m, uint64_t piece) {

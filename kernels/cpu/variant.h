@@ -42,7 +42,7 @@ struct cpu_variant {
         void (*glu)(const struct op_glu *op, uint32_t begin, uint32_t end);
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
-        dot_fn *dot[_QUANT_MAX]; /* every type with quant_info()->weights has one */
+        dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
 };
 
 /* Best first; the last needs nothing. Tests and the benchmark walk this same table. */
@@ -54,6 +54,10 @@ extern const struct cpu_variant cpu_variant_avx512, cpu_variant_avx2, cpu_varian
 /* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
  * name. */
 const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits);
+
+/* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and is
+ * dequantised on the way. */
+void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job);
 
 /* The end of every dot kernel: `v` is w[row] · x[t]. */
 static inline void dot_store(const struct dot_job *job, uint32_t t, uint32_t row, float v) {

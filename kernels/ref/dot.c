@@ -168,6 +168,21 @@ static float dot_q6_k(const struct block_q6_k *w, const int8_t *x, uint32_t cols
         return sum;
 }
 
+/* Any type: dequantised on the way. */
+static float dot_any(enum quant_type type, const void *w, const float *x, uint32_t cols) {
+        const struct quant_info *info = quant_info(type);
+        float values[256], sum = 0.0f;
+
+        for (uint32_t i = 0; i < cols; i += ELEMENTS(values)) {
+                uint32_t n = MIN(cols - i, (uint32_t) ELEMENTS(values));
+
+                info->dequantize(values, (const char *) w + quant_row_bytes(info, i), n);
+                for (uint32_t j = 0; j < n; j++)
+                        sum += values[j] * x[i + j];
+        }
+        return sum;
+}
+
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols) {
         switch (type) {
         case QUANT_F16:
@@ -182,7 +197,9 @@ float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols)
                 return dot_q4_k(w, x, cols);
         case QUANT_Q6_K:
                 return dot_q6_k(w, x, cols);
-        default:
+        case QUANT_F32:
                 return dot_f32(w, x, cols);
+        default:
+                return dot_any(type, w, x, cols);
         }
 }

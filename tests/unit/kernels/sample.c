@@ -11,7 +11,10 @@
 #include "variant.h"
 
 const enum quant_type sample_types[] = {
-        QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_K, QUANT_Q6_K, _QUANT_MAX,
+        QUANT_F32,    QUANT_F16,   QUANT_BF16,    QUANT_Q4_0,  QUANT_Q4_1,  QUANT_Q5_0,  QUANT_Q5_1,
+        QUANT_Q8_0,   QUANT_Q2_K,  QUANT_Q3_K,    QUANT_Q4_K,  QUANT_Q5_K,  QUANT_Q6_K,  QUANT_IQ2_XXS,
+        QUANT_IQ2_XS, QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_IQ4_NL,
+        QUANT_IQ4_XS, QUANT_TQ1_0, QUANT_TQ2_0,   QUANT_MXFP4, QUANT_NVFP4, _QUANT_MAX,
 };
 
 /* splitmix64 */
@@ -40,16 +43,33 @@ static uint16_t sample_scale(struct sample *s) {
         return f16_from_f32(sample_float(s) * 0.01f);
 }
 
+/* Where a block has a scale, and maybe a second one; the rest of it may be any bits. */
 static void set_scales(struct sample *s, enum quant_type type, char *block) {
-        uint16_t d = sample_scale(s), dmin = sample_scale(s);
+        static const struct {
+                uint16_t at[2]; /* plus 1; 0: none */
+        } scales[_QUANT_MAX] = {
+                [QUANT_Q4_0] = {{1}},    [QUANT_Q4_1] = {{1, 3}}, [QUANT_Q5_0] = {{1}},
+                [QUANT_Q5_1] = {{1, 3}}, [QUANT_Q8_0] = {{1}},    [QUANT_Q2_K] = {{81, 83}},
+                [QUANT_Q3_K] = {{109}},  [QUANT_Q4_K] = {{1, 3}}, [QUANT_Q5_K] = {{1, 3}},
+                [QUANT_Q6_K] = {{209}},  [QUANT_IQ2_XXS] = {{1}}, [QUANT_IQ2_XS] = {{1}},
+                [QUANT_IQ2_S] = {{1}},   [QUANT_IQ3_XXS] = {{1}}, [QUANT_IQ3_S] = {{1}},
+                [QUANT_IQ1_S] = {{1}},   [QUANT_IQ4_NL] = {{1}},  [QUANT_IQ4_XS] = {{1}},
+                [QUANT_TQ1_0] = {{53}},  [QUANT_TQ2_0] = {{65}},
+        };
 
-        if (type == QUANT_Q6_K) {
-                memcpy(block + sizeof(struct block_q6_k) - 2, &d, 2);
-                return;
-        }
-        memcpy(block, &d, 2);
-        if (type == QUANT_Q4_K)
-                memcpy(block + 2, &dmin, 2);
+        for (unsigned i = 0; i < 2; i++)
+                if (scales[type].at[i]) {
+                        uint16_t d = sample_scale(s);
+
+                        memcpy(block + scales[type].at[i] - 1, &d, sizeof(d));
+                }
+        if (type == QUANT_MXFP4)
+                *block = (char) (110 + sample_u32(s) % 16);
+        /* The top nibbles of four numbers are one half. */
+        if (type == QUANT_IQ1_M)
+                for (unsigned i = 0; i < 4; i++)
+                        block[48 + 2 * i + 1] =
+                                (char) ((block[48 + 2 * i + 1] & 15) | (i == 3 ? 0x20 : 0x10));
 }
 
 void *sample_weights(struct sample *s, enum quant_type type, size_t n) {
