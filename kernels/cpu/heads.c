@@ -53,7 +53,7 @@ static void multiply_slice(struct heads *a, uint32_t head, uint32_t piece, uint3
                 if (form != DOT_FLOAT)
                         a->variant->dot_input(form, input, heads_x(op, t, head), op->w.cols);
         }
-        a->variant->dot[op->w.type](&job);
+        cpu_variant_dot(a->variant, op->w.type, &job);
 }
 
 /* Columns [begin, begin + n) of y = Wᵀ x; begin and n are multiples of the type's block. */
