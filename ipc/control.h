@@ -4,7 +4,8 @@
 /* Control messages: one msgpack map per SOCK_SEQPACKET packet, at most CONTROL_MESSAGE_MAX bytes, at most
  * CONTROL_FDS_MAX descriptors beside it. A request has "verb" (string), "id" (unsigned, chosen by the client) and the
  * verb's keys; its reply has the same "id" and either the verb's results or "error" (errno, positive) and "reason"
- * (string). The daemon sends packets without "id" on its own account: {"event": "closed", "reason": …}.
+ * (string). The daemon sends packets without "id" on its own account: {"event": "closed", "error": errno,
+ * "reason": …}.
  * Unknown keys are ignored; a duplicate key, an unknown verb or a wrong type is answered with an error.
  *
  *   verb      request                                      reply
@@ -22,11 +23,13 @@
  *   detokenize model, tokens                               text (binary)
  *   cancel    request                                      found (bool): ends one of the caller's own generations
  *   ps                                                     peers: [{pid, uid, unit, name, connections, streams,
- *                                                          queued, kv_pages, generated, prompt, activations,
- *                                                          experts_milli, cap_milli, weight}] (other uids' only for root)
+ *                                                          queued, position?, kv_pages, generated, prompt,
+ *                                                          activations, principal, experts_milli, cap_milli,
+ *                                                          weight}] (other uids' only for root)
  *   stats                                                  counters and gauges, flat map (moectl stats prints it as is)
  *   budget    set?: {principal, experts_max_milli?, weight?…}  budgets: [{principal, source, experts_max_milli, weight,
- *                                                          activations, …}]; set: root only
+ *                                                          activations, …}], rules: [{principal, …}] (root);
+ *             reset?: principal                            set and reset: root, and the daemon's own user
  *   reload                                                 root only: as SIGHUP
  *
  * `hello` must come first and once; a version that the daemon does not speak is refused with the versions it does.
