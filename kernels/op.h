@@ -63,6 +63,14 @@ struct op_rms_norm {
         float eps;
 };
 
+/* y[r,:] = w * (x[r,:] - mean) / sqrt(variance + eps) + b   for n rows of `dim` next to each other; w, b: f32 [dim];
+ * y may be x. (arXiv 1607.06450) */
+struct op_layer_norm {
+        uint32_t n, dim;
+        struct device_ptr x, w, b, y;
+        float eps;
+};
+
 /* For each of `count` matrices that share the input: y = x Wᵀ (+ bias), or y += with `accumulate`.
  * x: [n, w.cols], x_stride floats apart; y: [n, w.rows], y_stride floats apart. All w.cols are equal. */
 struct op_matmul {
@@ -118,12 +126,25 @@ struct op_rope {
 
 /* Pages of one layer: K as [page][kv_heads][KV_PAGE_TOKENS][k_dim], V as [page][kv_heads][KV_PAGE_TOKENS][v_dim],
  * of type F16 or F32. With v null a value is the first v_dim ≤ k_dim values of its key (the latent of MLA,
- * arXiv 2405.04434). */
+ * arXiv 2405.04434).
+ *
+ * With a ratio there is one entry for `ratio` tokens, of one head, and entry i is there from position (i + 1) × ratio - 1
+ * on. It lies in the page of that position, which has kv_page_entries() of them. */
 struct kv_layer {
         struct device_ptr k, v;
         enum quant_type type;
         uint32_t kv_heads, k_dim, v_dim;
+        uint32_t ratio; /* divides KV_PAGE_TOKENS or is a multiple of it; 0: an entry for every token */
 };
+
+static inline uint32_t kv_page_entries(uint32_t ratio) {
+        return ratio == 0 ? KV_PAGE_TOKENS : ratio < KV_PAGE_TOKENS ? KV_PAGE_TOKENS / ratio : 1;
+}
+
+/* How many entries a row at `position` sees. */
+static inline uint32_t kv_visible(uint32_t ratio, uint32_t position) {
+        return ratio == 0 ? position + 1 : (position + 1) / ratio;
+}
 
 /* Where values lie, and how far apart. */
 static inline struct device_ptr kv_values(const struct kv_layer *kv) {
@@ -155,15 +176,43 @@ struct op_attention {
         struct device_ptr q, out;
 };
 
-enum act_kind {
-        ACT_SWIGLU, /* silu(gate) × up */
-        ACT_GEGLU,  /* gelu_tanh(gate) × up */
+/* The lightning indexer (DeepSeek V3.2): chosen[t,:] are the numbers of the k entries with the best
+ * Σ_h weights[t,h] × max(q[t,h]·key, 0) among those that row t sees, rising, -1 past the last; of equals the lower number.
+ * Where no more than k are seen all are chosen. keys: one head of k_dim. q: [n][heads][k_dim], weights: f32 [n][heads],
+ * chosen: i32 [n][k]. A score that is not a number counts as the lowest. */
+struct op_index {
+        struct op_rows rows;
+        struct kv_layer keys;
+        uint32_t heads, k;
+        struct device_ptr q, weights, chosen;
 };
 
-/* y[i] = act(gate[i]) × up[i], n rows of `dim`, contiguous; y may be gate. */
+/* Attention with one key head whose values are part of the keys: softmax of scale q·k over the keys of the last
+ * `window` positions (0: none) and then, in rising order, over the entries that were chosen (i32 [n][chosen_max],
+ * rising, -1 past the last), or with chosen null over all that the row sees. The dims of both planes are the same, both
+ * have v null; entries.k may be null. sinks: f32 [heads], a logit without value, or null. A row that sees no key at all
+ * and has no sink gets zeros. q: [n][heads][k_dim], out: [n][heads][v_dim]. */
+struct op_sparse_attention {
+        struct op_rows rows;
+        struct kv_layer kv, entries;
+        uint32_t heads, window, chosen_max;
+        float scale;
+        struct device_ptr chosen, sinks;
+        struct device_ptr q, out;
+};
+
+enum act_kind {
+        ACT_SWIGLU,     /* silu(gate) × up */
+        ACT_GEGLU,      /* gelu_tanh(gate) × up */
+        ACT_SWIGLU_OAI, /* gate × sigmoid(1.702 gate) × (up + 1): gpt-oss */
+};
+
+/* y[i] = act(gate[i]) × up[i], n rows of `dim`, contiguous; y may be gate. With a limit (0: none) gate is cut to at most
+ * that, and up to between -limit and limit. */
 struct op_glu {
         uint32_t n, dim;
         enum act_kind act;
+        float limit;
         struct device_ptr gate, up, y;
 };
 
@@ -209,13 +258,15 @@ struct op_route {
 };
 
 /* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in that
- * order. x, y: [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read
+ * order; each product plus the expert's bias where there are any, act and limit as in op_glu. x, y: [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read
  * once per call however many rows chose it (a backend may cut very large calls to bound its scratch). Entries with an
  * id outside the stack are skipped. */
 struct op_moe {
         uint32_t n, k;
         enum act_kind act;
+        float limit;
         struct weight gate, up, down;
+        struct device_ptr gate_bias, up_bias, down_bias; /* f32 [stack][the weight's rows], or null */
         struct device_ptr x, y;
         struct device_ptr ids, weights, counts;
 };

@@ -188,8 +188,8 @@ static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
 }
 
 /* Rows [begin, end) of one expert's matrix for all of its pairs. */
-static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w, uint32_t begin, uint32_t end,
-                    const void **x, float **y) {
+static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w, struct device_ptr bias,
+                    uint32_t begin, uint32_t end, const void **x, float **y) {
         size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
         struct dot_job job = {
                 .w = (const uint8_t *) host_address(w->data) +
@@ -203,6 +203,8 @@ static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w,
                 .y = y + m->first[group],
         };
 
+        if (bias.address)
+                job.bias = (const float *) host_address(bias) + (size_t) m->active[group] * w->rows;
         cpu_variant_dot(m->variant, w->type, &job);
 }
 
@@ -210,13 +212,14 @@ static void up_one(struct moe *m, uint64_t piece) {
         uint32_t hidden = m->op->gate.rows, units = DIV_ROUND_UP(hidden, m->unit_up), group = piece / units;
         uint32_t begin = piece % units * m->unit_up, end = MIN(begin + m->unit_up, hidden);
 
-        moe_dot(m, group, &m->op->gate, begin, end, m->x[0], m->gate_y);
-        moe_dot(m, group, &m->op->up, begin, end, m->x[1], m->up_y);
+        moe_dot(m, group, &m->op->gate, m->op->gate_bias, begin, end, m->x[0], m->gate_y);
+        moe_dot(m, group, &m->op->up, m->op->up_bias, begin, end, m->x[1], m->up_y);
         for (uint32_t i = m->first[group]; i < m->first[group + 1]; i++) {
                 struct op_glu glu = {
                         .n = 1,
                         .dim = end - begin,
                         .act = m->op->act,
+                        .limit = m->op->limit,
                         .gate = host_device_ptr(m->gate_y[i] + begin),
                         .up = host_device_ptr(m->up_y[i] + begin),
                         .y = host_device_ptr(m->gate_y[i] + begin),
@@ -238,8 +241,8 @@ static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         for (uint64_t piece = begin; piece < end; piece++) {
                 uint32_t from = piece % units * m->unit_down;
 
-                moe_dot(m, piece / units, &m->op->down, from, MIN(from + m->unit_down, rows), m->hidden_x,
-                        m->down_y);
+                moe_dot(m, piece / units, &m->op->down, m->op->down_bias, from, MIN(from + m->unit_down, rows),
+                        m->hidden_x, m->down_y);
         }
 }
 

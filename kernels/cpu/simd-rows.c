@@ -37,14 +37,24 @@ void SIMD_NAME(rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t 
                              host_address(op->w), op->dim, op->eps);
 }
 
-/* Both forms are x / (1 + e^-a): a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³),
+/* All forms are x / (1 + e^-a) × up: a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³),
  * because (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
-ALWAYS_INLINE vf act(enum act_kind kind, vf x) {
-        vf a = x;
+ALWAYS_INLINE vf act(const struct op_glu *op, vf x, vf up) {
+        vf a;
 
-        if (kind == ACT_GEGLU)
+        if (op->limit > 0.0f) {
+                /* The second operand is returned when one is not a number. */
+                x = vf_min(vf_set(op->limit), x);
+                up = vf_max(vf_set(-op->limit), vf_min(vf_set(op->limit), up));
+        }
+        a = x;
+        if (op->act == ACT_GEGLU)
                 a = vf_set(1.59576912f) * vf_fma(vf_set(0.044715f) * x * x, x, x);
-        return x / (vf_set(1.0f) + vf_exp(vf_zero() - a));
+        if (op->act == ACT_SWIGLU_OAI) {
+                a = vf_set(1.702f) * x;
+                up = up + vf_set(1.0f);
+        }
+        return x / (vf_set(1.0f) + vf_exp(vf_zero() - a)) * up;
 }
 
 void SIMD_NAME(glu)(const struct op_glu *op, uint32_t begin, uint32_t end) {
@@ -53,14 +63,14 @@ void SIMD_NAME(glu)(const struct op_glu *op, uint32_t begin, uint32_t end) {
         float *y = host_address(op->y);
 
         for (; i + VF_LANES <= n; i += VF_LANES)
-                vf_store(y + i, act(op->act, vf_load(gate + i)) * vf_load(up + i));
+                vf_store(y + i, act(op, vf_load(gate + i), vf_load(up + i)));
         if (i < n) {
                 /* The same instructions for the rest: where a value lies in its call must not change it. */
                 float g[VF_LANES] = {0}, u[VF_LANES] = {0};
 
                 memcpy(g, gate + i, (n - i) * sizeof(*g));
                 memcpy(u, up + i, (n - i) * sizeof(*u));
-                vf_store(g, act(op->act, vf_load(g)) * vf_load(u));
+                vf_store(g, act(op, vf_load(g), vf_load(u)));
                 memcpy(y + i, g, (n - i) * sizeof(*g));
         }
 }

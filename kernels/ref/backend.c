@@ -24,6 +24,11 @@ static int op_rms_norm(struct stream *s, const struct op_rms_norm *op) {
         return 0;
 }
 
+static int op_layer_norm(struct stream *s, const struct op_layer_norm *op) {
+        ref_layer_norm(op, 0, op->n);
+        return 0;
+}
+
 static void matmul_row(const struct op_matmul *op, const struct op_matmul_out *out, uint32_t t,
                        const void *x) {
         const struct weight *w = &out->w;
@@ -100,6 +105,27 @@ static int op_attention(struct stream *s, const struct op_attention *op) {
         return r;
 }
 
+static int op_index(struct stream *s, const struct op_index *op) {
+        _cleanup_(freep) float *scores = NULL;
+        int r = host_check_kv(&op->keys);
+
+        if (r)
+                return r;
+        scores = malloc(((size_t) op->rows.position_max + 1) * sizeof(*scores));
+        if (!scores)
+                return -ENOMEM;
+        ref_index(op, scores, 0, op->rows.n);
+        return 0;
+}
+
+static int op_sparse_attention(struct stream *s, const struct op_sparse_attention *op) {
+        int r = host_check_sparse_attention(op);
+
+        if (r == 0)
+                ref_sparse_attention(op, 0, (uint64_t) op->rows.n * op->heads);
+        return r;
+}
+
 static int op_glu(struct stream *s, const struct op_glu *op) {
         ref_glu(op, 0, op->n);
         return 0;
@@ -142,25 +168,26 @@ static int moe_scratch_init(struct moe_scratch *m, const struct op_moe *op) {
         return m->x && m->hidden_input && m->hidden ? 0 : -ENOMEM;
 }
 
-static float moe_dot(const struct weight *w, uint32_t expert, uint32_t row, const void *x) {
-        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
+static float moe_dot(const struct weight *w, struct device_ptr bias, uint32_t expert, uint32_t row,
+                     const void *x) {
+        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols), at = (size_t) expert * w->rows + row;
+        float v = ref_dot(w->type, (const char *) host_address(w->data) + at * row_bytes, x, w->cols);
 
-        return ref_dot(w->type,
-                       (const char *) host_address(w->data) + ((size_t) expert * w->rows + row) * row_bytes,
-                       x, w->cols);
+        return bias.address ? v + ((const float *) host_address(bias))[at] : v;
 }
 
 static void moe_expert(const struct op_moe *op, struct moe_scratch *m, const float *x, float *y,
                        uint32_t expert, float weight) {
         ref_dot_input(dot_input(op->gate.type), m->x, x, op->gate.cols);
         for (uint32_t i = 0; i < op->gate.rows; i++)
-                m->hidden[i] = ref_act(op->act, moe_dot(&op->gate, expert, i, m->x));
+                m->hidden[i] = moe_dot(&op->gate, op->gate_bias, expert, i, m->x);
         ref_dot_input(dot_input(op->up.type), m->x, x, op->up.cols);
         for (uint32_t i = 0; i < op->up.rows; i++)
-                m->hidden[i] *= moe_dot(&op->up, expert, i, m->x);
+                m->hidden[i] = ref_act(op->act, op->limit, m->hidden[i],
+                                       moe_dot(&op->up, op->up_bias, expert, i, m->x));
         ref_dot_input(dot_input(op->down.type), m->hidden_input, m->hidden, op->down.cols);
         for (uint32_t i = 0; i < op->down.rows; i++)
-                y[i] += weight * moe_dot(&op->down, expert, i, m->hidden_input);
+                y[i] += weight * moe_dot(&op->down, op->down_bias, expert, i, m->hidden_input);
 }
 
 static int op_moe(struct stream *s, const struct op_moe *op) {
@@ -192,12 +219,15 @@ static const struct backend_ops ref_ops = {
         HOST_MEMORY_OPS,
         .embed = op_embed,
         .rms_norm = op_rms_norm,
+        .layer_norm = op_layer_norm,
         .matmul = op_matmul,
         .head_matmul = op_head_matmul,
         .copy = op_copy,
         .rope = op_rope,
         .kv_store = op_kv_store,
         .attention = op_attention,
+        .index = op_index,
+        .sparse_attention = op_sparse_attention,
         .glu = op_glu,
         .add = op_add,
         .gather = op_gather,

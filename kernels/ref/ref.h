@@ -10,6 +10,7 @@
 /* Items: rows. */
 void ref_embed(const struct op_embed *op, uint32_t begin, uint32_t end);
 void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
+void ref_layer_norm(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
 void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end);
 void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end);
 void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end);
@@ -22,6 +23,27 @@ void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
 
 /* Items: row × heads + head. */
 void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);
+
+void ref_sparse_attention(const struct op_sparse_attention *op, uint64_t begin, uint64_t end);
+
+/* Items: rows. `scores`: room for as many as a row sees. */
+void ref_index(const struct op_index *op, float *scores, uint32_t begin, uint32_t end);
+
+/* Where entry i of a sequence lies, counted in entries from the plane's beginning. `pages`: its row of the page table. */
+size_t kv_entry(uint32_t ratio, const int32_t *pages, uint32_t i);
+
+/* The keys of one row of a sparse attention, in order: `recent` of the window, from position `first` on; then entries. */
+struct sparse_keys {
+        const int32_t *pages, *chosen;
+        uint32_t first, recent, count;
+};
+
+struct sparse_keys sparse_keys(const struct op_sparse_attention *op, uint32_t t);
+/* Where key i begins. */
+const char *sparse_key(const struct op_sparse_attention *op, const struct sparse_keys *keys, uint32_t i);
+
+/* Writes the numbers of the k best of n scores, rising, of equals the lower; k < n. Not-a-number is the lowest. */
+void choose_best(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
 
 /* Items: row × heads + head. `scratch`: head_matmul_scratch(op) bytes, aligned to 64. */
 void ref_head_matmul(const struct op_head_matmul *op, void *scratch, uint64_t begin, uint64_t end);
@@ -62,4 +84,5 @@ void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t c
  * within a block, float32 between blocks, in rising order. */
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols);
 
-float ref_act(enum act_kind act, float gate);
+/* One value of op_glu. */
+float ref_act(enum act_kind act, float limit, float gate, float up);

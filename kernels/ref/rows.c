@@ -41,6 +41,25 @@ void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end) {
         }
 }
 
+void ref_layer_norm(const struct op_layer_norm *op, uint32_t begin, uint32_t end) {
+        const float *w = host_address(op->w), *b = host_address(op->b);
+
+        for (uint32_t t = begin; t < end; t++) {
+                const float *x = (const float *) host_address(op->x) + (size_t) t * op->dim;
+                float *y = (float *) host_address(op->y) + (size_t) t * op->dim;
+                float mean = 0.0f, variance = 0.0f, scale;
+
+                for (uint32_t i = 0; i < op->dim; i++)
+                        mean += x[i];
+                mean /= (float) op->dim;
+                for (uint32_t i = 0; i < op->dim; i++)
+                        variance += (x[i] - mean) * (x[i] - mean);
+                scale = 1.0f / sqrtf(variance / (float) op->dim + op->eps);
+                for (uint32_t i = 0; i < op->dim; i++)
+                        y[i] = w[i] * ((x[i] - mean) * scale) + b[i];
+        }
+}
+
 static void rope_head(const struct op_rope *op, float *x, const float *cosines, const float *sines,
                       uint32_t n) {
         for (uint32_t i = 0; i < n; i++) {
@@ -106,11 +125,21 @@ void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end) {
         }
 }
 
-float ref_act(enum act_kind act, float gate) {
-        if (act == ACT_SWIGLU)
-                return gate / (1.0f + expf(-gate));
+float ref_act(enum act_kind act, float limit, float gate, float up) {
+        if (limit > 0.0f) { /* not-a-number stays one */
+                gate = gate > limit ? limit : gate;
+                up = up > limit ? limit : up < -limit ? -limit : up;
+        }
+        switch (act) {
+        case ACT_SWIGLU:
+                return gate / (1.0f + expf(-gate)) * up;
+        case ACT_SWIGLU_OAI:
+                return gate / (1.0f + expf(-1.702f * gate)) * (up + 1.0f);
+        case ACT_GEGLU:
+                break;
+        }
         /* gelu, tanh form (arXiv 1606.08415): sqrt(2 / pi) = 0.79788… */
-        return 0.5f * gate * (1.0f + tanhf(0.797884561f * (gate + 0.044715f * gate * gate * gate)));
+        return 0.5f * gate * (1.0f + tanhf(0.797884561f * (gate + 0.044715f * gate * gate * gate))) * up;
 }
 
 void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end) {
@@ -118,7 +147,7 @@ void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end) {
         float *y = host_address(op->y);
 
         for (size_t i = (size_t) begin * op->dim; i < (size_t) end * op->dim; i++)
-                y[i] = ref_act(op->act, gate[i]) * up[i];
+                y[i] = ref_act(op->act, op->limit, gate[i], up[i]);
 }
 
 void ref_add(const struct op_add *op, uint64_t begin, uint64_t end) {

@@ -119,15 +119,22 @@ static float *try_rope(struct device *d, const struct trial *t, size_t *ret_widt
         return result(d, op.x, t->count, width, ret_width);
 }
 
+static const enum act_kind acts[] = {ACT_SWIGLU, ACT_GEGLU, ACT_SWIGLU_OAI};
+
 static float *try_glu(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim};
         float *gate = sample_floats(&s, (size_t) t->n * t->dim);
-        struct op_glu op = {.n = t->count, .dim = t->dim, .act = t->option ? ACT_GEGLU : ACT_SWIGLU};
+        struct op_glu op = {.n = t->count, .dim = t->dim, .act = acts[t->option % 3]};
+        float *up = sample_floats(&s, (size_t) t->n * t->dim);
 
-        for (size_t i = 0; i < (size_t) t->n * t->dim; i++)
+        op.limit = t->option < 3 ? 0.0f : 1.5f;
+
+        for (size_t i = 0; i < (size_t) t->n * t->dim; i++) {
                 gate[i] *= i % 7 == 0 ? 200.0f : 8.0f;
+                up[i] *= 3.0f;
+        }
         op.gate = row_of(device_take(d, gate, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
-        op.up = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
+        op.up = row_of(device_take(d, up, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
         op.y = op.gate;
         assert_se(d->ops->glu(d->stream, &op) == 0);
         return result(d, op.y, t->count, t->dim, ret_width);
@@ -202,12 +209,19 @@ static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width
                 .k = MOE_K,
                 .act = ACT_SWIGLU,
                 .gate = weight(d, &s, t->type, MOE_EXPERTS, hidden, t->dim),
-                .up = weight(d, &s, t->option ? QUANT_F32 : t->type, MOE_EXPERTS, hidden, t->dim),
+                .up = weight(d, &s, t->option & 1 ? QUANT_F32 : t->type, MOE_EXPERTS, hidden, t->dim),
                 .down = weight(d, &s, t->type, MOE_EXPERTS, t->dim, hidden),
         };
 
         op.x = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
         op.y = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
+        if (t->option & 2) {
+                op.act = ACT_SWIGLU_OAI;
+                op.limit = 0.5f;
+                op.gate_bias = floats(d, &s, MOE_EXPERTS * hidden);
+                op.up_bias = floats(d, &s, MOE_EXPERTS * hidden);
+                op.down_bias = floats(d, &s, MOE_EXPERTS * t->dim);
+        }
         moe_choice(d, &s, t, &op);
         assert_se(d->ops->moe(d->stream, &op) == 0);
         return result(d, op.y, t->count, t->dim, ret_width);
@@ -369,9 +383,9 @@ TEST(rope_agrees_in_both_pairings) {
                               1e-6);
 }
 
-TEST(glu_agrees_for_both_functions) {
+TEST(glu_agrees_for_all_functions_and_limits) {
         for (uint32_t dim = 1; dim <= 100; dim += 11)
-                for (uint32_t option = 0; option < 2; option++)
+                for (uint32_t option = 0; option < 6; option++)
                         check(try_glu, (struct trial){.n = 5, .dim = dim, .option = option}, 2e-6);
         check(try_glu, (struct trial){.n = 30, .dim = 1000}, 2e-6);
 }
@@ -395,7 +409,7 @@ TEST(moe_agrees_over_types_and_rows) {
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i++)
                         check(try_moe,
-                              (struct trial){.n = rows[i], .type = *type, .dim = 256, .option = i % 2}, 3e-3);
+                              (struct trial){.n = rows[i], .type = *type, .dim = 256, .option = i}, 3e-3);
 }
 
 /* 96 MiB of scratch hold 98,304 rows of this shape. */
