@@ -48,12 +48,15 @@ struct backend_ops {
 
         int (*embed)(struct stream *s, const struct op_embed *op);
         int (*rms_norm)(struct stream *s, const struct op_rms_norm *op);
+        int (*layer_norm)(struct stream *s, const struct op_layer_norm *op);
         int (*matmul)(struct stream *s, const struct op_matmul *op);
         int (*head_matmul)(struct stream *s, const struct op_head_matmul *op);
         int (*copy)(struct stream *s, const struct op_copy *op);
         int (*rope)(struct stream *s, const struct op_rope *op);
         int (*kv_store)(struct stream *s, const struct op_kv_store *op);
         int (*attention)(struct stream *s, const struct op_attention *op);
+        int (*index)(struct stream *s, const struct op_index *op);
+        int (*sparse_attention)(struct stream *s, const struct op_sparse_attention *op);
         int (*glu)(struct stream *s, const struct op_glu *op);
         int (*add)(struct stream *s, const struct op_add *op);
         int (*gather)(struct stream *s, const struct op_gather *op);

@@ -117,9 +117,22 @@ int host_check_head_matmul(const struct op_head_matmul *op) {
 
 int host_check_kv(const struct kv_layer *kv) {
         bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_F32) && kv->kv_heads > 0 &&
+                         (kv->ratio == 0 || (kv->kv_heads == 1 && (KV_PAGE_TOKENS % kv->ratio == 0 ||
+                                                                   kv->ratio % KV_PAGE_TOKENS == 0))) &&
                          (kv->v.address || kv->v_dim <= kv->k_dim);
 
         return supported ? 0 : -EOPNOTSUPP;
+}
+
+int host_check_sparse_attention(const struct op_sparse_attention *op) {
+        const struct kv_layer *planes[] = { &op->kv, &op->entries };
+
+        for (unsigned i = 0; i < ELEMENTS(planes); i++)
+                if (planes[i]->k.address && (host_check_kv(planes[i]) || planes[i]->v.address ||
+                                             planes[i]->kv_heads != 1 || planes[i]->k_dim != op->kv.k_dim ||
+                                             planes[i]->v_dim != op->kv.v_dim))
+                        return -EOPNOTSUPP;
+        return op->window == 0 || op->kv.k.address ? 0 : -EOPNOTSUPP;
 }
 
 int host_check_attention(const struct op_attention *op) {

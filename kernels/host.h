@@ -43,6 +43,7 @@ int host_fill_zero(struct stream *s, struct device_ptr dst, uint64_t size);
 int host_check_embed(const struct op_embed *op);
 int host_check_matmul(const struct op_matmul *op);
 int host_check_head_matmul(const struct op_head_matmul *op);
+int host_check_sparse_attention(const struct op_sparse_attention *op);
 int host_check_attention(const struct op_attention *op);
 int host_check_kv(const struct kv_layer *kv);
 int host_check_route(const struct op_route *op);

@@ -97,7 +97,7 @@ static int expand_values(struct step *s, const struct model_layer *layer, uint32
         return forward_ops(s)->head_matmul(s->stream, &op);
 }
 
-static int attend(struct step *s, const struct model_layer *layer) {
+static int attend(struct step *s, const struct model_layer *layer, uint32_t parts) {
         const struct arch_params *h = &s->model->arch.params;
         int r;
 
@@ -106,6 +106,8 @@ static int attend(struct step *s, const struct model_layer *layer) {
         });
         if (r)
                 return r;
+        if (parts & ARCH_DSA)
+                return attention_dsa(s, layer, parts);
         return forward_ops(s)->attention(s->stream, &(struct op_attention) {
                 .rows = forward_rows(s), .kv = layer->kv, .heads = h->heads, .scale = h->attention_scale,
                 .q = s->a.q, .out = s->a.attended,
@@ -129,7 +131,7 @@ int attention_mla(struct step *s, const struct model_layer *layer, uint32_t part
         if (!r)
                 r = absorb_query(s, layer, parts);
         if (!r)
-                r = attend(s, layer);
+                r = attend(s, layer, parts);
         if (!r)
                 r = expand_values(s, layer, parts);
         if (!r)

@@ -113,6 +113,9 @@ struct step_view {
         const int32_t *expert_ids;    /* [rows][k], by falling score, -1 past the count */
         const float *expert_weights;  /* [rows][k] factor on each expert's output */
         const int32_t *expert_counts; /* [rows] */
+        /* where the layer has an indexer, else NULL and 0: the keys that it chose */
+        uint32_t chosen_k;
+        const int32_t *chosen; /* [rows][chosen_k], rising, -1 past the last */
 };
 
 /* Looks at what each layer does: which experts it chooses, and what they are worth to its output. */

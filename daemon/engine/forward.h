@@ -26,3 +26,7 @@ int forward_project_back(struct step *s, struct device_ptr x, const struct weigh
 /* x += O attention(norm(x)), of each kind; `parts` are the layer's. */
 int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts);
 int attention_mla(struct step *s, const struct model_layer *layer, uint32_t parts);
+
+/* The part of MLA after its queries and its key: attention over the positions that the indexer of this layer, or the
+ * last one, chose. Reads q, q_low, k and normed, writes attended. */
+int attention_dsa(struct step *s, const struct model_layer *layer, uint32_t parts);

@@ -15,7 +15,8 @@ static bool has_values(const struct model *m, uint32_t layer) {
         return !(m->arch.layers[layer].parts & ARCH_MLA);
 }
 
-/* Walks over the arena: for each layer all pages of K, then all pages of V. Returns the bytes of a token. */
+/* Walks over the arena: for each layer all pages of K, then all pages of V, then those of the indexer's keys. Returns
+ * the bytes of a token. */
 static uint64_t place_kv(struct model *m, enum quant_type type, struct device_ptr at) {
         uint64_t tokens = (uint64_t) m->pages.n * KV_PAGE_TOKENS, value = quant_row_bytes(quant_info(type), 1), sum = 0;
 
@@ -29,6 +30,13 @@ static uint64_t place_kv(struct model *m, enum quant_type type, struct device_pt
                         sum += kv.kv_heads * kv.v_dim * value;
                 }
                 m->layers[l].kv = kv;
+                if (m->arch.layers[l].parts & ARCH_INDEXER) {
+                        m->layers[l].index = (struct kv_layer) {
+                                .k = device_offset(at, tokens * sum), .type = type, .kv_heads = 1,
+                                .k_dim = m->arch.params.index_dim,
+                        };
+                        sum += m->arch.params.index_dim * value;
+                }
         }
         return sum;
 }

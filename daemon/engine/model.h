@@ -11,6 +11,7 @@
 struct model_layer {
         struct weight weights[_ARCH_LAYER_TENSOR_MAX];
         struct kv_layer kv;
+        struct kv_layer index; /* with an indexer: its keys */
 };
 
 struct model {

@@ -62,6 +62,10 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .q_low = carve(s, base, &size, h->q_lora),
                 .q_heads = carve(s, base, &size, h->kv_lora ? (uint64_t) h->heads * MAX(h->qk_nope + h->rope_dims, h->mla_v)
                                                             : 0),
+                .index_q = carve(s, base, &size, (uint64_t) h->index_heads * h->index_dim),
+                .index_k = carve(s, base, &size, h->index_dim),
+                .index_weights = carve(s, base, &size, h->index_heads),
+                .chosen = carve(s, base, &size, h->index_k),
                 .gate = carve(s, base, &size, ffn),
                 .up = carve(s, base, &size, ffn),
                 .router = carve(s, base, &size, h->experts),
@@ -108,7 +112,7 @@ int step_memory_observe(struct step *s) {
         const struct arch_params *h = &s->model->arch.params;
         uint64_t rows = s->model->rows_max, k = h->experts_used;
         struct step_seen *seen = &s->seen;
-        uint64_t size = rows * (2 * (uint64_t) h->hidden + 2 * k + 1) * 4;
+        uint64_t size = rows * (2 * (uint64_t) h->hidden + 2 * k + 1 + h->index_k) * 4;
 
         if (!seen->memory)
                 seen->memory = calloc(1, size);
@@ -119,6 +123,7 @@ int step_memory_observe(struct step *s) {
         seen->weights = seen->output + rows * h->hidden;
         seen->ids = (int32_t *) (seen->weights + rows * k);
         seen->counts = seen->ids + rows * k;
+        seen->chosen = seen->counts + rows;
         return 0;
 }
 

@@ -53,6 +53,11 @@ int step_observe_layer(struct step *s, uint32_t layer) {
 
         if (s->model->arch.layers[layer].parts & ARCH_MOE)
                 r = fetch_choice(s, &view);
+        if (!r && s->model->arch.layers[layer].parts & ARCH_INDEXER) {
+                view.chosen_k = s->model->arch.params.index_k;
+                view.chosen = s->seen.chosen;
+                r = fetch(s, s->seen.chosen, s->a.chosen, view.chosen_k);
+        }
         if (!r)
                 r = fetch(s, output, s->a.x, view.hidden);
         if (!r)

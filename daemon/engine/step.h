@@ -20,6 +20,8 @@ struct step_activations {
         struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
         struct device_ptr q_low;             /* f32 [q_lora] */
         struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value], before and after the latent */
+        struct device_ptr index_q, index_k, index_weights; /* f32 [index_heads × index_dim], [index_dim], [index_heads] */
+        struct device_ptr chosen;            /* i32 [index_k] by the last indexer */
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
         struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
@@ -41,7 +43,7 @@ struct step_batch {
 struct step_seen {
         void *memory;
         float *input, *output, *weights;
-        int32_t *ids, *counts;
+        int32_t *ids, *counts, *chosen;
 };
 
 struct step {

@@ -30,6 +30,9 @@ enum dim {
         DIM_MLA_LATENT,   /* latent and rotated values */
         DIM_MLA_EXPANDED, /* all heads' keys without rope, and values */
         DIM_MLA_ATTENDED,
+        DIM_INDEX_Q,
+        DIM_INDEX,
+        DIM_INDEX_HEADS,
 };
 
 /* A tensor of some part. One without rows is a vector, F32; with a stack, a matrix per expert. */
@@ -82,6 +85,11 @@ static const struct rule layer_rules[] = {
         { ARCH_ATTN_K_B, ARCH_MLA_SPLIT, "attn_k_b.weight", DIM_QK_NOPE, DIM_KV_LORA, DIM_HEADS },
         { ARCH_ATTN_V_B, ARCH_MLA_SPLIT, "attn_v_b.weight", DIM_KV_LORA, DIM_MLA_V, DIM_HEADS },
         { ARCH_ATTN_OUTPUT, ARCH_MLA, "attn_output.weight", DIM_MLA_ATTENDED, DIM_HIDDEN },
+        { ARCH_INDEX_Q, ARCH_INDEXER, "indexer.attn_q_b.weight", DIM_Q_LORA, DIM_INDEX_Q },
+        { ARCH_INDEX_K, ARCH_INDEXER, "indexer.attn_k.weight", DIM_HIDDEN, DIM_INDEX },
+        { ARCH_INDEX_K_NORM, ARCH_INDEXER, "indexer.k_norm.weight", DIM_INDEX },
+        { ARCH_INDEX_K_NORM_BIAS, ARCH_INDEXER, "indexer.k_norm.bias", DIM_INDEX },
+        { ARCH_INDEX_WEIGHTS, ARCH_INDEXER, "indexer.proj.weight", DIM_HIDDEN, DIM_INDEX_HEADS },
 };
 
 /* Token ids are 31 bits; this also bounds a row of logits. */
@@ -133,6 +141,12 @@ static uint64_t dim_value(const struct arch_params *h, enum dim dim) {
                 return (uint64_t) h->heads * (h->qk_nope + h->mla_v);
         case DIM_MLA_ATTENDED:
                 return (uint64_t) h->heads * h->mla_v;
+        case DIM_INDEX_Q:
+                return (uint64_t) h->index_heads * h->index_dim;
+        case DIM_INDEX:
+                return h->index_dim;
+        case DIM_INDEX_HEADS:
+                return h->index_heads;
         }
         return 0;
 }
@@ -228,6 +242,18 @@ static const struct {
         { ARCH_MLA_WHOLE, "attn_kv_b.weight" },
 };
 
+/* `attention.indexer.types`: true where a layer has an indexer of its own; absent: all have. */
+static bool has_indexer(const struct arch_model *m, const struct gguf *g, uint32_t index) {
+        struct gguf_array types;
+        char key[96];
+        bool full;
+
+        if (gguf_get_array(g, arch_key(m, "attention.indexer.types", key), &types, NULL) || index >= types.n)
+                return true;
+        /* The first has no other's to use. */
+        return index == 0 || !gguf_array_bool(&types, index, &full) || full;
+}
+
 static uint32_t layer_parts(const struct arch_model *m, const struct gguf *g, uint32_t index) {
         const struct arch_params *h = &m->params;
         uint32_t parts = m->arch->parts;
@@ -245,6 +271,8 @@ static uint32_t layer_parts(const struct arch_model *m, const struct gguf *g, ui
                 parts |= h->q_lora ? ARCH_MLA_Q_LORA : ARCH_MLA_Q;
                 parts |= parts & ARCH_MLA_WHOLE ? 0 : ARCH_MLA_SPLIT;
         }
+        if (parts & ARCH_DSA && has_indexer(m, g, index))
+                parts |= ARCH_INDEXER;
         return parts;
 }
 
@@ -269,7 +297,7 @@ static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index
         return 0;
 }
 
-/* True when the tensor is one that the forward pass will use. */
+/* True when the tensor is one that the forward pass will use, or of a block that it leaves out. */
 static bool is_used(const struct arch_model *m, const struct gguf_tensor *t) {
         const struct gguf_tensor *const *slots = m->tensors;
         size_t n = _ARCH_TENSOR_MAX;
@@ -281,7 +309,7 @@ static bool is_used(const struct arch_model *m, const struct gguf_tensor *t) {
                          t->name.data + 4);
                 layer = strtoul(name, &end, 10);
                 if (end == name || *end != '.' || layer >= m->params.layers)
-                        return false;
+                        return end != name && *end == '.' && layer < m->params.layers + m->params.nextn;
                 slots = m->layers[layer].tensors;
                 n = _ARCH_LAYER_TENSOR_MAX;
         }

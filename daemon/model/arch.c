@@ -59,6 +59,28 @@ static const struct arch archs[] = {
                 .gate = ROUTE_SOFTMAX,
                 .yarn_on_scale = true,
         },
+        {
+                .name = "deepseek32", /* V3.2 */
+                .parts = ARCH_MLA | ARCH_DSA,
+                .parts_allowed = ARCH_ROUTER_BIAS,
+                .ffn = ARCH_DENSE | ARCH_MOE,
+                .pairs = ROPE_ADJACENT,
+                .index_pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SIGMOID,
+                .yarn_on_scale = true,
+        },
+        {
+                .name = "glm-dsa",
+                .parts = ARCH_MLA | ARCH_DSA,
+                .parts_allowed = ARCH_ROUTER_BIAS,
+                .ffn = ARCH_DENSE | ARCH_MOE,
+                .pairs = ROPE_ADJACENT,
+                .index_pairs = ROPE_ADJACENT,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SIGMOID,
+                .yarn_on_scale = true,
+        },
 };
 
 /* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or
@@ -95,6 +117,10 @@ static const struct param params[] = {
         PARAM("attention.kv_lora_rank", kv_lora, 1, 4096, false),
         PARAM("attention.key_length_mla", qk_nope, 1, 4096, false),
         PARAM("attention.value_length_mla", mla_v, 1, 4096, false),
+        PARAM("attention.indexer.head_count", index_heads, 1, 4096, false),
+        PARAM("attention.indexer.key_length", index_dim, 1, 4096, false),
+        PARAM("attention.indexer.top_k", index_k, 1, 1 << 16, false),
+        PARAM("nextn_predict_layers", nextn, 0, 8, false),
 };
 
 const struct arch *arch_find(struct gguf_string name) {
@@ -129,7 +155,7 @@ int arch_get_f32(const struct arch_model *m, const struct gguf *g, const char *s
 }
 
 static int refuse_unknown(const struct gguf *g, struct gguf_string name, struct reason *reason) {
-        char known[128] = "";
+        char known[512] = "";
         size_t n = 0;
 
         for (size_t i = 0; i < ELEMENTS(archs) && n < sizeof(known); i++)
@@ -201,6 +227,21 @@ static int derive_mla(struct arch_model *m, const struct gguf *g, struct reason 
         return 0;
 }
 
+static int check_indexer(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+
+        if (!(m->arch->parts & ARCH_DSA)) {
+                h->index_heads = h->index_dim = h->index_k = 0;
+                return 0;
+        }
+        if (h->index_heads == 0 || h->index_k == 0 || h->index_dim < h->rope_dims || h->q_lora == 0)
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: an indexer of %u heads of %u values (%u rotary) that chooses %u keys, from "
+                                     "queries of rank %u; expected some of each",
+                                     gguf_name(g), h->index_heads, h->index_dim, h->rope_dims, h->index_k, h->q_lora);
+        return 0;
+}
+
 /* What the format leaves to be derived when its key is absent. */
 static int derive(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
@@ -221,6 +262,10 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
                 h->rope_dims = h->k_dim;
         if (h->expert_ffn == 0)
                 h->expert_ffn = h->ffn;
+        if (h->nextn >= h->layers)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %u of %u blocks predict further tokens",
+                                     gguf_name(g), h->nextn, h->layers);
+        h->layers -= h->nextn;
         if (h->heads % h->kv_heads)
                 return reason_return(reason, ARCH_E_REFUSED,
                                      "%s: %u attention heads cannot share %u KV heads", gguf_name(g),
@@ -230,7 +275,7 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
                         reason, ARCH_E_REFUSED,
                         "%s: %u rotary dimensions in a head of %u; expected an even number inside it",
                         gguf_name(g), h->rope_dims, h->k_dim);
-        return 0;
+        return check_indexer(m, g, reason);
 }
 
 static int check_groups(struct arch_model *m, const struct gguf *g, struct reason *reason) {

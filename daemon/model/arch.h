@@ -36,6 +36,8 @@ enum arch_part {
         ARCH_MLA_Q_LORA = 1 << 20,   /* from a low-rank projection of it */
         ARCH_MLA_SPLIT = 1 << 21,    /* its matrices from the latent to keys and values, the former transposed, or */
         ARCH_MLA_WHOLE = 1 << 22,    /* both in one, head after head */
+        ARCH_DSA = 1 << 23,          /* attends to the positions that an indexer chose (DeepSeek V3.2) */
+        ARCH_INDEXER = 1 << 24,      /* has an indexer of its own; else the last one's choice counts */
 };
 
 struct arch {
@@ -43,7 +45,7 @@ struct arch {
         uint32_t parts;         /* of every layer, but for the feed-forward */
         uint32_t parts_allowed; /* present when their tensors are */
         uint32_t ffn;           /* ARCH_DENSE, ARCH_MOE, or both: then expert_count decides */
-        enum rope_pairs pairs;
+        enum rope_pairs pairs, index_pairs; /* of heads; of the indexer's */
         enum act_kind act;
         enum route_gate gate;
         bool normalize;         /* router weights sum to one over the chosen experts */
@@ -62,6 +64,8 @@ struct arch_params {
         uint32_t shared, shared_ffn;                /* shared experts, and their width together */
         uint32_t groups, groups_used;               /* 0: experts are not chosen by groups */
         uint32_t rope_dims;
+        uint32_t index_heads, index_dim, index_k;   /* indexer: how many keys it chooses at most */
+        uint32_t nextn;                             /* blocks after the layers that only predict further tokens */
         float eps;
         float attention_scale; /* on q·k */
         float embedding_scale, expert_scale;
@@ -108,6 +112,11 @@ enum arch_layer_tensor {
         ARCH_ATTN_KV_B,
         ARCH_ATTN_K_B,
         ARCH_ATTN_V_B,
+        ARCH_INDEX_Q,
+        ARCH_INDEX_K,
+        ARCH_INDEX_K_NORM,
+        ARCH_INDEX_K_NORM_BIAS,
+        ARCH_INDEX_WEIGHTS,
         _ARCH_LAYER_TENSOR_MAX,
 };
 

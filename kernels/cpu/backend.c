@@ -66,6 +66,7 @@ ROWS_OP(op_glu, a->variant->glu)
 ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
+ROWS_OP(op_layer_norm, ref_layer_norm)
 ROWS_OP(op_route, ref_route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
@@ -112,6 +113,11 @@ static int cpu_gather(struct stream *s, const struct op_gather *op) {
         return 0;
 }
 
+static int cpu_layer_norm(struct stream *s, const struct op_layer_norm *op) {
+        op_layer_norm_run(s, op, op->n, op->dim * 2);
+        return 0;
+}
+
 static int cpu_copy(struct stream *s, const struct op_copy *op) {
         op_copy_run(s, op, op->n, op->dim / 8);
         return 0;
@@ -139,12 +145,15 @@ static const struct backend_ops cpu_ops = {
         HOST_MEMORY_OPS,
         .embed = cpu_embed,
         .rms_norm = cpu_rms_norm,
+        .layer_norm = cpu_layer_norm,
         .matmul = cpu_matmul,
         .head_matmul = cpu_head_matmul,
         .copy = cpu_copy,
         .rope = cpu_rope,
         .kv_store = cpu_kv_store,
         .attention = cpu_attention,
+        .index = cpu_index,
+        .sparse_attention = cpu_sparse_attention,
         .glu = cpu_glu,
         .add = cpu_add,
         .gather = cpu_gather,

@@ -62,4 +62,6 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec);
 int cpu_matmul(struct stream *s, const struct op_matmul *op);
 int cpu_moe(struct stream *s, const struct op_moe *op);
 int cpu_head_matmul(struct stream *s, const struct op_head_matmul *op);
+int cpu_index(struct stream *s, const struct op_index *op);
+int cpu_sparse_attention(struct stream *s, const struct op_sparse_attention *op);
 int cpu_attention(struct stream *s, const struct op_attention *op);

@@ -366,6 +366,63 @@ static void check_layers(struct run *u) {
                 check_router(u, &t);
 }
 
+/* What the indexers chose for the third prompt: [indexers][rows][k], kept in `chosen`. */
+struct choices {
+        uint32_t indexers, k;
+        int32_t *chosen; /* room for all layers */
+        size_t room;
+};
+
+static void choices_layer(const struct step_view *view, void *context) {
+        struct choices *c = context;
+        size_t n = (size_t) view->rows * view->chosen_k;
+
+        if (n == 0 || n > c->room)
+                return;
+        memcpy(c->chosen + c->indexers * n, view->chosen, n * sizeof(int32_t));
+        c->room -= n;
+        c->k = view->chosen_k;
+        c->indexers++;
+}
+
+static void compare_choices(struct run *u, const struct choices *c, uint32_t rows, const char *what) {
+        size_t n = (size_t) c->indexers * rows * c->k, equal = 0;
+        _cleanup_(freep) int32_t *expected = NULL;
+        char file[64];
+
+        snprintf(file, sizeof(file), "%.40s.i32", what);
+        expected = file_read_exactly(u->path, file, n * sizeof(int32_t));
+        if (n == 0 || !expected) {
+                said(u, false, what, "%u indexers chose; %s cannot be read, or has another size", c->indexers, file);
+                return;
+        }
+        for (size_t i = 0; i < n; i++)
+                equal += expected[i] == c->chosen[i];
+        said(u, equal == n, what, "%zu of %zu choices equal", equal, n);
+}
+
+static void check_indexers(struct run *u) {
+        uint32_t n = u->n_prompts > 2 ? u->lengths[2] : 0;
+        _cleanup_(sequence_freep) struct sequence *q = NULL;
+        _cleanup_(freep) int32_t *room = NULL;
+        struct choices c = { .room = (size_t) u->layers * n * 256 };
+        struct step_observer observer = { .layer = choices_layer, .context = &c };
+        char what[64], file[80];
+
+        snprintf(what, sizeof(what), "indexer_%u", n);
+        snprintf(file, sizeof(file), "%s.i32", what);
+        if (!is_there(u, file) || u->rounded)
+                return;
+        c.chosen = room = calloc(c.room, sizeof(int32_t));
+        if (!room || sequence_new(&q, u->model) || step_observe(u->step, &observer))
+                abort();
+        if (!feed(u, q, u->prompts + u->lengths[0] + u->lengths[1], n, n))
+                said(u, false, what, "the forward pass failed");
+        else
+                compare_choices(u, &c, n, what);
+        step_observe(u->step, NULL);
+}
+
 static bool read_expectations(struct run *u) {
         _cleanup_(json_decrefp) json_t *expect = file_json(u->path, "expect.json");
         json_t *lengths = json_object_get(expect, "prompt_lengths");
@@ -420,6 +477,7 @@ static void run_file(struct reference *r, const char *path, const char *name, co
         if (is_there(&u, "greedy.i32"))
                 check_greedy(&u);
         check_layers(&u);
+        check_indexers(&u);
         if (u.checked == 0)
                 say(r, false, u.name, "the folder expects nothing of it");
 }
