@@ -64,7 +64,7 @@ static const struct key {
         { SECTION_##_section, _name, VALUE_##_type, offsetof(struct config, _member), __VA_ARGS__ }
         KEY(DAEMON, "Socket", SOCKET, socket, 0, 0),
         KEY(DAEMON, "SocketMode", MODE, socket_mode, 0, 0),
-        KEY(DAEMON, "Threads", U32, threads, 1, 1024, "auto"),
+        KEY(DAEMON, "Threads", U32, threads, 1, CONFIG_THREADS_MAX, "auto"),
         KEY(DAEMON, "KvMemory", SIZE, kv_memory, UINT64_C(1) << 20, UINT64_C(1) << 44),
         KEY(DAEMON, "KvType", KV_TYPE, kv_type, 0, 0),
         KEY(DAEMON, "RowsMax", U32, rows_max, 1, 4096),

@@ -18,6 +18,7 @@ enum {
         CONFIG_LINE_MAX = 8192,
         CONFIG_MODELS_MAX = 256,
         CONFIG_MODEL_NAME_MAX = 64,    /* bytes, letters digits and . _ - : */
+        CONFIG_THREADS_MAX = 1024,
         CONFIG_MESSAGES_MAX = 100,     /* kept by a report; further ones are counted */
 };
 

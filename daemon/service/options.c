@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <getopt.h>
-#include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/util.h"
+#include "config-value.h"
+#include "default-model.h"
 #include "options.h"
 
 static const char help[] =
@@ -17,6 +16,7 @@ static const char help[] =
         "\n"
         "  -c, --config FILE        read FILE and FILE.d/*.conf instead of moed.conf\n"
         "  -m, --model [NAME=]FILE  serve this GGUF file; may be given several times, the first is the default\n"
+        "                           (without any, and none in moed.conf: the small demo model that comes with moed)\n"
         "  -s, --socket PATH        listen there (default: /run/moed/moed.sock, or $XDG_RUNTIME_DIR/moed/moed.sock)\n"
         "  -t, --threads N          threads that compute (default: as many as the machine has to give)\n"
         "      --kv-type f16|f32    numbers in the KV cache\n"
@@ -37,28 +37,30 @@ static int usage(const char *format, const char *what) {
         return EX_USAGE;
 }
 
-static int parse_level(const char *text, int *ret) {
-        static const char *const names[] = { [LOG_ERR] = "err", [LOG_WARNING] = "warning", [LOG_NOTICE] = "notice",
-                                             [LOG_INFO] = "info", [LOG_DEBUG] = "debug" };
-
-        for (int i = LOG_ERR; i <= LOG_DEBUG; i++)
-                if (strcmp(text, names[i]) == 0) {
-                        *ret = i;
-                        return 0;
-                }
-        return -EINVAL;
+/* Says what would have been allowed. */
+static int bad_value(const char *option, const char *value, const struct reason *reason) {
+        fprintf(stderr, "moed: --%s=%s: %s\nTry 'moed --help'.\n", option, value, reason->text);
+        return EX_USAGE;
 }
 
-static int parse_threads(const char *text, uint32_t *ret) {
-        char *end;
-        unsigned long n;
+static int options_threads(struct options *options, const char *value) {
+        struct reason reason = REASON_INIT;
+        uint64_t n;
 
-        errno = 0;
-        n = strtoul(text, &end, 10);
-        if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || n < 1 || n > 1024)
-                return -EINVAL;
-        *ret = (uint32_t) n;
-        return 0;
+        if (config_value_number(value, 1, CONFIG_THREADS_MAX, &n, &reason) != 0)
+                return bad_value("threads", value, &reason);
+        options->has_threads = true;
+        options->threads = (uint32_t) n;
+        return -1;
+}
+
+static int options_log_level(struct options *options, const char *value) {
+        struct reason reason = REASON_INIT;
+
+        if (config_value_log_level(value, &options->log_level, &reason) != 0)
+                return bad_value("log-level", value, &reason);
+        options->has_log_level = true;
+        return -1;
 }
 
 static int options_value(struct options *options, int option, const char *value) {
@@ -75,18 +77,14 @@ static int options_value(struct options *options, int option, const char *value)
                 options->models[options->n_models++] = value;
                 return -1;
         case 't':
-                options->has_threads = true;
-                return parse_threads(value, &options->threads) < 0
-                               ? usage("--threads=%s: it must be a number from 1 to 1024", value) : -1;
+                return options_threads(options, value);
         case 'k':
                 options->has_kv_type = true;
                 options->kv_type = strcmp(value, "f32") == 0 ? CONFIG_KV_F32 : CONFIG_KV_F16;
                 return strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0
                                ? usage("--kv-type=%s: it must be f16 or f32", value) : -1;
         case 'l':
-                options->has_log_level = true;
-                return parse_level(value, &options->log_level) < 0
-                               ? usage("--log-level=%s: it must be err, warning, notice, info or debug", value) : -1;
+                return options_log_level(options, value);
         case 'S':
         case 'U':
                 options->scope = option == 'S' ? CONFIG_SYSTEM : CONFIG_USER;
@@ -151,6 +149,21 @@ static int add_model(struct config *config, const char *text, struct reason *rea
         return config_add_model(config, name, file, reason);
 }
 
+/* A configuration without a model gets the one that comes with moed, if that is there. */
+static int add_default_model(struct config *config, FILE *out, struct reason *reason) {
+        _cleanup_(freep) char *file = NULL;
+        int r;
+
+        r = default_model_find(&file);
+        if (r < 0 || !file)
+                return r;
+        if (out)
+                fprintf(out, "no model is configured; the demo model %s serves\n", file);
+        else
+                log_info("no model is configured: serving the demo model, %s", file);
+        return config_add_model(config, DEFAULT_MODEL_NAME, file, reason);
+}
+
 static void tell(const struct config_report *report, FILE *out, struct reason *reason) {
         for (size_t i = 0; i < report->n_messages; i++) {
                 const struct config_message *m = &report->messages[i];
@@ -176,6 +189,11 @@ int options_load_config(const struct options *options, struct config **ret, FILE
                 return r;
         for (unsigned i = 0; i < options->n_models; i++) {
                 r = add_model(config, options->models[i], reason);
+                if (r != 0)
+                        return r;
+        }
+        if (config->n_models == 0) {
+                r = add_default_model(config, out, reason);
                 if (r != 0)
                         return r;
         }

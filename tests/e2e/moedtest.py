@@ -65,14 +65,14 @@ def wait_until(condition, what, seconds=10.0):
 class Daemon:
     """with Daemon() as d: …   `config` is the text of a moed.conf."""
 
-    def __init__(self, *args, config="", model=MODEL, wrap=(), kv_type="f32", env=None):
+    def __init__(self, *args, config="", model=MODEL, wrap=(), kv_type="f32", env=None, program=MOED):
         self.folder = tempfile.TemporaryDirectory(prefix="moed-")
         os.chmod(self.folder.name, 0o755)
         self.socket = os.path.join(self.folder.name, "moed.sock")
         self.config_path = os.path.join(self.folder.name, "moed.conf")
         self.log_path = os.path.join(self.folder.name, "log")
         self.write_config(config)
-        self.command = [*wrap, MOED, "--config", self.config_path, "--socket", self.socket, "--kv-type", kv_type]
+        self.command = [*wrap, program, "--config", self.config_path, "--socket", self.socket, "--kv-type", kv_type]
         if model:
             self.command += ["--model", "tiny=" + model]
         self.command += map(str, args)

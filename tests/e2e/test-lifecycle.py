@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: MIT
 """Start, reload, stop: what is wrong is refused with a sentence, what runs is not disturbed, what was begun is ended."""
 
+import glob
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
-from moedtest import MODEL, MOED, Daemon, finish, prompts, wait_until
+from moedtest import MODEL, MOED, Daemon, finish, greedy, prompts, wait_until
 
 
-def refused(*args, words, config=None, status=None, model=MODEL):
-    d = Daemon(*args, config=config or "", model=model)
+def refused(*args, words, config=None, status=None, **kwargs):
+    d = Daemon(*args, config=config or "", **kwargs)
     p = subprocess.run(d.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20, env=d.env)
     d.folder.cleanup()
     assert p.returncode == status if status else p.returncode != 0, (p.returncode, p.stdout)
@@ -21,7 +24,6 @@ def refused(*args, words, config=None, status=None, model=MODEL):
 
 
 def bad_starts_say_why():
-    refused(words=["no model"], model=None, status=78)
     refused(words=["moed.conf:2", "KvMemory"], config="[Daemon]\nKvMemory=plenty\n", status=78)
     refused("--check-config", words=["moed.conf:2", "KvMemory"], config="[Daemon]\nKvMemory=plenty\n", status=78)
     refused("--threads", "0", words=["--threads=0"], status=64)
@@ -37,6 +39,25 @@ def bad_starts_say_why():
             refused(words=["model tiny", os.path.basename(path)], model=path, status=65)
         finally:
             os.unlink(path)
+
+
+def without_a_model_the_demo_model_serves():
+    """In a build tree of its own, without and with that model."""
+    with tempfile.TemporaryDirectory(prefix="moed-tree-") as tree:
+        program = os.path.join(tree, "daemon/service/moed")
+        os.makedirs(os.path.dirname(program))
+        os.makedirs(os.path.join(tree, "daemon/demo"))
+        shutil.copy(MOED, program)
+        if not glob.glob("/usr/*/moed/demo.gguf") + glob.glob("/usr/local/*/moed/demo.gguf"):
+            refused(words=["no model to serve"], model=None, status=78, program=program)
+        shutil.copy(MODEL, os.path.join(tree, "daemon/demo/demo.gguf"))
+        with Daemon(model=None, program=program) as d:
+            assert [m["name"] for m in d.json("models")["models"]] == ["demo"]
+            assert "serving the demo model, %s/daemon/demo/demo.gguf" % tree in d.log(), d.log()
+            assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
+        # One that is named is the only one.
+        with Daemon(program=program) as d:
+            assert [m["name"] for m in d.json("models")["models"]] == ["tiny"]
 
 
 def a_good_configuration_passes_the_check():
@@ -130,6 +151,7 @@ def hello_comes_first(d):
 
 def main():
     bad_starts_say_why()
+    without_a_model_the_demo_model_serves()
     a_good_configuration_passes_the_check()
     a_dead_daemons_socket_is_replaced()
     with Daemon() as d:
