@@ -4,16 +4,12 @@
  * depend on the batch. */
 #include "forward.h"
 
+/* The first dims of each head. */
 static int rotate(struct step *s, struct device_ptr x, uint32_t heads) {
-        const struct model *m = s->model;
-        const struct arch_params *h = &m->arch.params;
+        struct op_rope op = forward_rope(s, ARCH_ROPE_MAIN, x, heads, s->model->arch.params.index_dim);
 
-        return forward_ops(s)->rope(s->stream, &(struct op_rope) {
-                .n = s->batch.rows, .heads = heads, .head_dim = h->index_dim, .dims = h->rope_dims,
-                .stride = heads * h->index_dim, .pairs = m->arch.arch->index_pairs,
-                .magnitude = m->arch.rope_magnitude, .x = x, .positions = s->batch.device_positions,
-                .frequencies = forward_ops(s)->buffer_address(m->frequencies),
-        });
+        op.pairs = s->model->arch.arch->index_pairs;
+        return forward_ops(s)->rope(s->stream, &op);
 }
 
 static int project(struct step *s, const struct model_layer *layer) {

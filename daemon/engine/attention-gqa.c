@@ -27,15 +27,9 @@ static int norm_heads(struct step *s, const struct weight *w, uint32_t heads, ui
 }
 
 static int rotate(struct step *s, uint32_t heads, struct device_ptr x) {
-        const struct model *m = s->model;
-        const struct arch_params *h = &m->arch.params;
+        struct op_rope op = forward_rope(s, ARCH_ROPE_MAIN, x, heads, s->model->arch.params.k_dim);
 
-        return forward_ops(s)->rope(s->stream, &(struct op_rope) {
-                .n = s->batch.rows, .heads = heads, .head_dim = h->k_dim, .dims = h->rope_dims,
-                .stride = heads * h->k_dim, .pairs = m->arch.arch->pairs, .magnitude = m->arch.rope_magnitude,
-                .x = x, .positions = s->batch.device_positions,
-                .frequencies = forward_ops(s)->buffer_address(m->frequencies),
-        });
+        return forward_ops(s)->rope(s->stream, &op);
 }
 
 static int attend(struct step *s, const struct model_layer *layer) {

@@ -37,16 +37,12 @@ static int project_latent(struct step *s, const struct model_layer *layer) {
         return r;
 }
 
+/* The last dims of each head. */
 static int rotate(struct step *s, struct device_ptr x, uint32_t heads, uint32_t head_dim) {
-        const struct model *m = s->model;
-        const struct arch_params *h = &m->arch.params;
+        struct op_rope op = forward_rope(s, ARCH_ROPE_MAIN, x, heads, head_dim);
 
-        return forward_ops(s)->rope(s->stream, &(struct op_rope) {
-                .n = s->batch.rows, .heads = heads, .head_dim = head_dim, .dims = h->rope_dims,
-                .offset = head_dim - h->rope_dims, .stride = heads * head_dim, .pairs = m->arch.arch->pairs,
-                .magnitude = m->arch.rope_magnitude, .x = x, .positions = s->batch.device_positions,
-                .frequencies = forward_ops(s)->buffer_address(m->frequencies),
-        });
+        op.offset = head_dim - op.dims;
+        return forward_ops(s)->rope(s->stream, &op);
 }
 
 /* q: [heads][Kᵀ q_nope | q_rope] */

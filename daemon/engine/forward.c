@@ -17,6 +17,16 @@ struct op_rows forward_rows(const struct step *s) {
         };
 }
 
+struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads, uint32_t head_dim) {
+        const struct model *m = s->model;
+
+        return (struct op_rope) {
+                .n = s->batch.rows, .heads = heads, .head_dim = head_dim, .dims = m->arch.params.rope_dims,
+                .stride = heads * head_dim, .pairs = m->arch.arch->pairs, .magnitude = m->arch.ropes[rope].magnitude,
+                .x = x, .positions = s->batch.device_positions, .frequencies = model_frequencies(m, rope),
+        };
+}
+
 int forward_norm(struct step *s, uint32_t n, uint32_t dim, struct device_ptr x, const struct weight *w,
                  struct device_ptr y) {
         return forward_norm_strided(s, n, dim, x, dim, w, y, dim);

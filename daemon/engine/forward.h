@@ -23,6 +23,9 @@ int forward_norm_strided(struct step *s, uint32_t n, uint32_t dim, struct device
 int forward_project(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
 int forward_project_back(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
 
+/* The operation that turns the first rope_dims values of each head of x by the rows' positions. */
+struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads, uint32_t head_dim);
+
 /* x += O attention(norm(x)), of each kind; `parts` are the layer's. */
 int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts);
 int attention_mla(struct step *s, const struct model_layer *layer, uint32_t parts);

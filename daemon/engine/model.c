@@ -7,8 +7,6 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "chat.h"
-#include "tokenizer.h"
 
 static struct weight to_weight(const struct model *m, const struct gguf_tensor *t) {
         struct backend *b = m->backend;
@@ -16,7 +14,7 @@ static struct weight to_weight(const struct model *m, const struct gguf_tensor *
         if (!t)
                 return (struct weight) { .data = DEVICE_NULL };
         return (struct weight) {
-                .data = device_offset(b->ops->buffer_address(m->files[t->file]), t->offset),
+                .data = device_offset(b->ops->buffer_address(m->file->buffers[t->file]), t->offset),
                 .type = (enum quant_type) t->type,
                 .cols = (uint32_t) t->dims[0],
                 .rows = (uint32_t) t->dims[1],
@@ -24,30 +22,14 @@ static struct weight to_weight(const struct model *m, const struct gguf_tensor *
         };
 }
 
-static int import_files(struct model *m) {
-        size_t n = gguf_n_files(m->gguf);
-
-        m->files = calloc(n, sizeof(*m->files));
-        if (!m->files)
-                return -ENOMEM;
-        for (size_t i = 0; i < n; i++) {
-                const struct gguf_file *file = gguf_file(m->gguf, i);
-                int r = m->backend->ops->buffer_import(m->backend, file->data, file->size, &m->files[i]);
-
-                if (r)
-                        return r;
-                m->info.file_bytes += file->size;
-        }
-        return 0;
-}
-
 static int place_weights(struct model *m) {
         const struct arch_model *a = &m->arch;
         int r;
 
-        r = import_files(m);
+        r = model_file_import(m->file, m->backend);
         if (r)
                 return r;
+        m->awake = true;
         m->layers = calloc(a->params.layers, sizeof(*m->layers));
         if (!m->layers)
                 return -ENOMEM;
@@ -59,21 +41,35 @@ static int place_weights(struct model *m) {
         return 0;
 }
 
+static int upload_frequencies(struct model *m, struct stream *stream) {
+        const struct backend_ops *ops = m->backend->ops;
+        int r = 0;
+
+        for (uint32_t i = 0; i < ARCH_ROPES && !r; i++)
+                if (m->arch.ropes[i].frequencies)
+                        r = ops->upload(stream, model_frequencies(m, i), m->arch.ropes[i].frequencies,
+                                        m->arch.params.rope_dims / 2 * sizeof(float));
+        return r ? r : ops->stream_sync(stream);
+}
+
+struct device_ptr model_frequencies(const struct model *m, uint32_t rope) {
+        return device_offset(m->backend->ops->buffer_address(m->frequencies),
+                             (uint64_t) rope * (m->arch.params.rope_dims / 2) * sizeof(float));
+}
+
 static int place_frequencies(struct model *m) {
         const struct backend_ops *ops = m->backend->ops;
         uint64_t size = m->arch.params.rope_dims / 2 * sizeof(float);
         struct stream *stream;
         int r;
 
-        r = ops->buffer_new(m->backend, size, &m->frequencies);
+        r = ops->buffer_new(m->backend, ARCH_ROPES * size, &m->frequencies);
         if (r)
                 return r;
         r = ops->stream_new(m->backend, &stream);
         if (r)
                 return r;
-        r = ops->upload(stream, ops->buffer_address(m->frequencies), m->arch.frequencies, size);
-        if (!r)
-                r = ops->stream_sync(stream);
+        r = upload_frequencies(m, stream);
         ops->stream_free(stream);
         return r;
 }
@@ -89,6 +85,7 @@ static int fill_info(struct model *m, const char *path) {
         m->path = strdup(path);
         if (!m->name || !m->path)
                 return -ENOMEM;
+        m->info.file_bytes = m->file->bytes;
         m->info.architecture = m->arch.arch->name;
         m->info.name = m->name;
         m->info.file = m->path;
@@ -106,50 +103,35 @@ static int fill_info(struct model *m, const char *path) {
         return 0;
 }
 
-/* A file may be without a vocabulary: then only ids go in and come out. */
-static int open_tokenizer(struct model *m, struct reason *reason) {
-        struct gguf_string kind, chat;
+/* Everything that the backend holds for it. On failure half of it may be there. */
+static int model_place(struct model *m, struct reason *reason) {
         int r;
 
-        if (gguf_get_string(m->gguf, "tokenizer.ggml.model", &kind, NULL) ||
-            gguf_string_equal(kind, "none") || gguf_string_equal(kind, "no_vocab"))
-                return 0;
-        r = tokenizer_new(&m->tokenizer, m->gguf, reason);
-        if (r)
-                return r < 0 ? r : ENGINE_E_MODEL;
-        if (tokenizer_size(m->tokenizer) > m->arch.params.vocab)
-                return reason_return(reason, ENGINE_E_MODEL,
-                                     "%s: the vocabulary has %u tokens, token_embd.weight only %u rows",
-                                     gguf_name(m->gguf), tokenizer_size(m->tokenizer), m->arch.params.vocab);
-        if (!gguf_get_string(m->gguf, "tokenizer.chat_template", &chat, NULL))
-                m->chat_template = chat_template_detect(chat.data, chat.size);
-        return 0;
-}
-
-static int open_file(struct model *m, const char *path, const struct model_options *options,
-                     struct reason *reason) {
-        int r;
-
-        r = gguf_open(&m->gguf, path, reason);
-        if (r)
-                return r < 0 ? r : ENGINE_E_MODEL;
-        r = arch_read(&m->arch, m->gguf, reason);
-        if (r)
-                return r < 0 ? r : ENGINE_E_MODEL;
-        r = fill_info(m, path);
-        if (!r)
-                r = open_tokenizer(m, reason);
-        if (!r)
-                r = place_weights(m);
+        r = place_weights(m);
         if (!r)
                 r = place_frequencies(m);
         if (!r)
-                r = model_init_kv(m, options, reason);
+                r = model_init_kv(m, &m->options, reason);
         return r;
 }
 
-int model_open(struct model **ret, struct backend *backend, const char *path,
-               const struct model_options *options, struct reason *reason) {
+static void model_displace(struct model *m) {
+        const struct backend_ops *ops = m->backend->ops;
+
+        ops->buffer_free(m->kv);
+        ops->buffer_free(m->frequencies);
+        m->kv = m->frequencies = NULL;
+        kv_pages_deinit(&m->pages);
+        m->pages = (struct kv_pages) KV_PAGES_NULL;
+        free(m->layers);
+        m->layers = NULL;
+        if (m->awake)
+                model_file_release(m->file);
+        m->awake = false;
+}
+
+int model_new(struct model **ret, struct backend *backend, struct model_file *file,
+              const struct model_options *options, struct reason *reason) {
         _cleanup_(model_freep) struct model *m = NULL;
         int r;
 
@@ -159,30 +141,53 @@ int model_open(struct model **ret, struct backend *backend, const char *path,
         if (!m)
                 return -ENOMEM;
         m->backend = backend;
+        m->options = *options;
         m->rows_max = options->rows_max;
-        r = open_file(m, path, options, reason);
+        m->file = model_file_ref(file);
+        m->gguf = file->gguf;
+        m->arch = file->arch;
+        r = fill_info(m, gguf_file(file->gguf, 0)->path);
+        if (!r)
+                r = model_place(m, reason);
         if (r)
                 return r;
         *ret = steal_ptr(m);
         return 0;
 }
 
-void model_free(struct model *m) {
-        const struct backend_ops *ops;
+int model_open(struct model **ret, struct backend *backend, const char *path,
+               const struct model_options *options, struct reason *reason) {
+        _cleanup_(model_file_unrefp) struct model_file *file = NULL;
+        int r;
 
+        r = model_file_open(&file, path, reason);
+        return r ? r : model_new(ret, backend, file, options, reason);
+}
+
+void model_sleep(struct model *m) {
+        model_displace(m);
+}
+
+int model_wake(struct model *m) {
+        int r;
+
+        if (m->awake)
+                return 0;
+        r = model_place(m, NULL);
+        if (r)
+                model_displace(m);
+        return r;
+}
+
+bool model_awake(const struct model *m) {
+        return m->awake;
+}
+
+void model_free(struct model *m) {
         if (!m)
                 return;
-        ops = m->backend->ops;
-        ops->buffer_free(m->kv);
-        ops->buffer_free(m->frequencies);
-        for (size_t i = 0; m->files && i < gguf_n_files(m->gguf); i++)
-                ops->buffer_free(m->files[i]);
-        kv_pages_deinit(&m->pages);
-        arch_model_deinit(&m->arch);
-        tokenizer_free(m->tokenizer);
-        gguf_free(m->gguf);
-        free(m->files);
-        free(m->layers);
+        model_displace(m);
+        model_file_unref(m->file);
         free(m->name);
         free(m->path);
         free(m);
@@ -197,11 +202,15 @@ const struct model_info *model_info(const struct model *m) {
 }
 
 const struct tokenizer *model_tokenizer(const struct model *m) {
-        return m->tokenizer;
+        return m->file->tokenizer;
 }
 
 const struct chat_template *model_chat_template(const struct model *m) {
-        return m->chat_template;
+        return m->file->chat_template;
+}
+
+struct model_file *model_file(const struct model *m) {
+        return m->file;
 }
 
 uint32_t model_kv_pages_free(const struct model *m) {

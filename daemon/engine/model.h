@@ -7,6 +7,7 @@
 #include "engine.h"
 #include "gguf.h"
 #include "kv.h"
+#include "model-file.h"
 
 struct model_layer {
         struct weight weights[_ARCH_LAYER_TENSOR_MAX];
@@ -16,20 +17,20 @@ struct model_layer {
 
 struct model {
         struct backend *backend;
-        struct gguf *gguf;
-        struct arch_model arch;
-        struct tokenizer *tokenizer;
-        const struct chat_template *chat_template;
+        struct model_file *file;
+        const struct gguf *gguf; /* the file's */
+        struct arch_model arch;  /* a copy; what it points to is the file's */
         struct model_info info;
         char *name, *path;
 
-        struct buffer **files; /* [gguf_n_files()] the weights, imported */
+        bool awake; /* its file counts it */
         struct weight weights[_ARCH_TENSOR_MAX];
         struct model_layer *layers;
-        struct buffer *frequencies;
+        struct buffer *frequencies; /* of all ropes, one after the other */
 
         struct buffer *kv;
         struct kv_pages pages;
+        struct model_options options;
         uint32_t rows_max;
 };
 
@@ -40,6 +41,9 @@ struct sequence {
         uint32_t *pages;
         bool running;              /* part of a step that has begun */
 };
+
+/* f32 [rope_dims / 2] of a rope that the model has. */
+struct device_ptr model_frequencies(const struct model *m, uint32_t rope);
 
 /* Creates the KV arena of a model whose layers are known; fills info.context and info.kv_*. */
 int model_init_kv(struct model *m, const struct model_options *options, struct reason *reason);

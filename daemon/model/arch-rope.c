@@ -15,15 +15,15 @@ struct scaling {
         double magnitude;
 };
 
-static int read_base(struct arch_model *m, const struct gguf *g, struct scaling *s, struct reason *reason) {
+static int read_base(struct arch_model *m, const struct gguf *g, const char *name, float otherwise,
+                     struct scaling *s, struct reason *reason) {
         float base;
 
-        if (arch_get_f32(m, g, "rope.freq_base", 10000.0f, &base, reason))
+        if (arch_get_f32(m, g, name, otherwise, &base, reason))
                 return ARCH_E_REFUSED;
         if (base <= 1.0f)
-                return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: %s.rope.freq_base is %g, expected more than 1", gguf_name(g),
-                                     m->arch->name, (double) base);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.%s is %g, expected more than 1", gguf_name(g),
+                                     m->arch->name, name, (double) base);
         s->base = base;
         return 0;
 }
@@ -125,30 +125,47 @@ static int divide(struct arch_model *m, const struct gguf *g, struct reason *rea
                         return reason_return(reason, ARCH_E_REFUSED,
                                              "%s: rope_freqs.weight[%u] is %g, expected more than 0",
                                              gguf_name(g), i, (double) divisor);
-                m->frequencies[i] /= divisor;
+                m->ropes[ARCH_ROPE_MAIN].frequencies[i] /= divisor;
         }
         return 0;
 }
 
-int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *reason) {
-        struct scaling s = { .factor = 1.0, .magnitude = 1.0 };
+static int make(struct arch_model *m, const struct scaling *s, struct arch_rope *ret) {
         uint32_t dims = m->params.rope_dims;
+
+        ret->frequencies = calloc(dims / 2, sizeof(*ret->frequencies));
+        if (!ret->frequencies)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < dims / 2; i++)
+                ret->frequencies[i] = (float) scaled(s, pow(s->base, -2.0 * i / dims), i);
+        ret->magnitude = (float) s->magnitude;
+        return 0;
+}
+
+static int read_main(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct scaling s = { .factor = 1.0, .magnitude = 1.0 };
+        const char *base = m->arch->rope_base ? m->arch->rope_base : "rope.freq_base";
         int r;
 
-        r = read_base(m, g, &s, reason);
+        r = read_base(m, g, base, 10000.0f, &s, reason);
         if (!r)
                 r = read_kind(m, g, &s, reason);
         if (!r && s.kind != SCALING_NONE)
                 r = read_factor(m, g, &s, reason);
         if (!r && s.kind == SCALING_YARN)
                 r = read_yarn(m, g, &s, reason);
-        if (r)
+        if (!r)
+                r = make(m, &s, &m->ropes[ARCH_ROPE_MAIN]);
+        return r ? r : divide(m, g, reason);
+}
+
+int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct scaling s = { .factor = 1.0, .magnitude = 1.0 };
+        int r;
+
+        r = read_main(m, g, reason);
+        if (r || !m->arch->rope_base_local)
                 return r;
-        m->frequencies = calloc(dims / 2, sizeof(*m->frequencies));
-        if (!m->frequencies)
-                return -ENOMEM;
-        for (uint32_t i = 0; i < dims / 2; i++)
-                m->frequencies[i] = (float) scaled(&s, pow(s.base, -2.0 * i / dims), i);
-        m->rope_magnitude = (float) s.magnitude;
-        return divide(m, g, reason);
+        r = read_base(m, g, m->arch->rope_base_local, 10000.0f, &s, reason);
+        return r ? r : make(m, &s, &m->ropes[ARCH_ROPE_LOCAL]);
 }

@@ -386,6 +386,7 @@ int arch_read(struct arch_model *ret, const struct gguf *g, struct reason *reaso
 
 void arch_model_deinit(struct arch_model *m) {
         free(m->layers);
-        free(m->frequencies);
+        for (size_t i = 0; i < ARCH_ROPES; i++)
+                free(m->ropes[i].frequencies);
         *m = (struct arch_model) ARCH_MODEL_NULL;
 }

@@ -51,6 +51,8 @@ struct arch {
         bool normalize;         /* router weights sum to one over the chosen experts */
         /* YaRN leaves the length of rotated vectors alone; the scale on q·k has its own factor. */
         bool yarn_on_scale;
+        const char *rope_base;       /* its key, where it is not rope.freq_base */
+        const char *rope_base_local; /* with layers of ARCH_ROPE_LOCAL: the key of theirs */
 };
 
 struct arch_params {
@@ -120,8 +122,16 @@ enum arch_layer_tensor {
         _ARCH_LAYER_TENSOR_MAX,
 };
 
+/* Layers may differ in how they turn their heads. */
+enum {
+        ARCH_ROPE_MAIN,
+        ARCH_ROPE_LOCAL, /* of layers that look at a window only: its own base, no scaling */
+        ARCH_ROPES,
+};
+
 struct arch_layer {
         uint32_t parts;
+        uint32_t rope;      /* which of the model's ropes */
         uint32_t moe_layer; /* with ARCH_MOE: how many such layers come before it */
         const struct gguf_tensor *tensors[_ARCH_LAYER_TENSOR_MAX]; /* NULL where the layer has no such part */
 };
@@ -132,8 +142,12 @@ struct arch_model {
         const struct gguf_tensor *tensors[_ARCH_TENSOR_MAX];
         struct arch_layer *layers; /* [params.layers] */
         uint32_t moe_layers;
-        float *frequencies;        /* [rope_dims / 2], radians per position */
-        float rope_magnitude;
+        /* What a layer with such a rope turns by: [rope_dims / 2] radians per position, and the length of what comes out;
+         * where no layer has it, NULL. */
+        struct arch_rope {
+                float *frequencies;
+                float magnitude;
+        } ropes[ARCH_ROPES];
 };
 
 #define ARCH_MODEL_NULL { .arch = NULL }

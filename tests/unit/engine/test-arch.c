@@ -151,9 +151,9 @@ TEST(rotary_frequencies_fall_from_one_by_the_base) {
 
         read_frequencies(&m, &(struct tiny) { 0 }, &g);
         /* Four pairs, base 10000: 10000^(-2i/8). */
-        assert_se(m.frequencies[0] == 1.0f && m.frequencies[1] == 0.1f && m.frequencies[2] == 0.01f &&
-                  m.frequencies[3] == 0.001f);
-        assert_se(m.rope_magnitude == 1.0f);
+        assert_se(m.ropes[0].frequencies[0] == 1.0f && m.ropes[0].frequencies[1] == 0.1f && m.ropes[0].frequencies[2] == 0.01f &&
+                  m.ropes[0].frequencies[3] == 0.001f);
+        assert_se(m.ropes[0].magnitude == 1.0f);
         arch_model_deinit(&m);
         gguf_free(g);
 }
@@ -165,8 +165,8 @@ TEST(a_factor_of_one_changes_no_frequency) {
         read_frequencies(&plain, &(struct tiny) { 0 }, &g[0]);
         for (const char *const *kind = (const char *const[]) { "none", "linear", "yarn", NULL }; *kind; kind++) {
                 read_frequencies(&scaled, &(struct tiny) { .rope = *kind }, &g[1]);
-                assert_se(memcmp(plain.frequencies, scaled.frequencies, 4 * sizeof(float)) == 0);
-                assert_se(scaled.rope_magnitude == 1.0f);
+                assert_se(memcmp(plain.ropes[0].frequencies, scaled.ropes[0].frequencies, 4 * sizeof(float)) == 0);
+                assert_se(scaled.ropes[0].magnitude == 1.0f);
                 arch_model_deinit(&scaled);
                 gguf_free(g[1]);
         }
@@ -193,8 +193,8 @@ TEST(linear_and_yarn_scaling_are_as_published) {
 
                 read_frequencies(&m, &cases[i].tiny, &g);
                 for (unsigned j = 0; j < 4; j++)
-                        assert_se(fabsf(m.frequencies[j] / cases[i].frequencies[j] - 1.0f) < 1e-6f);
-                assert_se(fabsf(m.rope_magnitude - cases[i].magnitude) < 1e-6f);
+                        assert_se(fabsf(m.ropes[0].frequencies[j] / cases[i].frequencies[j] - 1.0f) < 1e-6f);
+                assert_se(fabsf(m.ropes[0].magnitude - cases[i].magnitude) < 1e-6f);
                 arch_model_deinit(&m);
                 gguf_free(g);
         }
