@@ -4,8 +4,8 @@
 /* What the service sees of the engine: a model on a backend, sequences with their KV pages, and steps: one forward
  * pass over rows of many sequences. Nothing here knows clients, budgets in time, or the clock.
  *
- * All calls come from one thread, but that model_info(), model_tokenizer() and model_chat_template() may be used from
- * any thread while the model lives. Returns 0, a negative errno (our trouble), or a positive ENGINE_E_*. */
+ * All calls come from one thread, but for those that say otherwise, and that model_info(), model_tokenizer() and
+ * model_chat_template() may be used from any thread while the model lives. Returns 0, a negative errno (our trouble), or a positive ENGINE_E_*. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,6 +15,7 @@
 
 struct chat_template;
 struct model;
+struct model_file;
 struct sequence;
 struct step;
 struct tokenizer;
@@ -44,13 +45,40 @@ struct model_info {
         uint32_t kv_pages;           /* in the arena */
 };
 
-/* Maps the file, checks it, puts its weights on `backend` (in place where it can) and reserves the KV arena. The backend
- * must outlive the model. */
+/* The part of a model that needs no backend: maps the file, checks it, makes its tokenizer. Any thread. ENGINE_E_MODEL,
+ * negative errno. */
+int model_file_open(struct model_file **ret, const char *path, struct reason *reason);
+/* References are counted by one thread at a time. Unref takes NULL. */
+struct model_file *model_file_ref(struct model_file *file);
+void model_file_unref(struct model_file *file);
+void model_file_unrefp(struct model_file **file);
+/* Whether both are the same file on disk, unchanged in between: then one may stand for the other. Any thread. */
+bool model_file_same(const struct model_file *a, const struct model_file *b);
+/* Whether `path` is another file now than the one that was opened, or none. Any thread. */
+bool model_file_changed(const struct model_file *file, const char *path);
+/* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
+ * true. Any thread. Negative errno: it cannot be read any more. */
+int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
+
+/* Puts the weights of a file on `backend` (in place where it can; once for all models of the file) and reserves the KV
+ * arena. The backend must outlive the model. Takes a reference of the file. */
+int model_new(struct model **ret, struct backend *backend, struct model_file *file, const struct model_options *options,
+              struct reason *reason);
+/* model_file_open() and model_new() in one. */
 int model_open(struct model **ret, struct backend *backend, const char *path, const struct model_options *options,
                struct reason *reason);
 /* No sequence and no step of the model may be left. Takes NULL. */
 void model_free(struct model *model);
 void model_freep(struct model **model);
+
+/* Gives back the KV arena and the memory of the weights (unless another model of the file is awake); what model_info()
+ * and the tokenizer tell stays. No sequence and no step may be left, and none may be made before model_wake(), which
+ * undoes it: negative errno when there is no memory; the model sleeps on then. */
+void model_sleep(struct model *model);
+int model_wake(struct model *model);
+bool model_awake(const struct model *model);
+/* The model's own reference. */
+struct model_file *model_file(const struct model *model);
 
 const struct model_info *model_info(const struct model *model);
 /* NULL when the file has no vocabulary. */

@@ -379,6 +379,7 @@ static int gguf_new(struct gguf **ret, const char *path) {
         slash = strrchr(g->path, '/');
         g->name = slash ? slash + 1 : g->path;
         g->file.path = g->path;
+        g->file.fd = -1;
         *ret = steal_ptr(g);
         return 0;
 }
@@ -401,8 +402,25 @@ static int gguf_map(struct gguf *g, struct reason *reason) {
                 return reason_return(reason, -errno, "%.160s: cannot map: %s", g->path, strerror(errno));
         g->file.data = data;
         g->file.size = (uint64_t) st.st_size;
+        g->file.device = st.st_dev;
+        g->file.inode = st.st_ino;
+        g->file.modified = st.st_mtim;
+        g->file.fd = steal_fd(&fd);
         g->mapped = true;
         return 0;
+}
+
+bool gguf_file_is(const struct gguf_file *file, const struct stat *st) {
+        return file->fd >= 0 && file->device == st->st_dev && file->inode == st->st_ino &&
+               file->size == (uint64_t) st->st_size && file->modified.tv_sec == st->st_mtim.tv_sec &&
+               file->modified.tv_nsec == st->st_mtim.tv_nsec;
+}
+
+bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b) {
+        const struct stat st = { .st_dev = b->device, .st_ino = b->inode, .st_size = (off_t) b->size,
+                                 .st_mtim = b->modified };
+
+        return b->fd >= 0 && gguf_file_is(a, &st);
 }
 
 int gguf_open(struct gguf **ret, const char *path, struct reason *reason) {
@@ -450,8 +468,10 @@ void gguf_free(struct gguf *g) {
         free(g->tensors);
         strmap_deinit(&g->keys);
         strmap_deinit(&g->names);
-        if (g->mapped)
+        if (g->mapped) {
                 munmap((void *) g->file.data, g->file.size);
+                close_fd(g->file.fd);
+        }
         free(g->path);
         free(g);
 }

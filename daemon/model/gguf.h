@@ -19,6 +19,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "base/reason.h"
 
@@ -95,6 +98,10 @@ struct gguf_file {
         const char *path;
         const uint8_t *data;
         uint64_t size;
+        int fd; /* what is mapped; -1: bytes in memory */
+        dev_t device; /* which file that was, and its state when it was opened */
+        ino_t inode;
+        struct timespec modified;
 };
 
 /* Opens and checks a file. 0, GGUF_E_INVALID, or a negative errno of opening, mapping or allocating; `reason`
@@ -114,6 +121,9 @@ const char *gguf_name(const struct gguf *g);
 /* At least one; number 0 holds the metadata. `i` must be below gguf_n_files(). */
 size_t gguf_n_files(const struct gguf *g);
 const struct gguf_file *gguf_file(const struct gguf *g, size_t i);
+/* Whether `st` is of that file, unchanged; whether both are. Bytes in memory are never the same. */
+bool gguf_file_is(const struct gguf_file *file, const struct stat *st);
+bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_alignment(const struct gguf *g);
 

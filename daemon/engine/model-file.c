@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#include "model-file.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "chat.h"
+#include "tokenizer.h"
+
+/* Bytes that are fetched at a time, so that whoever wants it to end does not wait long. */
+#define FETCH_BYTES (UINT64_C(64) << 20)
+
+/* A file may be without a vocabulary: then only ids go in and come out. */
+static int open_tokenizer(struct model_file *f, struct reason *reason) {
+        struct gguf_string kind, chat;
+        int r;
+
+        if (gguf_get_string(f->gguf, "tokenizer.ggml.model", &kind, NULL) ||
+            gguf_string_equal(kind, "none") || gguf_string_equal(kind, "no_vocab"))
+                return 0;
+        r = tokenizer_new(&f->tokenizer, f->gguf, reason);
+        if (r)
+                return r < 0 ? r : ENGINE_E_MODEL;
+        if (tokenizer_size(f->tokenizer) > f->arch.params.vocab)
+                return reason_return(reason, ENGINE_E_MODEL,
+                                     "%s: the vocabulary has %u tokens, token_embd.weight only %u rows",
+                                     gguf_name(f->gguf), tokenizer_size(f->tokenizer), f->arch.params.vocab);
+        if (!gguf_get_string(f->gguf, "tokenizer.chat_template", &chat, NULL))
+                f->chat_template = chat_template_detect(chat.data, chat.size);
+        return 0;
+}
+
+int model_file_open(struct model_file **ret, const char *path, struct reason *reason) {
+        static _Atomic uint64_t serials;
+        _cleanup_(model_file_unrefp) struct model_file *f = calloc(1, sizeof(*f));
+        int r;
+
+        if (!f)
+                return -ENOMEM;
+        f->references = 1;
+        f->serial = atomic_fetch_add(&serials, 1) + 1;
+        r = gguf_open(&f->gguf, path, reason);
+        if (r)
+                return r < 0 ? r : ENGINE_E_MODEL;
+        r = arch_read(&f->arch, f->gguf, reason);
+        if (r)
+                return r < 0 ? r : ENGINE_E_MODEL;
+        r = open_tokenizer(f, reason);
+        if (r)
+                return r;
+        for (size_t i = 0; i < gguf_n_files(f->gguf); i++)
+                f->bytes += gguf_file(f->gguf, i)->size;
+        *ret = steal_ptr(f);
+        return 0;
+}
+
+struct model_file *model_file_ref(struct model_file *f) {
+        f->references++;
+        return f;
+}
+
+void model_file_unref(struct model_file *f) {
+        if (!f || --f->references > 0)
+                return;
+        arch_model_deinit(&f->arch);
+        tokenizer_free(f->tokenizer);
+        gguf_free(f->gguf);
+        free(f);
+}
+
+void model_file_unrefp(struct model_file **f) {
+        model_file_unref(*f);
+}
+
+bool model_file_same(const struct model_file *a, const struct model_file *b) {
+        if (gguf_n_files(a->gguf) != gguf_n_files(b->gguf))
+                return false;
+        for (size_t i = 0; i < gguf_n_files(a->gguf); i++)
+                if (!gguf_file_same(gguf_file(a->gguf, i), gguf_file(b->gguf, i)))
+                        return false;
+        return true;
+}
+
+bool model_file_changed(const struct model_file *f, const char *path) {
+        const struct gguf_file *file = gguf_file(f->gguf, 0);
+        struct stat st;
+
+        return stat(path, &st) < 0 || !gguf_file_is(file, &st);
+}
+
+static int import_one(struct model_file *f, size_t i) {
+        const struct gguf_file *file = gguf_file(f->gguf, i);
+
+        return f->backend->ops->buffer_import(f->backend, file->data, file->size, &f->buffers[i]);
+}
+
+static void free_buffers(struct model_file *f) {
+        for (size_t i = 0; f->buffers && i < gguf_n_files(f->gguf); i++)
+                f->backend->ops->buffer_free(f->buffers[i]);
+        free(f->buffers);
+        f->buffers = NULL;
+}
+
+int model_file_import(struct model_file *f, struct backend *backend) {
+        size_t n = gguf_n_files(f->gguf);
+        int r = 0;
+
+        if (f->n_awake > 0) {
+                if (f->backend != backend)
+                        return -EINVAL;
+                f->n_awake++;
+                return 0;
+        }
+        f->backend = backend;
+        f->buffers = calloc(n, sizeof(*f->buffers));
+        if (!f->buffers)
+                return -ENOMEM;
+        for (size_t i = 0; i < n && !r; i++)
+                r = import_one(f, i);
+        if (r) {
+                free_buffers(f);
+                return r;
+        }
+        f->n_awake = 1;
+        return 0;
+}
+
+/* The range stays mapped, so that nothing that points into it changes; its pages are no longer ours. */
+static void give_back(const struct gguf_file *file) {
+        (void) madvise((void *) file->data, file->size, MADV_DONTNEED);
+}
+
+void model_file_release(struct model_file *f) {
+        if (--f->n_awake > 0)
+                return;
+        free_buffers(f);
+        for (size_t i = 0; i < gguf_n_files(f->gguf); i++)
+                give_back(gguf_file(f->gguf, i));
+}
+
+int model_file_fetch(struct model_file *f, const _Atomic bool *stop) {
+        for (size_t i = 0; i < gguf_n_files(f->gguf); i++) {
+                const struct gguf_file *file = gguf_file(f->gguf, i);
+
+                for (uint64_t at = 0; at < file->size && !atomic_load(stop); at += FETCH_BYTES)
+                        if (madvise((void *) (file->data + at), MIN(FETCH_BYTES, file->size - at),
+                                    MADV_POPULATE_READ) < 0)
+                                return -errno;
+        }
+        return 0;
+}

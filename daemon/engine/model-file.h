@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The inside of a model file, for the files of this folder. */
+
+#include "arch.h"
+#include "engine.h"
+#include "gguf.h"
+
+/* Bytes that one file has in common with an older one. */
+struct model_file_share {
+        uint64_t serial, bytes;
+};
+
+/* Whose pages hold the content of a tensor. */
+struct model_file_origin {
+        struct model_file *file;
+        uint32_t tensor;
+};
+
+struct model_file {
+        uint32_t references;
+        uint64_t serial; /* by age; never reused */
+        struct gguf *gguf;
+        struct arch_model arch;
+        struct tokenizer *tokenizer;
+        const struct chat_template *chat_template;
+        uint64_t bytes; /* of all its files */
+
+        /* Shared by all models of the file that are awake. */
+        struct backend *backend;
+        struct buffer **buffers; /* [gguf_n_files()] the weights, imported; NULL while `n_awake` is 0 */
+        uint32_t n_awake;
+
+        /* What was found by content: [gguf_n_tensors()], its own where `file` is NULL, else with a reference. */
+        struct model_file_origin *origins;
+        struct model_file_share *shares;
+        uint32_t n_shares;
+};
+
+/* For each model that is awake: the first imports the weights, with the last they go. */
+int model_file_import(struct model_file *file, struct backend *backend);
+void model_file_release(struct model_file *file);
