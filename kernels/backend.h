@@ -57,6 +57,10 @@ struct backend_ops {
         int (*attention)(struct stream *s, const struct op_attention *op);
         int (*index)(struct stream *s, const struct op_index *op);
         int (*sparse_attention)(struct stream *s, const struct op_sparse_attention *op);
+        int (*compress)(struct stream *s, const struct op_compress *op);
+        int (*hyper_mix)(struct stream *s, const struct op_hyper *op);
+        int (*hyper_in)(struct stream *s, const struct op_hyper *op);
+        int (*hyper_out)(struct stream *s, const struct op_hyper *op);
         int (*glu)(struct stream *s, const struct op_glu *op);
         int (*add)(struct stream *s, const struct op_add *op);
         int (*gather)(struct stream *s, const struct op_gather *op);

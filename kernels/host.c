@@ -143,6 +143,10 @@ int host_check_attention(const struct op_attention *op) {
         return r;
 }
 
+int host_check_hyper(const struct op_hyper *op) {
+        return op->streams <= HYPER_STREAMS_MAX ? 0 : -EOPNOTSUPP;
+}
+
 int host_check_route(const struct op_route *op) {
         bool supported = op->experts <= ROUTE_EXPERTS_MAX && op->k <= op->experts &&
                          op->groups_used <= op->groups && (op->groups == 0 || op->experts % op->groups == 0);

@@ -46,5 +46,6 @@ int host_check_head_matmul(const struct op_head_matmul *op);
 int host_check_sparse_attention(const struct op_sparse_attention *op);
 int host_check_attention(const struct op_attention *op);
 int host_check_kv(const struct kv_layer *kv);
+int host_check_hyper(const struct op_hyper *op);
 int host_check_route(const struct op_route *op);
 int host_check_moe(const struct op_moe *op);

@@ -121,6 +121,8 @@ struct op_rope {
         uint32_t n, heads, head_dim, dims, offset, stride;
         enum rope_pairs pairs;
         float magnitude;
+        bool inverse;      /* turns back */
+        uint32_t multiple; /* 0, or: by the largest multiple of it that is not past the position */
         struct device_ptr x, positions, frequencies;
 };
 
@@ -156,7 +158,7 @@ static inline uint32_t kv_value_stride(const struct kv_layer *kv) {
 }
 
 /* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v: [n][kv_heads][v_dim], unused
- * where values are part of the keys. */
+ * where values are part of the keys. With a ratio only rows that end an entry are written, as that entry. */
 struct op_kv_store {
         struct op_rows rows;
         struct kv_layer kv;
@@ -201,6 +203,43 @@ struct op_sparse_attention {
         struct device_ptr q, out;
 };
 
+/* One entry for every `ratio` tokens (DeepSeek V4's compressors): per channel the mean of the tokens' values v, weighted
+ * by the softmax of g + bias[position mod ratio,:]. With `overlap` v and g have two halves per token: an entry takes the
+ * second of its own tokens and, before them, the first of the tokens of the entry before. v, g: [n][halves × dim],
+ * bias: f32 [ratio][halves × dim], y: [n][dim], zeros in rows that end no entry.
+ *
+ * What a sequence's unfinished entry has summed up is in `state`, for each page as it was after the page's last
+ * position that has been computed: running maximum, sum of weights and weighted sum (arXiv 1805.02867), in this order,
+ * of the entry and with `overlap` of the next one: f32 [page][halves][3][dim]. It is read from the page of the position
+ * before a sequence's first row, and left in the pages of its rows. So rows of one sequence are computed one after the
+ * other, whichever calls they come in, and a sequence may be cut to whole pages only. */
+struct op_compress {
+        struct op_rows rows;
+        uint32_t ratio, dim;
+        bool overlap;
+        struct device_ptr v, g, bias, state, y;
+};
+
+/* Hyper-connections (DeepSeek V4): a row has `streams` streams of `dim` values each, x: [n][streams][dim].
+ *
+ * mix: z [n][(2 + streams) × streams] becomes, in place, pre [streams], post [streams] and C [streams][streams]:
+ *   pre_i = sigmoid(s_0 z_i + b_i) + ε,   post_i = 2 sigmoid(s_1 z_{n+i} + b_{n+i}),
+ *   C_jk  = softmax over k of (s_2 z_{2n+jn+k} + b_{2n+jn+k}), + ε; then divided by (its sum over j) + ε, and
+ *   iterations - 1 times by (its sum over k) + ε and by (its sum over j) + ε.
+ * base: f32, one for each z; scale: f32 [3]. With `head` z and mix are pre alone, and scale has one value.
+ * in:  y[t,:] = Σ_i pre_i x[t,i,:]
+ * out: x[t,k,:] = post_k y[t,:] + Σ_j C_jk x[t,j,:] */
+struct op_hyper {
+        uint32_t n, streams, dim;
+        uint32_t iterations;
+        bool head;
+        float epsilon;
+        struct device_ptr base, scale;
+        struct device_ptr mix, x, y;
+};
+
+enum { HYPER_STREAMS_MAX = 16 }; /* more is refused with -EOPNOTSUPP */
+
 enum act_kind {
         ACT_SWIGLU,     /* silu(gate) × up */
         ACT_GEGLU,      /* gelu_tanh(gate) × up */
@@ -241,7 +280,7 @@ enum route_gate {
 /* Chooses experts for each row: the caps[t] ≤ k best, by falling score, ties to the lower expert number.
  * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer.
  * Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`),
- * counts i32 [n] = caps[t]; used: u32 [n], counts[t] is added to it (null: not counted). Entries past the count are
+ * counts i32 [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not counted). Entries past the count are
  * id -1, weight 0. A score that is not finite counts as the lowest. */
 struct op_route {
         uint32_t n, experts, k;
@@ -253,6 +292,10 @@ struct op_route {
         /* Group-limited routing, 0, 0 for none: only experts of the groups_used best of `groups` equal groups. A
          * group scores as its best expert, with ROUTE_SIGMOID as the sum of its two best, bias included. */
         uint32_t groups, groups_used;
+        /* A table instead of a choice by scores, or null: i32 [rows of it][k], the experts of token id r; a row may use the
+         * caps[t] of them that score best. An expert that is listed twice or does not exist is not used again. */
+        struct device_ptr table, token_ids;
+        uint32_t table_rows;
         struct device_ptr caps;
         struct device_ptr ids, weights, counts, used;
 };

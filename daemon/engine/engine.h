@@ -97,8 +97,9 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. Not while a step that holds the
- * sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4) can
+ * only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go as well, see sequence_length(). Not
+ * while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
@@ -127,7 +128,7 @@ void step_freep(struct step **step);
 int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
 /* Does a bounded piece of it (one layer), so that a caller can look after its other work in between. Returns 1 while
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
- * (the sequences are as before). */
+ * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
 
 /* One layer of a running step, as an observer sees it; the arrays are on the host and valid during the call only. Rows

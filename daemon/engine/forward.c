@@ -27,6 +27,16 @@ struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_p
         };
 }
 
+int forward_sublayer(struct step *s, uint32_t parts, const struct weight *norm) {
+        uint32_t hidden = s->model->arch.params.hidden;
+        int r;
+
+        r = forward_norm(s, s->batch.rows, hidden, s->a.x, norm, s->a.normed);
+        if (r || !(parts & ARCH_HYPER))
+                return r;
+        return forward_ops(s)->fill_zero(s->stream, s->a.x, (uint64_t) s->batch.rows * hidden * sizeof(float));
+}
+
 int forward_norm(struct step *s, uint32_t n, uint32_t dim, struct device_ptr x, const struct weight *w,
                  struct device_ptr y) {
         return forward_norm_strided(s, n, dim, x, dim, w, y, dim);
@@ -55,7 +65,8 @@ int forward_project_back(struct step *s, struct device_ptr x, const struct weigh
 }
 
 /* x += down( act(gate h) × (up h) ), h the normed row */
-static int feed_forward(struct step *s, const struct weight *gate, const struct weight *up, const struct weight *down) {
+static int feed_forward(struct step *s, const struct weight *gate, const struct weight *up, const struct weight *down,
+                        float limit) {
         const struct step_activations *a = &s->a;
         int r;
 
@@ -70,7 +81,7 @@ static int feed_forward(struct step *s, const struct weight *gate, const struct 
                 return r;
         r = forward_ops(s)->glu(s->stream, &(struct op_glu) {
                 .n = s->batch.rows, .dim = gate->rows, .act = s->model->arch.arch->act,
-                .gate = a->gate, .up = a->up, .y = a->gate,
+                .limit = limit, .gate = a->gate, .up = a->up, .y = a->gate,
         });
         if (r)
                 return r;
@@ -98,6 +109,9 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                         .scale = h->expert_scale,
                         .logits = a->router,
                         .bias = layer->weights[ARCH_FFN_ROUTER_BIAS].data,
+                        .table = layer->weights[ARCH_FFN_TABLE].data,
+                        .table_rows = layer->weights[ARCH_FFN_TABLE].rows,
+                        .token_ids = s->batch.device_ids,
                         .groups = h->groups,
                         .groups_used = h->groups_used,
                         .caps = device_offset(s->batch.device_caps,
@@ -116,12 +130,13 @@ static int experts(struct step *s, const struct model_layer *layer, const struct
 
         r = route(s, layer, made_of->moe_layer);
         if (!r && made_of->parts & ARCH_SHARED)
-                r = feed_forward(s, &w[ARCH_FFN_GATE_SHEXP], &w[ARCH_FFN_UP_SHEXP], &w[ARCH_FFN_DOWN_SHEXP]);
+                r = feed_forward(s, &w[ARCH_FFN_GATE_SHEXP], &w[ARCH_FFN_UP_SHEXP], &w[ARCH_FFN_DOWN_SHEXP],
+                                 made_of->shared_limit);
         if (r)
                 return r;
         return forward_ops(s)->moe(s->stream, &(struct op_moe) {
                 .n = s->batch.rows, .k = s->model->arch.params.experts_used, .act = s->model->arch.arch->act,
-                .gate = w[ARCH_FFN_GATE_EXPS], .up = w[ARCH_FFN_UP_EXPS], .down = w[ARCH_FFN_DOWN_EXPS],
+                .limit = made_of->limit, .gate = w[ARCH_FFN_GATE_EXPS], .up = w[ARCH_FFN_UP_EXPS], .down = w[ARCH_FFN_DOWN_EXPS],
                 .x = a->normed, .y = a->x,
                 .ids = a->expert_ids, .weights = a->expert_weights, .counts = a->expert_counts,
         });
@@ -132,12 +147,49 @@ int forward_begin(struct step *s) {
         int r;
 
         r = forward_ops(s)->fill_zero(s->stream, s->used_memory.at, s->batch.rows * sizeof(uint32_t));
+        if (!r)
+                r = forward_ops(s)->embed(s->stream, &(struct op_embed) {
+                        .n = s->batch.rows, .table = s->model->weights[ARCH_TOKEN_EMBD],
+                        .ids = s->batch.device_ids, .y = s->a.x, .scale = h->embedding_scale,
+                });
+        return r || h->streams == 0 ? r : hyper_begin(s);
+}
+
+static int attention(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+        if (made_of->parts & ARCH_WINDOWED)
+                return attention_windowed(s, layer, made_of);
+        if (made_of->parts & ARCH_MLA)
+                return attention_mla(s, layer, made_of->parts);
+        return attention_gqa(s, layer, made_of->parts);
+}
+
+/* x += F(norm(x)) with the layer's experts or its dense part */
+static int ffn(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+        const struct weight *w = layer->weights;
+        int r;
+
+        r = forward_sublayer(s, made_of->parts, &w[ARCH_FFN_NORM]);
         if (r)
                 return r;
-        return forward_ops(s)->embed(s->stream, &(struct op_embed) {
-                .n = s->batch.rows, .table = s->model->weights[ARCH_TOKEN_EMBD], .ids = s->batch.device_ids,
-                .y = s->a.x, .scale = h->embedding_scale,
-        });
+        if (made_of->parts & ARCH_MOE)
+                return experts(s, layer, made_of);
+        return feed_forward(s, &w[ARCH_FFN_GATE], &w[ARCH_FFN_UP], &w[ARCH_FFN_DOWN], 0.0f);
+}
+
+static int hyper_layer(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+        const struct weight *w = layer->weights;
+        int r;
+
+        r = hyper_enter(s, &w[ARCH_HYPER_ATTN], &w[ARCH_HYPER_ATTN_BASE], &w[ARCH_HYPER_ATTN_SCALE]);
+        if (!r)
+                r = attention(s, layer, made_of);
+        if (!r)
+                r = hyper_leave(s);
+        if (!r)
+                r = hyper_enter(s, &w[ARCH_HYPER_FFN], &w[ARCH_HYPER_FFN_BASE], &w[ARCH_HYPER_FFN_SCALE]);
+        if (!r)
+                r = ffn(s, layer, made_of);
+        return r ? r : hyper_leave(s);
 }
 
 int forward_layer(struct step *s, uint32_t index) {
@@ -145,17 +197,20 @@ int forward_layer(struct step *s, uint32_t index) {
         const struct arch_layer *made_of = &s->model->arch.layers[index];
         int r;
 
-        r = made_of->parts & ARCH_MLA ? attention_mla(s, layer, made_of->parts)
-                                      : attention_gqa(s, layer, made_of->parts);
-        if (!r)
-                r = forward_norm(s, s->batch.rows, s->model->arch.params.hidden, s->a.x,
-                             &layer->weights[ARCH_FFN_NORM], s->a.normed);
-        if (r)
-                return r;
-        if (made_of->parts & ARCH_MOE)
-                return experts(s, layer, made_of);
-        return feed_forward(s, &layer->weights[ARCH_FFN_GATE], &layer->weights[ARCH_FFN_UP],
-                            &layer->weights[ARCH_FFN_DOWN]);
+        if (made_of->parts & ARCH_HYPER)
+                return hyper_layer(s, layer, made_of);
+        r = attention(s, layer, made_of);
+        return r ? r : ffn(s, layer, made_of);
+}
+
+static int gather_wanted(struct step *s, struct device_ptr y) {
+        uint32_t n = s->batch.n_wanted;
+
+        if (s->model->arch.params.streams)
+                return hyper_end(s, s->batch.device_wanted, n, y);
+        return forward_ops(s)->gather(s->stream, &(struct op_gather) {
+                .n = n, .dim = s->model->arch.params.hidden, .x = s->a.x, .index = s->batch.device_wanted, .y = y,
+        });
 }
 
 /* The wanted rows come to lie at the start of `normed`: the big product runs over those only. */
@@ -167,9 +222,7 @@ int forward_end(struct step *s) {
 
         if (n == 0)
                 return 0;
-        r = forward_ops(s)->gather(s->stream, &(struct op_gather) {
-                .n = n, .dim = h->hidden, .x = s->a.x, .index = s->batch.device_wanted, .y = s->a.normed,
-        });
+        r = gather_wanted(s, s->a.normed);
         if (!r)
                 r = forward_norm(s, n, h->hidden, s->a.normed, &w[ARCH_OUTPUT_NORM], s->a.normed);
         if (!r)

@@ -23,10 +23,21 @@ int forward_norm_strided(struct step *s, uint32_t n, uint32_t dim, struct device
 int forward_project(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
 int forward_project_back(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y);
 
+/* The start of a sublayer: normed = norm(x). With hyper-connections its result is no change of x: x becomes zero. */
+int forward_sublayer(struct step *s, uint32_t parts, const struct weight *norm);
+
+/* Hyper-connections: the streams from the embedding x; x from the streams, and the streams from x and themselves, around a
+ * sublayer; y from the streams of n rows, at the end of the pass. */
+int hyper_begin(struct step *s);
+int hyper_enter(struct step *s, const struct weight *w, const struct weight *base, const struct weight *scale);
+int hyper_leave(struct step *s);
+int hyper_end(struct step *s, struct device_ptr index, uint32_t n, struct device_ptr y);
+
 /* The operation that turns the first rope_dims values of each head of x by the rows' positions. */
 struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads, uint32_t head_dim);
 
 /* x += O attention(norm(x)), of each kind; `parts` are the layer's. */
+int attention_windowed(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of);
 int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts);
 int attention_mla(struct step *s, const struct model_layer *layer, uint32_t parts);
 

@@ -12,7 +12,9 @@
 struct model_layer {
         struct weight weights[_ARCH_LAYER_TENSOR_MAX];
         struct kv_layer kv;
-        struct kv_layer index; /* with an indexer: its keys */
+        struct kv_layer index;   /* with an indexer: its keys */
+        struct kv_layer entries; /* with a compressor: its entries; */
+        struct device_ptr state, index_state; /* what it and the indexer's have summed up (op_compress) */
 };
 
 struct model {
@@ -32,6 +34,7 @@ struct model {
         struct kv_pages pages;
         struct model_options options;
         uint32_t rows_max;
+        bool whole_pages; /* sequences can be cut to whole pages only */
 };
 
 struct sequence {

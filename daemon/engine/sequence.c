@@ -71,6 +71,8 @@ int sequence_reserve(struct sequence *s, uint32_t tokens) {
 void sequence_truncate(struct sequence *s, uint32_t length) {
         uint32_t keep;
 
+        if (s->model->whole_pages && length < s->length)
+                length -= length % KV_PAGE_TOKENS;
         s->length = MIN(s->length, length);
         keep = DIV_ROUND_UP(s->length, (uint32_t) KV_PAGE_TOKENS);
         if (keep >= s->n_pages)

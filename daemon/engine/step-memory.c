@@ -50,7 +50,8 @@ static struct device_ptr carve(const struct step *s, struct device_ptr base, uin
 
 static uint64_t carve_activations(struct step *s, struct device_ptr base) {
         const struct arch_params *h = &s->model->arch.params;
-        uint64_t size = 0, ffn = MAX(h->ffn, h->shared_ffn);
+        uint64_t size = 0, ffn = MAX(h->ffn, h->shared_ffn), streams = (uint64_t) h->streams * h->hidden;
+        uint64_t entry = h->csa_ratio ? MAX(h->k_dim, h->index_dim) : h->hca_ratio ? h->k_dim : 0;
 
         s->a = (struct step_activations) {
                 .x = carve(s, base, &size, h->hidden),
@@ -65,6 +66,13 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .index_q = carve(s, base, &size, (uint64_t) h->index_heads * h->index_dim),
                 .index_k = carve(s, base, &size, h->index_dim),
                 .index_weights = carve(s, base, &size, h->index_heads),
+                .compress_v = carve(s, base, &size, 2 * entry),
+                .compress_gate = carve(s, base, &size, 2 * entry),
+                .entry = carve(s, base, &size, entry),
+                .out_low = carve(s, base, &size, (uint64_t) h->out_groups * h->out_lora),
+                .streams = carve(s, base, &size, streams),
+                .streams_normed = carve(s, base, &size, streams),
+                .mix = carve(s, base, &size, (2 + (uint64_t) h->streams) * h->streams),
                 .chosen = carve(s, base, &size, h->index_k),
                 .gate = carve(s, base, &size, ffn),
                 .up = carve(s, base, &size, ffn),
@@ -112,15 +120,15 @@ int step_memory_observe(struct step *s) {
         const struct arch_params *h = &s->model->arch.params;
         uint64_t rows = s->model->rows_max, k = h->experts_used;
         struct step_seen *seen = &s->seen;
-        uint64_t size = rows * (2 * (uint64_t) h->hidden + 2 * k + 1 + h->index_k) * 4;
+        uint64_t size = rows * (2 * (uint64_t) step_width(s) + 2 * k + 1 + h->index_k) * 4;
 
         if (!seen->memory)
                 seen->memory = calloc(1, size);
         if (!seen->memory)
                 return -ENOMEM;
         seen->input = seen->memory;
-        seen->output = seen->input + rows * h->hidden;
-        seen->weights = seen->output + rows * h->hidden;
+        seen->output = seen->input + rows * step_width(s);
+        seen->weights = seen->output + rows * step_width(s);
         seen->ids = (int32_t *) (seen->weights + rows * k);
         seen->counts = seen->ids + rows * k;
         seen->chosen = seen->counts + rows;

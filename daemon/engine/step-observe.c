@@ -21,7 +21,7 @@ static int fetch(struct step *s, void *dst, struct device_ptr src, uint64_t widt
 int step_observe_begin(struct step *s) {
         int r;
 
-        r = fetch(s, s->seen.input, s->a.x, s->model->arch.params.hidden);
+        r = fetch(s, s->seen.input, step_rows(s), step_width(s));
         if (!r)
                 r = s->model->backend->ops->stream_sync(s->stream);
         return r;
@@ -46,7 +46,7 @@ static int fetch_choice(struct step *s, struct step_view *view) {
 int step_observe_layer(struct step *s, uint32_t layer) {
         float *input = s->seen.input, *output = s->seen.output;
         struct step_view view = {
-                .layer = layer, .rows = s->batch.rows, .hidden = s->model->arch.params.hidden,
+                .layer = layer, .rows = s->batch.rows, .hidden = step_width(s),
                 .input = input, .output = output,
         };
         int r = 0;
@@ -59,7 +59,7 @@ int step_observe_layer(struct step *s, uint32_t layer) {
                 r = fetch(s, s->seen.chosen, s->a.chosen, view.chosen_k);
         }
         if (!r)
-                r = fetch(s, output, s->a.x, view.hidden);
+                r = fetch(s, output, step_rows(s), view.hidden);
         if (!r)
                 r = s->model->backend->ops->stream_sync(s->stream);
         if (r)

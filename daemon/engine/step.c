@@ -168,9 +168,15 @@ static int enqueue_begin(struct step *s) {
         return r;
 }
 
-/* Whatever is still under way must not touch our arrays any more. */
+/* Whatever is still under way must not touch our arrays any more. What a compressor has summed up in the last page may
+ * have rows in it already that do not count now. */
 static int abandon(struct step *s, int error) {
         (void) ops_of(s)->stream_sync(s->stream);
+        for (uint32_t i = 0; i < s->n_parts && s->model->whole_pages; i++) {
+                struct sequence *q = s->parts[i].sequence;
+
+                sequence_truncate(q, q->length - q->length % KV_PAGE_TOKENS);
+        }
         release_parts(s);
         return error;
 }

@@ -21,6 +21,10 @@ struct step_activations {
         struct device_ptr q_low;             /* f32 [q_lora] */
         struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value], before and after the latent */
         struct device_ptr index_q, index_k, index_weights; /* f32 [index_heads × index_dim], [index_dim], [index_heads] */
+        struct device_ptr compress_v, compress_gate, entry; /* f32 [both halves of a compressor's values], [its entry] */
+        struct device_ptr out_low;           /* f32 [out_groups × out_lora] */
+        struct device_ptr streams, streams_normed; /* f32 [streams × hidden] */
+        struct device_ptr mix;               /* f32 [(2 + streams) × streams] */
         struct device_ptr chosen;            /* i32 [index_k] by the last indexer */
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
@@ -67,6 +71,17 @@ struct step {
         bool observed; /* the step that has begun is shown to it */
         struct step_seen seen;
 };
+
+/* What a row is between layers: its values, and where they are. */
+static inline uint32_t step_width(const struct step *s) {
+        const struct arch_params *h = &s->model->arch.params;
+
+        return h->hidden * (h->streams ? h->streams : 1);
+}
+
+static inline struct device_ptr step_rows(const struct step *s) {
+        return s->model->arch.params.streams ? s->a.streams : s->a.x;
+}
 
 /* Each enqueues its part of the pass: the embedding of every row; a layer; the logits of the rows that want
  * them, and their download. */

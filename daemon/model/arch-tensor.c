@@ -33,6 +33,17 @@ enum dim {
         DIM_INDEX_Q,
         DIM_INDEX,
         DIM_INDEX_HEADS,
+        DIM_OUT_GROUP, /* what one group of heads attended to */
+        DIM_OUT_LOW,   /* of all groups */
+        DIM_CSA,       /* both halves */
+        DIM_CSA_INDEX,
+        DIM_CSA_RATIO,
+        DIM_HCA_RATIO,
+        DIM_STREAMS,
+        DIM_ALL_STREAMS, /* their values */
+        DIM_MIX,
+        DIM_MIX_SCALE,
+        DIM_EXPERTS_USED,
 };
 
 /* A tensor of some part. One without rows is a vector, F32; with a stack, a matrix per expert. */
@@ -41,6 +52,8 @@ struct rule {
         const char *name;
         enum dim cols, rows, stack;
         bool optional;
+        uint32_t type; /* QUANT_I32; else 0: F32 without rows, any type with */
+        bool plain;    /* F32 though it has rows */
 };
 
 static const struct rule model_rules[] = {
@@ -48,10 +61,13 @@ static const struct rule model_rules[] = {
         { ARCH_OUTPUT_NORM, 0, "output_norm.weight", DIM_HIDDEN },
         { ARCH_OUTPUT, 0, "output.weight", DIM_HIDDEN, DIM_VOCAB, .optional = true },
         { ARCH_ROPE_FREQS, 0, "rope_freqs.weight", DIM_ROPE_PAIRS, .optional = true },
+        { ARCH_HYPER_HEAD, ARCH_HYPER, "output_hc_fn.weight", DIM_ALL_STREAMS, DIM_STREAMS },
+        { ARCH_HYPER_HEAD_BASE, ARCH_HYPER, "output_hc_base.weight", DIM_STREAMS },
+        { ARCH_HYPER_HEAD_SCALE, ARCH_HYPER, "output_hc_scale.weight", DIM_ONE },
 };
 
 static const struct rule layer_rules[] = {
-        { ARCH_ATTN_NORM, ARCH_GQA | ARCH_MLA, "attn_norm.weight", DIM_HIDDEN },
+        { ARCH_ATTN_NORM, ARCH_GQA | ARCH_MLA | ARCH_WINDOWED, "attn_norm.weight", DIM_HIDDEN },
         { ARCH_ATTN_Q, ARCH_GQA, "attn_q.weight", DIM_HIDDEN, DIM_Q },
         { ARCH_ATTN_K, ARCH_GQA, "attn_k.weight", DIM_HIDDEN, DIM_K },
         { ARCH_ATTN_V, ARCH_GQA, "attn_v.weight", DIM_HIDDEN, DIM_V },
@@ -76,8 +92,8 @@ static const struct rule layer_rules[] = {
         { ARCH_FFN_UP_SHEXP, ARCH_SHARED, "ffn_up_shexp.weight", DIM_HIDDEN, DIM_SHARED_FFN },
         { ARCH_FFN_DOWN_SHEXP, ARCH_SHARED, "ffn_down_shexp.weight", DIM_SHARED_FFN, DIM_HIDDEN },
         { ARCH_ATTN_Q, ARCH_MLA_Q, "attn_q.weight", DIM_HIDDEN, DIM_MLA_Q },
-        { ARCH_ATTN_Q_A, ARCH_MLA_Q_LORA, "attn_q_a.weight", DIM_HIDDEN, DIM_Q_LORA },
-        { ARCH_ATTN_Q_A_NORM, ARCH_MLA_Q_LORA, "attn_q_a_norm.weight", DIM_Q_LORA },
+        { ARCH_ATTN_Q_A, ARCH_MLA_Q_LORA | ARCH_WINDOWED, "attn_q_a.weight", DIM_HIDDEN, DIM_Q_LORA },
+        { ARCH_ATTN_Q_A_NORM, ARCH_MLA_Q_LORA | ARCH_WINDOWED, "attn_q_a_norm.weight", DIM_Q_LORA },
         { ARCH_ATTN_Q_B, ARCH_MLA_Q_LORA, "attn_q_b.weight", DIM_Q_LORA, DIM_MLA_Q },
         { ARCH_ATTN_KV_A, ARCH_MLA, "attn_kv_a_mqa.weight", DIM_HIDDEN, DIM_MLA_LATENT },
         { ARCH_ATTN_KV_A_NORM, ARCH_MLA, "attn_kv_a_norm.weight", DIM_KV_LORA },
@@ -86,10 +102,34 @@ static const struct rule layer_rules[] = {
         { ARCH_ATTN_V_B, ARCH_MLA_SPLIT, "attn_v_b.weight", DIM_KV_LORA, DIM_MLA_V, DIM_HEADS },
         { ARCH_ATTN_OUTPUT, ARCH_MLA, "attn_output.weight", DIM_MLA_ATTENDED, DIM_HIDDEN },
         { ARCH_INDEX_Q, ARCH_INDEXER, "indexer.attn_q_b.weight", DIM_Q_LORA, DIM_INDEX_Q },
-        { ARCH_INDEX_K, ARCH_INDEXER, "indexer.attn_k.weight", DIM_HIDDEN, DIM_INDEX },
-        { ARCH_INDEX_K_NORM, ARCH_INDEXER, "indexer.k_norm.weight", DIM_INDEX },
-        { ARCH_INDEX_K_NORM_BIAS, ARCH_INDEXER, "indexer.k_norm.bias", DIM_INDEX },
+        { ARCH_INDEX_K, ARCH_INDEX_KEYS, "indexer.attn_k.weight", DIM_HIDDEN, DIM_INDEX },
+        { ARCH_INDEX_K_NORM, ARCH_INDEX_KEYS, "indexer.k_norm.weight", DIM_INDEX },
+        { ARCH_INDEX_K_NORM_BIAS, ARCH_INDEX_KEYS, "indexer.k_norm.bias", DIM_INDEX },
         { ARCH_INDEX_WEIGHTS, ARCH_INDEXER, "indexer.proj.weight", DIM_HIDDEN, DIM_INDEX_HEADS },
+        { ARCH_ATTN_SINKS, ARCH_WINDOWED, "attn_sinks.weight", DIM_HEADS },
+        { ARCH_ATTN_Q_B, ARCH_WINDOWED, "attn_q_b.weight", DIM_Q_LORA, DIM_Q },
+        { ARCH_ATTN_KV, ARCH_WINDOWED, "attn_kv.weight", DIM_HIDDEN, DIM_HEAD },
+        { ARCH_ATTN_KV_A_NORM, ARCH_WINDOWED, "attn_kv_a_norm.weight", DIM_HEAD },
+        { ARCH_ATTN_OUTPUT_A, ARCH_WINDOWED, "attn_output_a.weight", DIM_OUT_GROUP, DIM_OUT_LOW },
+        { ARCH_ATTN_OUTPUT_B, ARCH_WINDOWED, "attn_output_b.weight", DIM_OUT_LOW, DIM_HIDDEN },
+        { ARCH_COMPRESS_V, ARCH_HCA, "attn_compressor_kv.weight", DIM_HIDDEN, DIM_HEAD },
+        { ARCH_COMPRESS_GATE, ARCH_HCA, "attn_compressor_gate.weight", DIM_HIDDEN, DIM_HEAD },
+        { ARCH_COMPRESS_BIAS, ARCH_HCA, "attn_compressor_ape.weight", DIM_HEAD, DIM_HCA_RATIO, .plain = true },
+        { ARCH_COMPRESS_V, ARCH_CSA, "attn_compressor_kv.weight", DIM_HIDDEN, DIM_CSA },
+        { ARCH_COMPRESS_GATE, ARCH_CSA, "attn_compressor_gate.weight", DIM_HIDDEN, DIM_CSA },
+        { ARCH_COMPRESS_BIAS, ARCH_CSA, "attn_compressor_ape.weight", DIM_CSA, DIM_CSA_RATIO, .plain = true },
+        { ARCH_COMPRESS_NORM, ARCH_CSA | ARCH_HCA, "attn_compressor_norm.weight", DIM_HEAD },
+        { ARCH_INDEX_V, ARCH_CSA, "indexer_compressor_kv.weight", DIM_HIDDEN, DIM_CSA_INDEX },
+        { ARCH_INDEX_GATE, ARCH_CSA, "indexer_compressor_gate.weight", DIM_HIDDEN, DIM_CSA_INDEX },
+        { ARCH_INDEX_BIAS, ARCH_CSA, "indexer_compressor_ape.weight", DIM_CSA_INDEX, DIM_CSA_RATIO, .plain = true },
+        { ARCH_INDEX_NORM, ARCH_CSA, "indexer_compressor_norm.weight", DIM_INDEX },
+        { ARCH_HYPER_ATTN, ARCH_HYPER, "hc_attn_fn.weight", DIM_ALL_STREAMS, DIM_MIX },
+        { ARCH_HYPER_ATTN_BASE, ARCH_HYPER, "hc_attn_base.weight", DIM_MIX },
+        { ARCH_HYPER_ATTN_SCALE, ARCH_HYPER, "hc_attn_scale.weight", DIM_MIX_SCALE },
+        { ARCH_HYPER_FFN, ARCH_HYPER, "hc_ffn_fn.weight", DIM_ALL_STREAMS, DIM_MIX },
+        { ARCH_HYPER_FFN_BASE, ARCH_HYPER, "hc_ffn_base.weight", DIM_MIX },
+        { ARCH_HYPER_FFN_SCALE, ARCH_HYPER, "hc_ffn_scale.weight", DIM_MIX_SCALE },
+        { ARCH_FFN_TABLE, ARCH_HASH, "ffn_gate_tid2eid.weight", DIM_EXPERTS_USED, DIM_VOCAB, .type = QUANT_I32 },
 };
 
 /* Token ids are 31 bits; this also bounds a row of logits. */
@@ -147,6 +187,28 @@ static uint64_t dim_value(const struct arch_params *h, enum dim dim) {
                 return h->index_dim;
         case DIM_INDEX_HEADS:
                 return h->index_heads;
+        case DIM_OUT_GROUP:
+                return (uint64_t) h->heads / h->out_groups * h->v_dim;
+        case DIM_OUT_LOW:
+                return (uint64_t) h->out_groups * h->out_lora;
+        case DIM_CSA:
+                return 2 * (uint64_t) h->k_dim;
+        case DIM_CSA_INDEX:
+                return 2 * (uint64_t) h->index_dim;
+        case DIM_CSA_RATIO:
+                return h->csa_ratio;
+        case DIM_HCA_RATIO:
+                return h->hca_ratio;
+        case DIM_STREAMS:
+                return h->streams;
+        case DIM_ALL_STREAMS:
+                return (uint64_t) h->streams * h->hidden;
+        case DIM_MIX:
+                return (uint64_t) (2 + h->streams) * h->streams;
+        case DIM_MIX_SCALE:
+                return 3;
+        case DIM_EXPERTS_USED:
+                return h->experts_used;
         }
         return 0;
 }
@@ -186,11 +248,11 @@ static int check_type(const struct gguf *g, const struct gguf_tensor *t, const s
                 return reason_return(reason, ARCH_E_REFUSED,
                                      "%s: tensor %s is at offset %llu, not a multiple of 8", gguf_name(g),
                                      name, (unsigned long long) t->offset);
-        if (rule->rows == DIM_ONE) {
-                if (t->type == QUANT_F32)
+        if (rule->rows == DIM_ONE || rule->plain || rule->type) {
+                if (t->type == rule->type)
                         return 0;
-                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected F32",
-                                     gguf_name(g), name, type ? type->name : "unknown");
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected %s", gguf_name(g),
+                                     name, type ? type->name : "unknown", quant_info(rule->type)->name);
         }
         if (info && info->weights)
                 return 0;
@@ -272,8 +334,46 @@ static uint32_t layer_parts(const struct arch_model *m, const struct gguf *g, ui
                 parts |= parts & ARCH_MLA_WHOLE ? 0 : ARCH_MLA_SPLIT;
         }
         if (parts & ARCH_DSA && has_indexer(m, g, index))
-                parts |= ARCH_INDEXER;
+                parts |= ARCH_INDEXER | ARCH_INDEX_KEYS;
+        if (index < h->hash_layers)
+                parts |= ARCH_HASH;
         return parts;
+}
+
+/* Limits per layer; a missing list means none. */
+static int read_limit(const struct arch_model *m, const struct gguf *g, const char *name, uint32_t index, float *ret,
+                      struct reason *reason) {
+        struct gguf_array limits;
+        double limit;
+        char key[96];
+
+        if (!gguf_has(g, arch_key(m, name, key)))
+                return 0;
+        if (gguf_get_array(g, key, &limits, reason))
+                return ARCH_E_REFUSED;
+        if (index >= limits.n || !gguf_array_f64(&limits, index, &limit) || !(limit >= 0.0 && limit <= 1e30))
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s[%u] is missing or no limit", gguf_name(g), key,
+                                     index);
+        *ret = (float) limit;
+        return 0;
+}
+
+static int read_windowed(struct arch_model *m, const struct gguf *g, uint32_t index, struct reason *reason) {
+        struct arch_layer *layer = &m->layers[index];
+        uint32_t ratio;
+        int r;
+
+        r = arch_read_ratio(m, g, index, &ratio, reason);
+        if (!r)
+                r = read_limit(m, g, "swiglu_clamp_exp", index, &layer->limit, reason);
+        if (!r)
+                r = read_limit(m, g, "swiglu_clamp_shexp", index, &layer->shared_limit, reason);
+        if (r)
+                return r;
+        layer->rope = ratio ? ARCH_ROPE_MAIN : ARCH_ROPE_LOCAL;
+        if (ratio)
+                layer->parts |= ratio < KV_PAGE_TOKENS ? ARCH_CSA | ARCH_INDEXER : ARCH_HCA;
+        return 0;
 }
 
 static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index, struct reason *reason) {
@@ -282,6 +382,11 @@ static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index
         int r;
 
         layer->parts = layer_parts(m, g, index);
+        if (layer->parts & ARCH_WINDOWED) {
+                r = read_windowed(m, g, index, reason);
+                if (r)
+                        return r;
+        }
         for (size_t i = 0; i < ELEMENTS(layer_rules); i++) {
                 const struct rule *rule = &layer_rules[i];
 
@@ -342,6 +447,8 @@ int arch_read_tensors(struct arch_model *m, const struct gguf *g, struct reason 
         for (size_t i = 0; i < ELEMENTS(model_rules); i++) {
                 const struct rule *rule = &model_rules[i];
 
+                if (rule->part && !(m->arch->parts & rule->part))
+                        continue;
                 r = find(m, g, rule, rule->name, rule->optional, &m->tensors[rule->slot], reason);
                 if (r)
                         return r;

@@ -81,6 +81,20 @@ static const struct arch archs[] = {
                 .gate = ROUTE_SIGMOID,
                 .yarn_on_scale = true,
         },
+        {
+                .name = "deepseek4", /* V4 */
+                .parts = ARCH_WINDOWED | ARCH_HYPER,
+                .parts_allowed = ARCH_ROUTER_BIAS,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_ADJACENT,
+                .index_pairs = ROPE_ADJACENT,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SQRT_SOFTPLUS,
+                .normalize = true,
+                .yarn_on_scale = true,
+                .rope_base = "attention.compress_rope_freq_base",
+                .rope_base_local = "rope.freq_base",
+        },
 };
 
 /* Integers that stand in the metadata. The ranges keep every product of two of them, and of those a tensor or
@@ -121,6 +135,12 @@ static const struct param params[] = {
         PARAM("attention.indexer.key_length", index_dim, 1, 4096, false),
         PARAM("attention.indexer.top_k", index_k, 1, 1 << 16, false),
         PARAM("nextn_predict_layers", nextn, 0, 8, false),
+        PARAM("attention.sliding_window", window, 0, 1 << 26, false),
+        PARAM("attention.output_group_count", out_groups, 1, 4096, false),
+        PARAM("attention.output_lora_rank", out_lora, 1, 1 << 16, false),
+        PARAM("hyper_connection.count", streams, 1, HYPER_STREAMS_MAX, false),
+        PARAM("hyper_connection.sinkhorn_iterations", sinkhorn, 1, 1000, false),
+        PARAM("hash_layer_count", hash_layers, 0, 1024, false),
 };
 
 const struct arch *arch_find(struct gguf_string name) {
@@ -188,6 +208,7 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
 
         if (arch_get_f32(m, g, "attention.layer_norm_rms_epsilon", -1.0f, &h->eps, reason) ||
             arch_get_f32(m, g, "attention.scale", 0.0f, &h->attention_scale, reason) ||
+            arch_get_f32(m, g, "hyper_connection.epsilon", 1e-6f, &h->hyper_eps, reason) ||
             arch_get_f32(m, g, "embedding_scale", 1.0f, &h->embedding_scale, reason) ||
             arch_get_f32(m, g, "expert_weights_scale", 0.0f, &h->expert_scale, reason))
                 return ARCH_E_REFUSED;
@@ -230,7 +251,7 @@ static int derive_mla(struct arch_model *m, const struct gguf *g, struct reason 
 static int check_indexer(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
 
-        if (!(m->arch->parts & ARCH_DSA)) {
+        if (!(m->arch->parts & (ARCH_DSA | ARCH_WINDOWED))) {
                 h->index_heads = h->index_dim = h->index_k = 0;
                 return 0;
         }
@@ -239,6 +260,49 @@ static int check_indexer(struct arch_model *m, const struct gguf *g, struct reas
                                      "%s: an indexer of %u heads of %u values (%u rotary) that chooses %u keys, from "
                                      "queries of rank %u; expected some of each",
                                      gguf_name(g), h->index_heads, h->index_dim, h->rope_dims, h->index_k, h->q_lora);
+        return 0;
+}
+
+/* `attention.compress_ratios`: 0 for a layer with a window only. Entries of less than a page of tokens are those that an
+ * indexer chooses from; those of more are all attended to. */
+int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret, struct reason *reason) {
+        struct arch_params *h = &m->params;
+        struct gguf_array ratios;
+        uint32_t *known;
+        int64_t ratio;
+        char key[96];
+
+        if (gguf_get_array(g, arch_key(m, "attention.compress_ratios", key), &ratios, reason))
+                return ARCH_E_REFUSED;
+        if (layer >= ratios.n || !gguf_array_i64(&ratios, layer, &ratio) || ratio < 0 || ratio > 1 << 16 ||
+            (ratio > 0 && KV_PAGE_TOKENS % ratio && ratio % KV_PAGE_TOKENS))
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s[%u] is no number of tokens that divides %d or is a multiple of it",
+                                     gguf_name(g), key, layer, (int) KV_PAGE_TOKENS);
+        known = ratio < KV_PAGE_TOKENS ? &h->csa_ratio : &h->hca_ratio;
+        if (ratio > 0 && *known > 0 && *known != ratio)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s has %u and %u; expected one number below %d and one "
+                                     "from there on", gguf_name(g), key, *known, (unsigned) ratio,
+                                     (int) KV_PAGE_TOKENS);
+        if (ratio > 0)
+                *known = (uint32_t) ratio;
+        *ret = (uint32_t) ratio;
+        return 0;
+}
+
+static int check_windowed(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+
+        if (!(m->arch->parts & ARCH_WINDOWED)) {
+                h->out_groups = h->out_lora = h->streams = h->sinkhorn = h->hash_layers = 0;
+                return 0;
+        }
+        if (h->window == 0 || h->q_lora == 0 || h->out_lora == 0 || h->out_groups == 0 || h->heads % h->out_groups ||
+            h->kv_heads != 1 || h->k_dim != h->v_dim || h->streams == 0 || h->sinkhorn == 0)
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: a window of %u, queries of rank %u, %u heads in %u groups of rank %u, %u KV "
+                                     "heads and %u streams make no model of %s", gguf_name(g), h->window, h->q_lora,
+                                     h->heads, h->out_groups, h->out_lora, h->kv_heads, h->streams, m->arch->name);
         return 0;
 }
 
@@ -275,7 +339,8 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
                         reason, ARCH_E_REFUSED,
                         "%s: %u rotary dimensions in a head of %u; expected an even number inside it",
                         gguf_name(g), h->rope_dims, h->k_dim);
-        return check_indexer(m, g, reason);
+        r = check_indexer(m, g, reason);
+        return r ? r : check_windowed(m, g, reason);
 }
 
 static int check_groups(struct arch_model *m, const struct gguf *g, struct reason *reason) {

@@ -38,6 +38,12 @@ enum arch_part {
         ARCH_MLA_WHOLE = 1 << 22,    /* both in one, head after head */
         ARCH_DSA = 1 << 23,          /* attends to the positions that an indexer chose (DeepSeek V3.2) */
         ARCH_INDEXER = 1 << 24,      /* has an indexer of its own; else the last one's choice counts */
+        ARCH_INDEX_KEYS = 1 << 25,   /* with a key for every position */
+        ARCH_WINDOWED = 1 << 26,     /* attends to a window and to compressed entries (DeepSeek V4) */
+        ARCH_CSA = 1 << 27,          /* entries of few tokens that overlap, chosen by an indexer */
+        ARCH_HCA = 1 << 28,          /* entries of many tokens */
+        ARCH_HYPER = 1 << 29,        /* hyper-connections: a token carries several streams */
+        ARCH_HASH = 1 << 30,         /* experts by the token's id */
 };
 
 struct arch {
@@ -67,6 +73,12 @@ struct arch_params {
         uint32_t groups, groups_used;               /* 0: experts are not chosen by groups */
         uint32_t rope_dims;
         uint32_t index_heads, index_dim, index_k;   /* indexer: how many keys it chooses at most */
+        uint32_t window;                            /* positions that such a layer looks back, with its own; 0: none */
+        uint32_t csa_ratio, hca_ratio;              /* tokens of a compressed entry; 0: no layer has such */
+        uint32_t out_groups, out_lora;              /* output matrix in two: groups of heads, rank of each */
+        uint32_t streams, sinkhorn;                 /* hyper-connections: 0, or how many; iterations */
+        float hyper_eps;
+        uint32_t hash_layers;                       /* the first ones */
         uint32_t nextn;                             /* blocks after the layers that only predict further tokens */
         float eps;
         float attention_scale; /* on q·k */
@@ -80,6 +92,9 @@ enum arch_tensor {
         ARCH_OUTPUT_NORM,
         ARCH_OUTPUT, /* the embedding's tensor where the file has none of its own */
         ARCH_ROPE_FREQS,
+        ARCH_HYPER_HEAD,
+        ARCH_HYPER_HEAD_BASE,
+        ARCH_HYPER_HEAD_SCALE,
         _ARCH_TENSOR_MAX,
 };
 
@@ -119,6 +134,25 @@ enum arch_layer_tensor {
         ARCH_INDEX_K_NORM,
         ARCH_INDEX_K_NORM_BIAS,
         ARCH_INDEX_WEIGHTS,
+        ARCH_ATTN_SINKS,
+        ARCH_ATTN_KV,
+        ARCH_ATTN_OUTPUT_A,
+        ARCH_ATTN_OUTPUT_B,
+        ARCH_COMPRESS_V,
+        ARCH_COMPRESS_GATE,
+        ARCH_COMPRESS_BIAS,
+        ARCH_COMPRESS_NORM,
+        ARCH_INDEX_V,
+        ARCH_INDEX_GATE,
+        ARCH_INDEX_BIAS,
+        ARCH_INDEX_NORM,
+        ARCH_HYPER_ATTN,
+        ARCH_HYPER_ATTN_BASE,
+        ARCH_HYPER_ATTN_SCALE,
+        ARCH_HYPER_FFN,
+        ARCH_HYPER_FFN_BASE,
+        ARCH_HYPER_FFN_SCALE,
+        ARCH_FFN_TABLE,
         _ARCH_LAYER_TENSOR_MAX,
 };
 
@@ -132,6 +166,7 @@ enum {
 struct arch_layer {
         uint32_t parts;
         uint32_t rope;      /* which of the model's ropes */
+        float limit, shared_limit; /* on what goes into a routed, a shared expert's product; 0: none */
         uint32_t moe_layer; /* with ARCH_MOE: how many such layers come before it */
         const struct gguf_tensor *tensors[_ARCH_LAYER_TENSOR_MAX]; /* NULL where the layer has no such part */
 };
@@ -164,6 +199,9 @@ void arch_model_deinit(struct arch_model *m);
 int arch_read_params(struct arch_model *m, const struct gguf *g, struct reason *reason);
 int arch_read_tensors(struct arch_model *m, const struct gguf *g, struct reason *reason);
 int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *reason);
+
+/* Tokens of one compressed entry of a layer, 0: it has none. */
+int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret, struct reason *reason);
 
 /* Reads `ARCHITECTURE.suffix`; a missing key yields `otherwise`. 0 or ARCH_E_REFUSED. */
 int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *suffix, uint32_t otherwise,

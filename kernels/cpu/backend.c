@@ -67,6 +67,7 @@ ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
 ROWS_OP(op_layer_norm, ref_layer_norm)
+ROWS_OP(op_compress, ref_compress)
 ROWS_OP(op_route, ref_route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
@@ -118,6 +119,13 @@ static int cpu_layer_norm(struct stream *s, const struct op_layer_norm *op) {
         return 0;
 }
 
+static int cpu_compress(struct stream *s, const struct op_compress *op) {
+        if (op->ratio == 0)
+                return -EOPNOTSUPP;
+        op_compress_run(s, op, op->dim, (uint64_t) op->rows.n * (op->overlap ? 60 : 30));
+        return 0;
+}
+
 static int cpu_copy(struct stream *s, const struct op_copy *op) {
         op_copy_run(s, op, op->n, op->dim / 8);
         return 0;
@@ -154,6 +162,10 @@ static const struct backend_ops cpu_ops = {
         .attention = cpu_attention,
         .index = cpu_index,
         .sparse_attention = cpu_sparse_attention,
+        .compress = cpu_compress,
+        .hyper_mix = cpu_hyper_mix,
+        .hyper_in = cpu_hyper_in,
+        .hyper_out = cpu_hyper_out,
         .glu = cpu_glu,
         .add = cpu_add,
         .gather = cpu_gather,

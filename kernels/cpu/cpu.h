@@ -64,4 +64,7 @@ int cpu_moe(struct stream *s, const struct op_moe *op);
 int cpu_head_matmul(struct stream *s, const struct op_head_matmul *op);
 int cpu_index(struct stream *s, const struct op_index *op);
 int cpu_sparse_attention(struct stream *s, const struct op_sparse_attention *op);
+int cpu_hyper_mix(struct stream *s, const struct op_hyper *op);
+int cpu_hyper_in(struct stream *s, const struct op_hyper *op);
+int cpu_hyper_out(struct stream *s, const struct op_hyper *op);
 int cpu_attention(struct stream *s, const struct op_attention *op);

@@ -126,6 +126,37 @@ static int op_sparse_attention(struct stream *s, const struct op_sparse_attentio
         return r;
 }
 
+static int op_compress(struct stream *s, const struct op_compress *op) {
+        if (op->ratio == 0)
+                return -EOPNOTSUPP;
+        ref_compress(op, 0, op->dim);
+        return 0;
+}
+
+static int op_hyper_mix(struct stream *s, const struct op_hyper *op) {
+        int r = host_check_hyper(op);
+
+        if (r == 0)
+                ref_hyper_mix(op, 0, op->n);
+        return r;
+}
+
+static int op_hyper_in(struct stream *s, const struct op_hyper *op) {
+        int r = host_check_hyper(op);
+
+        if (r == 0)
+                ref_hyper_in(op, 0, op->n);
+        return r;
+}
+
+static int op_hyper_out(struct stream *s, const struct op_hyper *op) {
+        int r = host_check_hyper(op);
+
+        if (r == 0)
+                ref_hyper_out(op, 0, op->n);
+        return r;
+}
+
 static int op_glu(struct stream *s, const struct op_glu *op) {
         ref_glu(op, 0, op->n);
         return 0;
@@ -228,6 +259,10 @@ static const struct backend_ops ref_ops = {
         .attention = op_attention,
         .index = op_index,
         .sparse_attention = op_sparse_attention,
+        .compress = op_compress,
+        .hyper_mix = op_hyper_mix,
+        .hyper_in = op_hyper_in,
+        .hyper_out = op_hyper_out,
         .glu = op_glu,
         .add = op_add,
         .gather = op_gather,

@@ -15,11 +15,17 @@ void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end);
 void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end);
 void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end);
 void ref_copy(const struct op_copy *op, uint32_t begin, uint32_t end);
+void ref_hyper_mix(const struct op_hyper *op, uint32_t begin, uint32_t end);
+void ref_hyper_in(const struct op_hyper *op, uint32_t begin, uint32_t end);
+void ref_hyper_out(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
 
 /* Items: values. */
 void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
+
+/* Items: channels. */
+void ref_compress(const struct op_compress *op, uint32_t begin, uint32_t end);
 
 /* Items: row × heads + head. */
 void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);

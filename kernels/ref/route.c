@@ -85,6 +85,19 @@ static void choice_limit_groups(struct choice *c, const struct op_route *op) {
                 c->out[e] = !out[e / size];
 }
 
+/* Marks the experts that the table does not have for this row's token as out. */
+static void choice_limit_table(struct choice *c, const struct op_route *op, uint32_t t) {
+        int32_t id = ((const int32_t *) host_address(op->token_ids))[t];
+        const int32_t *row = (const int32_t *) host_address(op->table) + (size_t) id * op->k;
+
+        memset(c->out, true, op->experts * sizeof(*c->out));
+        if (id < 0 || (uint32_t) id >= op->table_rows)
+                return;
+        for (uint32_t j = 0; j < op->k; j++)
+                if (row[j] >= 0 && (uint32_t) row[j] < op->experts)
+                        c->out[row[j]] = false;
+}
+
 static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
         int32_t *ids = (int32_t *) host_address(op->ids) + (size_t) t * op->k;
         float *weights = (float *) host_address(op->weights) + (size_t) t * op->k;
@@ -96,6 +109,10 @@ static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
         for (uint32_t j = 0; j < count; j++) {
                 uint32_t e = best_of(c->keys, c->out, op->experts);
 
+                if (e == op->experts) {
+                        count = j;
+                        break;
+                }
                 c->out[e] = true;
                 ids[j] = (int32_t) e;
                 weights[j] = c->scores[e];
@@ -122,6 +139,8 @@ void ref_route(const struct op_route *op, uint32_t begin, uint32_t end) {
                 choice_init(&c, op, (const float *) host_address(op->logits) + (size_t) t * op->experts);
                 if (op->groups > 0)
                         choice_limit_groups(&c, op);
+                if (op->table.address)
+                        choice_limit_table(&c, op, t);
                 route_row(op, &c, t);
         }
 }

@@ -80,11 +80,13 @@ void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end) {
         for (uint32_t t = begin; t < end; t++) {
                 float *x = (float *) host_address(op->x) + (size_t) t * op->stride + op->offset;
 
+                int32_t position = positions[t] - (op->multiple ? positions[t] % (int32_t) op->multiple : 0);
+
                 for (uint32_t i = 0; i < op->dims / 2; i++) {
-                        float angle = (float) positions[t] * frequencies[i];
+                        float angle = (float) position * frequencies[i];
 
                         cosines[i] = cosf(angle) * op->magnitude;
-                        sines[i] = sinf(angle) * op->magnitude;
+                        sines[i] = sinf(op->inverse ? -angle : angle) * op->magnitude;
                 }
                 for (uint32_t h = 0; h < op->heads; h++)
                         rope_head(op, x + (size_t) h * op->head_dim, cosines, sines, op->dims / 2);
@@ -100,13 +102,29 @@ static void kv_write(enum quant_type type, void *base, size_t at, const float *s
                 ((uint16_t *) base)[at + i] = f16_from_f32(src[i]);
 }
 
+/* One entry for several rows: the one that ends it writes it. */
+static void kv_store_entry(const struct op_kv_store *op, uint32_t t) {
+        uint32_t position = ((const uint32_t *) host_address(op->rows.positions))[t];
+        uint32_t sequence = ((const uint32_t *) host_address(op->rows.sequences))[t];
+        const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
+                               (size_t) sequence * op->rows.page_table_stride;
+        const struct kv_layer *kv = &op->kv;
+        uint32_t seen = kv_visible(kv->ratio, position);
+
+        if ((position + 1) % kv->ratio == 0)
+                kv_write(kv->type, host_address(kv->k), kv_entry(kv->ratio, pages, seen - 1) * kv->k_dim,
+                         (const float *) host_address(op->k) + (size_t) t * kv->k_dim, kv->k_dim);
+}
+
 void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end) {
         const int32_t *positions = host_address(op->rows.positions),
                       *sequences = host_address(op->rows.sequences);
         const int32_t *pages = host_address(op->rows.page_table);
         const struct kv_layer *kv = &op->kv;
 
-        for (uint32_t t = begin; t < end; t++) {
+        for (uint32_t t = begin; t < end && kv->ratio > 0; t++)
+                kv_store_entry(op, t);
+        for (uint32_t t = begin; t < end && kv->ratio == 0; t++) {
                 size_t entry =
                         (size_t) sequences[t] * op->rows.page_table_stride + positions[t] / KV_PAGE_TOKENS;
 

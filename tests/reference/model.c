@@ -23,7 +23,7 @@ struct run {
         struct step *step;
         double sigma;         /* spread of the logits */
         bool rounded;         /* activations are rounded to 8 bits: its formats' tolerances are wider */
-        uint32_t n_prompts, generated, layers, hidden;
+        uint32_t n_prompts, generated, layers, hidden, width; /* width: of a row between layers */
         uint32_t lengths[64];
         int32_t *prompts;     /* all, one after the other */
         unsigned checked;
@@ -224,7 +224,7 @@ static void check_greedy(struct run *u) {
 
 /* What the layers did with the first prompt. */
 struct trace {
-        uint32_t rows, hidden, k;
+        uint32_t rows, hidden, width, k; /* width: of a row between layers */
         float *outputs, *embedding; /* [layers][rows][hidden], [rows][hidden] */
         int32_t *ids;               /* [moe layers][rows][k] */
         float *weights;
@@ -241,10 +241,13 @@ static void trace_deinit(struct trace *t) {
 
 static void trace_layer(const struct step_view *view, void *context) {
         struct trace *t = context;
-        size_t size = (size_t) t->rows * t->hidden, chosen = (size_t) t->rows * view->k;
+        size_t size = (size_t) t->rows * t->width, chosen = (size_t) t->rows * view->k;
 
-        if (view->layer == 0)
-                memcpy(t->embedding, view->input, size * sizeof(float));
+        if (view->hidden != t->width)
+                return;
+        /* Several streams begin as the same. */
+        for (size_t i = 0; view->layer == 0 && i < t->rows; i++)
+                memcpy(t->embedding + i * t->hidden, view->input + i * t->width, t->hidden * sizeof(float));
         memcpy(t->outputs + view->layer * size, view->output, size * sizeof(float));
         if (view->k == 0)
                 return;
@@ -266,8 +269,8 @@ static double row_error(const float *got, const float *expected, size_t rows, si
         return worst;
 }
 
-static void check_rows(struct run *u, const char *what, const float *got, size_t rows) {
-        size_t n = rows * u->hidden;
+static void check_rows(struct run *u, const char *what, const float *got, size_t rows, size_t width) {
+        size_t n = rows * width;
         _cleanup_(freep) float *expected = NULL;
         struct difference d = { 0 };
         char file[64];
@@ -281,7 +284,7 @@ static void check_rows(struct run *u, const char *what, const float *got, size_t
                 said(u, false, what, "%s has another size", file);
                 return;
         }
-        error = row_error(got, expected, rows, u->hidden);
+        error = row_error(got, expected, rows, width);
         compare(&d, got, expected, n);
         if (u->rounded)
                 said(u, d.error <= 8e-3 * d.value, what, "%zu rows, NMSE %.2g (tolerance 8e-3)", rows,
@@ -338,14 +341,14 @@ static void check_layers(struct run *u) {
         const struct model_info *info = model_info(u->model);
         size_t rows = u->lengths[0], choices = (size_t) info->moe_layers * rows * info->experts_used;
         _cleanup_(trace_deinit) struct trace t = {
-                .rows = (uint32_t) rows, .hidden = u->hidden, .k = info->experts_used};
+                .rows = (uint32_t) rows, .hidden = u->hidden, .width = u->width, .k = info->experts_used};
         struct step_observer observer = { .layer = trace_layer, .context = &t };
         _cleanup_(sequence_freep) struct sequence *q = NULL;
         char what[64];
         bool ok;
 
         t.embedding = calloc(rows * u->hidden, sizeof(float));
-        t.outputs = calloc(info->layers * rows * u->hidden, sizeof(float));
+        t.outputs = calloc(info->layers * rows * u->width, sizeof(float));
         t.ids = calloc(choices + 1, sizeof(int32_t));
         t.weights = calloc(choices + 1, sizeof(float));
         if (!t.embedding || !t.outputs || !t.ids || !t.weights || sequence_new(&q, u->model) ||
@@ -358,9 +361,9 @@ static void check_layers(struct run *u) {
                 return;
         }
         snprintf(what, sizeof(what), "embed_%zu", rows);
-        check_rows(u, what, t.embedding, rows);
+        check_rows(u, what, t.embedding, rows, u->hidden);
         snprintf(what, sizeof(what), "layers_%zu", rows);
-        check_rows(u, what, t.outputs, info->layers * rows);
+        check_rows(u, what, t.outputs, info->layers * rows, u->width);
         /* With rounded activations two experts of nearly the same score may change places. */
         if (info->moe_layers > 0 && !u->rounded)
                 check_router(u, &t);
@@ -425,13 +428,15 @@ static void check_indexers(struct run *u) {
 
 static bool read_expectations(struct run *u) {
         _cleanup_(json_decrefp) json_t *expect = file_json(u->path, "expect.json");
-        json_t *lengths = json_object_get(expect, "prompt_lengths");
+        json_t *lengths = json_object_get(expect, "prompt_lengths"), *layers = NULL;
         size_t total = 0;
 
         u->sigma = json_float(expect, "logits_std", 0.0);
         u->generated = (uint32_t) json_int(expect, "generated", 0);
         u->hidden = (uint32_t) json_int(expect, "hidden", 0);
         u->layers = (uint32_t) json_int(expect, "layers", 0);
+        layers = json_object_get(expect, "layers_7");
+        u->width = json_array_size(layers) == 3 ? (uint32_t) json_integer_value(json_array_get(layers, 2)) : u->hidden;
         u->n_prompts = (uint32_t) json_array_size(lengths);
         if (!(u->sigma > 0.0) || u->n_prompts == 0 || u->n_prompts > ELEMENTS(u->lengths) || u->hidden == 0)
                 return false;
