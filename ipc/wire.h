@@ -98,7 +98,8 @@ enum {
         WIRE_GENERATE_LOGPROBS = 1 << 1,   /* compute the log-probability of each token */
         WIRE_GENERATE_IGNORE_EOG = 1 << 2, /* go on past end-of-text, to max_tokens */
         WIRE_GENERATE_NO_BOS = 1 << 3,     /* TEXT: do not put the model's begin-of-text token before the prompt */
-        _WIRE_GENERATE_FLAGS = (1 << 4) - 1,
+        WIRE_GENERATE_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the first */
+        _WIRE_GENERATE_FLAGS = (1 << 5) - 1,
 };
 
 /* Head of a GENERATE in the arena; behind it, without gaps: stops (stop_count times a wire_stop and its bytes,
@@ -151,11 +152,14 @@ enum wire_event {
         WIRE_EVENT_PROGRESS = 2, /* `value` prompt tokens have been computed */
         WIRE_EVENT_TOKEN = 3,    /* one token; text_length may be 0 while bytes of a character are outstanding */
         WIRE_EVENT_TEXT = 4,     /* more text of the token before */
-        WIRE_EVENT_DONE = 5,     /* last event of a request; `detail` is a wire_done, `value` the tokens generated; its
-                                  * text is what was still held back (for a stop string, an incomplete character) */
+        WIRE_EVENT_DONE = 5,     /* last event of a request; `detail` is a wire_done, `value` the tokens generated or
+                                  * scored; its text is what was still held back (for a stop string, an incomplete
+                                  * character) */
         WIRE_EVENT_REASON = 6,   /* text of the sentence that the ERROR which follows ends */
         WIRE_EVENT_ERROR = 7,    /* last event of a request; `detail` is an errno, text the end of the sentence why */
         WIRE_EVENT_ECHO = 8,
+        WIRE_EVENT_SCORE = 9,    /* as TOKEN, for each token of the prompt from the second on: its log-probability
+                                  * after all before it */
 };
 
 enum wire_done {
@@ -172,10 +176,11 @@ struct wire_completion {
         uint8_t event;        /* wire_event */
         uint8_t text_length;  /* 0 to WIRE_TEXT_MAX */
         uint16_t detail;      /* DONE, ERROR */
-        int32_t token;        /* TOKEN: its id */
-        uint32_t value;       /* TOKEN: routed experts evaluated, summed over layers, by the row whose logits chose it */
-        float logprob;        /* TOKEN, natural logarithm, if asked for; else 0 */
-        uint32_t cap_milli;   /* TOKEN, DONE: mean experts per token and layer × 1000 that it was allowed */
+        int32_t token;        /* TOKEN, SCORE: its id */
+        uint32_t value;       /* TOKEN, SCORE: routed experts evaluated, summed over layers, by the row whose logits it
+                               * was chosen or scored by */
+        float logprob;        /* SCORE, TOKEN if asked for: natural logarithm; else 0 */
+        uint32_t cap_milli;   /* TOKEN, SCORE, DONE: mean experts per token and layer × 1000 that it was allowed */
         char text[WIRE_TEXT_MAX];
 };
 static_assert(sizeof(struct wire_completion) == WIRE_SLOT, "ABI");

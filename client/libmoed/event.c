@@ -63,7 +63,7 @@ static int digest(struct moed *m, const struct wire_completion *c, struct moed_e
                 arena_give(&m->arena, stream->offset);
                 stream->in_arena = false;
         }
-        if (event->type == MOED_EVENT_TOKEN)
+        if (event->type == MOED_EVENT_TOKEN || event->type == MOED_EVENT_SCORE)
                 r = take_continuation(m, stream, event);
         if (event->type == MOED_EVENT_DONE || event->type == MOED_EVENT_ERROR)
                 stream_table_remove(&m->streams, stream);

@@ -127,7 +127,7 @@ static int stream_feed_token(struct stream *stream, const struct wire_completion
         r = stream_hold(&stream->text, c);
         if (r < 0)
                 return r;
-        event->type = MOED_EVENT_TOKEN;
+        event->type = c->event == WIRE_EVENT_SCORE ? MOED_EVENT_SCORE : MOED_EVENT_TOKEN;
         event->token = c->token;
         event->logprob = c->logprob;
         event->activations = c->value;
@@ -189,6 +189,7 @@ int stream_feed(struct stream *stream, const struct wire_completion *c, struct m
                 event->value = c->value;
                 return 0;
         case WIRE_EVENT_TOKEN:
+        case WIRE_EVENT_SCORE:
                 return stream_feed_token(stream, c, event, out);
         case WIRE_EVENT_TEXT:
                 return stream_hold_more(&stream->text, c);

@@ -79,6 +79,7 @@ enum {
         MOED_LOGPROBS = 1 << 1,   /* fill moed_event.logprob */
         MOED_IGNORE_EOG = 1 << 2, /* go on past end-of-text */
         MOED_NO_BOS = 1 << 3,     /* no begin-of-text token before `prompt` */
+        MOED_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the first */
 };
 
 struct moed_request {
@@ -114,6 +115,7 @@ enum moed_event_type {
         MOED_EVENT_TOKEN,        /* a token with the text that became complete with it */
         MOED_EVENT_DONE,         /* last event; `done`: why, text: what was held back, value: its tokens */
         MOED_EVENT_ERROR,        /* last event; `error` is a negative errno, `text` the sentence */
+        MOED_EVENT_SCORE,        /* the next token of the prompt with its text, and how likely it was */
 };
 
 enum moed_done { MOED_DONE_EOG = 1, MOED_DONE_LENGTH, MOED_DONE_STOP, MOED_DONE_CANCELLED };
@@ -127,7 +129,7 @@ struct moed_event {
         int32_t token;
         float logprob;
         uint32_t value;             /* see above; TOKEN: 0 */
-        uint32_t activations;       /* TOKEN: routed experts evaluated for this token, over all layers */
+        uint32_t activations;       /* TOKEN, SCORE: routed experts evaluated for this token, over all layers */
         uint64_t activations_total; /* of the request so far, prompt included */
         double cap;                 /* mean experts per token and layer it was allowed */
         enum moed_done done;

@@ -8,7 +8,10 @@
 #include "cli.h"
 #include "progress.h"
 
-enum { WAIT_MSEC = 200 }; /* a signal just before the sleep is seen this late */
+enum {
+        WAIT_MSEC = 200,          /* a signal just before the sleep is seen this late */
+        SCORES_PER_PROGRESS = 64, /* they come in bursts */
+};
 
 void sampling_deinit(struct sampling *sampling) {
         free(sampling->stops.items);
@@ -124,6 +127,11 @@ static int take_event(struct generation *g, const struct moed_event *event, bool
         case MOED_EVENT_TOKEN:
                 r = keep_token(g, event);
                 break;
+        case MOED_EVENT_SCORE:
+                if (g->n_tokens % SCORES_PER_PROGRESS == 0)
+                        progress_show(progress, (uint32_t) g->n_tokens);
+                r = keep_token(g, event);
+                return r < 0 ? r : keep_text(g, event);
         case MOED_EVENT_DONE:
                 g->done = event->done;
                 break;

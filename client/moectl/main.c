@@ -12,6 +12,9 @@ static const struct verb verbs[] = {
         { "chat", "", "Talks with a model, line by line.", verb_chat,
           "/reset forgets what was said, /quit leaves. Ctrl-C ends an answer; twice at the prompt, it "
           "leaves." },
+        { "score", "[TEXT|-]", "Tells how likely a model finds a text.", verb_score,
+          "The text is the operands, joined by spaces; '-' reads it from standard input. Its first token, or the\n"
+          "begin-of-text token that the model puts before it, is not scored." },
         { "models", "", "Lists the models that the daemon serves.", verb_models },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
         { "stats", "", "Prints the daemon's counters.", verb_stats },

@@ -27,7 +27,7 @@ _moectl_reply() {
 
 _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
-        local verbs="run chat models ps stats budget tokenize bench doctor reload"
+        local verbs="run chat score models ps stats budget tokenize bench doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()

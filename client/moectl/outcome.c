@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "outcome.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -56,6 +57,70 @@ int report_json(const struct moed_model *model, const struct generation *g) {
                 return EX_OSERR;
         }
         puts(w.data);
+        return cli_flush();
+}
+
+struct score {
+        double bits, experts;
+};
+
+static struct score score_sum(const struct moed_model *model, const struct generation *g) {
+        struct score s = {};
+
+        for (size_t i = 0; i < g->n_tokens; i++) {
+                s.bits -= (double) g->tokens[i].logprob / M_LN2;
+                s.experts += token_experts(model, &g->tokens[i]);
+        }
+        return s;
+}
+
+static double per(double sum, size_t n) {
+        return n > 0 ? sum / (double) n : 0;
+}
+
+static int score_json(const struct moed_model *model, const struct generation *g, const struct score *s) {
+        _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
+
+        json_open(&w, '{');
+        json_key(&w, "bits_per_byte");
+        json_double(&w, per(s->bits, g->text_length));
+        json_key(&w, "perplexity");
+        json_double(&w, exp2(per(s->bits, g->n_tokens)));
+        json_key(&w, "bits");
+        json_double(&w, s->bits);
+        json_key(&w, "bytes");
+        json_uint(&w, g->text_length);
+        json_key(&w, "mean_experts");
+        json_double(&w, per(s->experts, g->n_tokens));
+        json_key(&w, "activations");
+        json_uint(&w, g->activations);
+        json_key(&w, "cap");
+        json_float(&w, (float) g->cap);
+        json_numbers(&w, model, g);
+        json_key(&w, "model");
+        json_text(&w, model->name);
+        json_key(&w, "finish");
+        json_text(&w, g->done == MOED_DONE_LENGTH ? "complete" : generation_finish(g));
+        json_close(&w, '}');
+        if (w.error < 0) {
+                cli_complain("out of memory");
+                return EX_OSERR;
+        }
+        puts(w.data);
+        return cli_flush();
+}
+
+int report_score(const struct moed_model *model, const struct generation *g, bool json) {
+        struct score s = score_sum(model, g);
+
+        if (json)
+                return score_json(model, g, &s);
+        if (g->text_length > 0)
+                printf("bits per byte  %.4f\n", per(s.bits, g->text_length));
+        printf("perplexity     %.4g per token\n", exp2(per(s.bits, g->n_tokens)));
+        printf("tokens         %zu\n", g->n_tokens);
+        printf("bytes          %zu\n", g->text_length);
+        printf("experts        %.2f per token (cap %.2f)\n", per(s.experts, g->n_tokens), g->cap);
         return cli_flush();
 }
 

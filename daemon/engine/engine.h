@@ -110,12 +110,12 @@ struct step_part {
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
         uint32_t count;
-        bool logits;             /* logits of the last of these rows are wanted */
+        uint32_t logits;         /* logits of the last so many of these rows are wanted: 0 to count */
 
         /* results, valid from the end of the step to the start of the next one */
-        const float *logits_out; /* [vocab], NULL if not wanted; owned by the step */
+        const float *logits_out; /* [logits][vocab], NULL if not wanted; owned by the step */
         uint64_t used;           /* routed experts evaluated, summed over rows and layers */
-        uint32_t used_last;      /* by the last row */
+        const uint32_t *used_rows; /* [count], by each of them; owned by the step */
 };
 
 /* One per model; reused for all its steps. */

@@ -344,7 +344,7 @@ static double sum_block(const float *logits, uint32_t n, double max) {
         return sum;
 }
 
-static float log_probability(const float *logits, uint32_t n, int32_t id) {
+float sampler_logprob(const float *logits, uint32_t n, int32_t id) {
         uint32_t best = 0;
         double max, sum = 0.0;
 
@@ -375,6 +375,6 @@ int32_t sampler_choose(struct sampler *s, const float *logits, const int32_t *hi
                         break;
         }
         if (logprob)
-                *logprob = log_probability(logits, s->vocab, id);
+                *logprob = sampler_logprob(logits, s->vocab, id);
         return id;
 }

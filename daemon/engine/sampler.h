@@ -33,7 +33,11 @@ void sampler_free(struct sampler *sampler);
 void sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
                           float *probabilities);
 
-/* Draws a token. `logprob` (may be NULL) gets the natural logarithm of its probability under softmax of the raw logits.
+/* The natural logarithm of the probability of token `id` under softmax of `n` raw logits, summed in double; logits that
+ * are not finite count as impossible. The same numbers give the same bits. */
+float sampler_logprob(const float *logits, uint32_t n, int32_t id);
+
+/* Draws a token. `logprob` (may be NULL) gets its sampler_logprob().
  * History: prompt and generated tokens, in order. Logits that are not finite count as impossible; if all are, token 0. */
 int32_t sampler_choose(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
                        float *logprob);

@@ -61,7 +61,7 @@ static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
 
-        if (p->count == 0 || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
+        if (p->count == 0 || p->logits > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
                 return -EINVAL;
         if (p->count > info->context - q->length)
                 return ENGINE_E_CONTEXT;
@@ -147,8 +147,8 @@ static void stage(struct step *s) {
         for (uint32_t part = 0; part < s->n_parts; part++) {
                 for (uint32_t i = 0; i < s->parts[part].count; i++)
                         stage_row(s, part, i, row++);
-                if (s->parts[part].logits)
-                        s->batch.wanted[wanted++] = (int32_t) row - 1;
+                for (uint32_t left = s->parts[part].logits; left > 0; left--)
+                        s->batch.wanted[wanted++] = (int32_t) (row - left);
                 stage_pages(s, part);
         }
 }
@@ -209,11 +209,11 @@ static void give_results(struct step *s) {
                 struct step_part *p = &s->parts[i];
 
                 p->used = 0;
+                p->used_rows = s->host_used + row;
                 for (uint32_t j = 0; j < p->count; j++)
                         p->used += s->host_used[row++];
-                p->used_last = s->host_used[row - 1];
-                p->logits_out = p->logits ? logits : NULL;
-                logits += p->logits ? s->model->info.vocab : 0;
+                p->logits_out = p->logits > 0 ? logits : NULL;
+                logits += (size_t) p->logits * s->model->info.vocab;
                 p->sequence->length += p->count;
         }
 }

@@ -3,7 +3,7 @@
 
 /* Events on their way into a completion ring. Normally each goes straight through; when the ring is full they wait
  * here, and whoever makes them stops making more until the box is empty again. So it never holds more than the events
- * of one token or one refusal. One thread. */
+ * of one token, of one refusal, or of the rows that one iteration scored. One thread. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -73,6 +73,7 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         list_append(&offer->running, &stream->place);
         offer->n_waiting--;
         offer->n_running++;
+        offer->n_scoring += stream_scores(stream);
         stream->user->n_running++;
         stream->sequence = sequence;
         stream->state = STREAM_RUNNING;

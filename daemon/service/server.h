@@ -34,6 +34,7 @@ struct offer {
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
+        uint32_t n_scoring; /* of the running ones */
         bool admit; /* a stream or pages came: waiting ones may have a chance */
         struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
         struct stream **streams; /* whose they are */

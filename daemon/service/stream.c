@@ -10,6 +10,11 @@
 #include "prompt.h"
 #include "stream.h"
 
+enum {
+        SCORE_ROWS_MAX = 256,            /* of a prompt to be scored, in one iteration: as many events wait at most */
+        SCORE_LOGITS_MAX = 4 * 1024 * 1024, /* numbers that all that are scored share: rows × vocabulary */
+};
+
 static struct server *stream_server(const struct stream *stream) {
         return stream->offer->server;
 }
@@ -141,6 +146,7 @@ static void stream_release(struct stream *stream) {
         sched_stream_set_pending(&stream_server(stream)->scheduler, &stream->sched, 0, false);
         if (stream->state == STREAM_RUNNING) {
                 offer->n_running--;
+                offer->n_scoring -= stream_scores(stream);
                 stream->user->n_running--;
         } else if (stream->state == STREAM_WAITING) {
                 offer->n_waiting--;
@@ -303,6 +309,10 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
                 return reason_return(reason, stream->job_result, "%s", stream->job_reason.text);
         if (stream->tokens.n == 0)
                 return reason_return(reason, EINVAL, "the prompt has no tokens");
+        if (stream_scores(stream) && stream->tokens.n < 2)
+                return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
+        if (stream_scores(stream) && stream->tokens.n == info->context)
+                return 0;
         if (stream->tokens.n >= info->context)
                 return reason_return(reason, EMSGSIZE,
                                      "the prompt has %zu tokens; the context of model %s is %u, and the answer needs "
@@ -378,6 +388,18 @@ void stream_move(struct stream *stream, struct tenant *tenant) {
                 stream_schedule(stream);
 }
 
+/* Rows that could run now. The last token of a prompt that is scored predicts nothing that anybody asked for. */
+static uint32_t stream_rows_left(const struct stream *stream) {
+        const struct offer *offer = stream->offer;
+        uint32_t left = (uint32_t) stream->tokens.n - sequence_length(stream->sequence);
+        uint64_t shared;
+
+        if (!stream_scores(stream))
+                return left;
+        shared = SCORE_LOGITS_MAX / ((uint64_t) model_info(offer->model)->vocab * MAX(offer->n_scoring, 1u));
+        return MIN(left - 1, (uint32_t) MIN(MAX(shared, UINT64_C(1)), (uint64_t) SCORE_ROWS_MAX));
+}
+
 void stream_schedule(struct stream *stream) {
         struct scheduler *scheduler = &stream_server(stream)->scheduler;
         uint32_t left;
@@ -388,8 +410,9 @@ void stream_schedule(struct stream *stream) {
                 sched_stream_set_pending(scheduler, &stream->sched, 0, false);
                 return;
         }
-        left = (uint32_t) stream->tokens.n - sequence_length(stream->sequence);
-        sched_stream_set_pending(scheduler, &stream->sched, left, left == 1 && stream->n_generated > 0);
+        left = stream_rows_left(stream);
+        sched_stream_set_pending(scheduler, &stream->sched, left,
+                                 left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
 
 void stream_evict(struct stream *stream) {
@@ -405,6 +428,16 @@ void stream_evict(struct stream *stream) {
                 if (other->serial > stream->serial)
                         break;
         list_append(&other->place, &stream->place);
+}
+
+/* Of so many rows from `position` on, how many at their end have logits that count: of a prompt that is scored all whose
+ * tokens were not told before an eviction. */
+static uint32_t stream_logits(const struct stream *stream, uint32_t position, uint32_t rows) {
+        uint32_t end = position + rows, told = stream->n_generated;
+
+        if (!stream_scores(stream))
+                return end == stream->tokens.n;
+        return end > told ? MIN(rows, end - told) : 0;
 }
 
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
@@ -423,7 +456,7 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
                 .count = rows,
-                .logits = position + rows == stream->tokens.n,
+                .logits = stream_logits(stream, position, rows),
         };
         stream->rows_flying = rows;
 }
@@ -492,10 +525,39 @@ static void stream_choose(struct stream *stream, const struct step_part *part) {
         stream->n_generated++;
         stream->peer->tokens_generated++;
         stream_server(stream)->metrics.tokens_generated++;
-        found = stream_put_token(stream, token, logprob, part->used_last);
+        found = stream_put_token(stream, token, logprob, part->used_rows[part->count - 1]);
         if (found)
                 stream_end(stream, WIRE_DONE_STOP);
         else if (stream->n_generated == stream->max_tokens || stream->tokens.n >= info->context)
+                stream_end(stream, WIRE_DONE_LENGTH);
+        else
+                stream_flush(stream);
+}
+
+/* Tells of each row's successor how likely it was. */
+static void stream_score(struct stream *stream, const struct step_part *part) {
+        uint32_t vocab = model_info(stream->offer->model)->vocab, row = sequence_length(stream->sequence) - part->logits;
+        const uint32_t *used = part->used_rows + part->count - part->logits;
+        struct wire_completion event = {
+                .request = stream->id,
+                .activations = stream->activations,
+                .event = WIRE_EVENT_SCORE,
+                .cap_milli = stream_cap_milli(stream),
+        };
+        size_t length;
+        const char *text;
+
+        if (stream->n_generated == 0)
+                detokenizer_push(&stream->detokenizer, stream->tokens.ids[0], &length);
+        for (uint32_t i = 0; i < part->logits; i++) {
+                event.token = stream->tokens.ids[row + i + 1];
+                event.logprob = sampler_logprob(part->logits_out + (size_t) i * vocab, vocab, event.token);
+                event.value = used[i];
+                text = detokenizer_push(&stream->detokenizer, event.token, &length);
+                stream_put(stream, outbox_put_text(&stream->outbox, &event, text, length));
+        }
+        stream->n_generated += part->logits;
+        if (stream->n_generated + 1 == stream->tokens.n)
                 stream_end(stream, WIRE_DONE_LENGTH);
         else
                 stream_flush(stream);
@@ -524,6 +586,8 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
         stream_count(stream, part);
         if (stream->cancelled || !stream->peer)
                 stream_end(stream, WIRE_DONE_CANCELLED);
+        else if (stream_scores(stream))
+                stream_score(stream, part);
         else if (sequence_length(stream->sequence) == stream->tokens.n)
                 stream_choose(stream, part);
         else

@@ -51,7 +51,8 @@ struct stream {
         struct reason job_reason;
 
         struct token_list tokens; /* prompt, then what was generated */
-        uint32_t n_prompt, n_generated;
+        uint32_t n_prompt;
+        uint32_t n_generated; /* or, of the prompt, scored: what the client has been told */
         struct sequence *sequence;
         struct sampler *sampler;
         struct detokenizer detokenizer;
@@ -84,6 +85,11 @@ void stream_fail(struct stream *stream, int error, const char *sentence);
 int stream_update_cap(struct stream *stream);
 /* Books it on another tenant from now on. */
 void stream_move(struct stream *stream, struct tenant *tenant);
+
+/* Whether it tells how likely its prompt is, and generates nothing. */
+static inline bool stream_scores(const struct stream *stream) {
+        return stream->flags & WIRE_GENERATE_SCORE;
+}
 
 /* Tells the scheduler what could run: nothing while events wait for room. */
 void stream_schedule(struct stream *stream);

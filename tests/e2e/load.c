@@ -83,6 +83,7 @@ static void take(struct load *load, const struct moed_event *event) {
                 fprintf(stderr, "load: %.*s\n", (int) event->text_length, event->text);
                 exit(1);
         case MOED_EVENT_PROGRESS:
+        case MOED_EVENT_SCORE:
                 load->progress++;
                 break;
         case MOED_EVENT_ACCEPTED:

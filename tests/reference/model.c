@@ -60,7 +60,7 @@ static bool is_there(const struct run *u, const char *file) {
 static const float *feed(struct run *u, struct sequence *q, const int32_t *tokens, uint32_t n,
                          uint32_t chunk) {
         uint32_t allowances[512];
-        struct step_part part = { .sequence = q, .allowances = allowances, .logits = true };
+        struct step_part part = { .sequence = q, .allowances = allowances, .logits = 1 };
 
         for (size_t i = 0; i < ELEMENTS(allowances); i++)
                 allowances[i] = UINT32_MAX;

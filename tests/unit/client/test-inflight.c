@@ -36,7 +36,7 @@ static void fixture_end(struct fixture *f) {
         text_deinit(&f->out);
 }
 
-TEST(token_event_has_what_its_completion_has) {
+TEST(token_and_score_events_have_what_their_completion_has) {
         struct fixture f = fixture_new();
         struct wire_completion c = completion(WIRE_EVENT_TOKEN, "hello");
 
@@ -50,6 +50,10 @@ TEST(token_event_has_what_its_completion_has) {
         assert_se(f.event.activations == 12 && f.event.activations_total == 99);
         assert_se(f.event.cap == 2.5 && f.event.logprob == -0.5f);
         assert_se(text_is(&f.event, "hello"));
+        c.event = WIRE_EVENT_SCORE;
+        assert_se(stream_feed(f.stream, &c, &f.event, &f.out) == 0);
+        assert_se(f.event.type == MOED_EVENT_SCORE && f.event.token == 42 && f.event.logprob == -0.5f);
+        assert_se(f.event.activations == 12 && text_is(&f.event, "hello"));
         fixture_end(&f);
 }
 

@@ -72,7 +72,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
-                .count = at < PROMPT ? MIN(chunk, PROMPT - at) : 1, .logits = true,
+                .count = at < PROMPT ? MIN(chunk, PROMPT - at) : 1, .logits = 1,
         };
 }
 

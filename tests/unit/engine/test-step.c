@@ -185,7 +185,7 @@ TEST(a_step_freed_half_way_leaves_its_sequences) {
         struct engine e = engine_open(8, 8);
         struct sequence *a = sequence(&e, 8);
         struct step_part part = {
-                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true,
+                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = 1,
         };
 
         assert_se(step_begin(e.step, &part, 1) == 0);
@@ -233,11 +233,11 @@ TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct step_part parts[2] = {
                 {
                         .sequence = a, .tokens = tokens, .allowances = of_a, .count = ELEMENTS(of_a),
-                        .logits = true,
+                        .logits = 1,
                 },
                 {
                         .sequence = b, .tokens = tokens, .allowances = of_b, .count = ELEMENTS(of_b),
-                        .logits = true,
+                        .logits = 1,
                 },
         };
         struct seen seen = { 0 };
@@ -259,8 +259,10 @@ TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
                 used += sum;
         }
         assert_se(parts[0].used + parts[1].used == used);
-        assert_se(parts[0].used == 45 + 3 * ALL && parts[0].used_last == ALL);
-        assert_se(parts[1].used == 5 && parts[1].used_last == 0);
+        assert_se(parts[0].used == 45 + 3 * ALL && parts[1].used == 5);
+        for (uint32_t i = 0; i < ELEMENTS(of_a); i++)
+                assert_se(parts[0].used_rows[i] == MIN(of_a[i], (uint32_t) ALL));
+        assert_se(parts[1].used_rows[0] == 5 && parts[1].used_rows[1] == 0);
         for (unsigned i = 0; i < 2; i++)
                 for (unsigned j = 0; j < TINY_VOCAB; j++)
                         assert_se(isfinite(parts[i].logits_out[j]));
@@ -284,7 +286,7 @@ TEST(another_allowance_gives_another_answer_and_the_same_the_same) {
                         .tokens = tokens,
                         .allowances = allow(i == 1 ? 3 : ALL),
                         .count = 5,
-                        .logits = true,
+                        .logits = 1,
                 };
 
                 assert_se(step_run(e.step, &part, 1) == 0);
@@ -293,6 +295,41 @@ TEST(another_allowance_gives_another_answer_and_the_same_the_same) {
         }
         assert_se(memcmp(logits[0], logits[1], sizeof(logits[0])) != 0);
         assert_se(memcmp(logits[0], logits[2], sizeof(logits[0])) == 0);
+        engine_close(&e);
+}
+
+/* Of two parts, the last four rows of one and none but the last of the other; then all rows in one go. */
+TEST(logits_of_several_rows_are_those_that_each_has_alone) {
+        struct engine e = engine_open(8, 32);
+        struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);
+        struct step_part parts[2] = {
+                { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 7, .logits = 4 },
+                { .sequence = b, .tokens = tokens + 3, .allowances = allow(ALL), .count = 2, .logits = 1 },
+        };
+        float together[4][TINY_VOCAB], other[TINY_VOCAB];
+
+        assert_se(step_run(e.step, parts, 2) == 0);
+        memcpy(together, parts[0].logits_out, sizeof(together));
+        copy_logits(other, &parts[1]);
+        sequence_truncate(a, 0);
+        sequence_truncate(b, 0);
+        assert_se(sequence_reserve(a, 7) == 0 && sequence_reserve(b, 2) == 0);
+        for (uint32_t i = 0; i < 7; i++) {
+                struct step_part part = {
+                        .sequence = a, .tokens = tokens + i, .allowances = allow(ALL), .count = 1, .logits = 1,
+                };
+
+                assert_se(step_run(e.step, &part, 1) == 0);
+                assert_se(i < 3 || memcmp(together[i - 3], part.logits_out, sizeof(together[0])) == 0);
+        }
+        parts[1].logits = 2;
+        assert_se(step_run(e.step, &parts[1], 1) == 0);
+        assert_se(memcmp(other, parts[1].logits_out + TINY_VOCAB, sizeof(other)) == 0);
+        parts[0].count = 1;
+        parts[0].logits = 2;
+        assert_se(sequence_reserve(a, 1) == 0 && step_begin(e.step, parts, 1) == -EINVAL);
+        sequence_free(a);
+        sequence_free(b);
         engine_close(&e);
 }
 
@@ -306,12 +343,12 @@ TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         sequence_truncate(a, 5);
         assert_se(sequence_length(a) == 5 && sequence_pages(a) == 1);
         part = (struct step_part) {
-                .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = true,
+                .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[0], &part);
         part = (struct step_part) {
-                .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = true,
+                .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[1], &part);
@@ -335,7 +372,7 @@ TEST(a_lost_device_leaves_the_sequences_as_they_were) {
         const struct backend_ops *ops = e.backend->ops;
         struct sequence *a = sequence(&e, 8);
         struct step_part part = {
-                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = true,
+                .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 3, .logits = 1,
         };
 
         failing = *ops;
