@@ -98,7 +98,7 @@ def a_reload_changes_budgets_of_what_runs(d):
 
 def termination_drains(d):
     client = d.helper("load", "-n", 900, "-r", 8)
-    wait_until(lambda: d.stats()["streams_running"] > 0, "they run")
+    wait_until(lambda: d.stats()["streams_running"] == 8, "all run")
     d.process.send_signal(signal.SIGTERM)
     got = finish(client)
     assert got["requests"] == 8 and got["tokens"] == 8 * 900, got
