@@ -26,13 +26,13 @@ static int norm_heads(struct step *s, const struct weight *w, uint32_t heads, ui
         return 0;
 }
 
-static int rotate(struct step *s, uint32_t heads, struct device_ptr x) {
-        struct op_rope op = forward_rope(s, ARCH_ROPE_MAIN, x, heads, s->model->arch.params.k_dim);
+static int rotate(struct step *s, const struct arch_layer *made_of, uint32_t heads, struct device_ptr x) {
+        struct op_rope op = forward_rope(s, made_of->rope, x, heads, s->model->arch.params.k_dim);
 
         return forward_ops(s)->rope(s->stream, &op);
 }
 
-static int attend(struct step *s, const struct model_layer *layer) {
+static int attend(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
         const struct arch_params *h = &s->model->arch.params;
         int r;
 
@@ -43,11 +43,28 @@ static int attend(struct step *s, const struct model_layer *layer) {
                 return r;
         return forward_ops(s)->attention(s->stream, &(struct op_attention) {
                 .rows = forward_rows(s), .kv = layer->kv, .heads = h->heads, .scale = h->attention_scale,
+                .window = made_of->window, .sinks = layer->weights[ARCH_ATTN_SINKS].data,
                 .q = s->a.q, .out = s->a.attended,
         });
 }
 
-int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts) {
+static int project_output(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+        const struct weight *w = &layer->weights[ARCH_ATTN_OUTPUT];
+        struct device_ptr y;
+        int r;
+
+        r = forward_branch(s, made_of, &y);
+        if (!r)
+                r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
+                        .n = s->batch.rows, .x = s->a.attended, .x_stride = w->cols, .count = 1, .accumulate = true,
+                        .out[0] = { *w, layer->weights[ARCH_ATTN_OUTPUT_BIAS].data, y, w->rows },
+                });
+        if (!r)
+                r = forward_join(s, made_of, &layer->weights[ARCH_ATTN_NORM_AFTER]);
+        return r;
+}
+
+int attention_gqa(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
         const struct arch_params *h = &s->model->arch.params;
         const struct weight *w = layer->weights;
         int r;
@@ -56,16 +73,16 @@ int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t part
         if (!r)
                 r = project_qkv(s, layer);
         if (!r)
-                r = norm_heads(s, &w[ARCH_ATTN_Q_NORM], h->heads, parts, s->a.q);
+                r = norm_heads(s, &w[ARCH_ATTN_Q_NORM], h->heads, made_of->parts, s->a.q);
         if (!r)
-                r = norm_heads(s, &w[ARCH_ATTN_K_NORM], h->kv_heads, parts, s->a.k);
+                r = norm_heads(s, &w[ARCH_ATTN_K_NORM], h->kv_heads, made_of->parts, s->a.k);
         if (!r)
-                r = rotate(s, h->heads, s->a.q);
+                r = rotate(s, made_of, h->heads, s->a.q);
         if (!r)
-                r = rotate(s, h->kv_heads, s->a.k);
+                r = rotate(s, made_of, h->kv_heads, s->a.k);
         if (!r)
-                r = attend(s, layer);
+                r = attend(s, layer, made_of);
         if (!r)
-                r = forward_project_back(s, s->a.attended, &w[ARCH_ATTN_OUTPUT], s->a.x);
+                r = project_output(s, layer, made_of);
         return r;
 }

@@ -64,9 +64,36 @@ int forward_project_back(struct step *s, struct device_ptr x, const struct weigh
         });
 }
 
-/* x += down( act(gate h) × (up h) ), h the normed row */
+static bool is_direct(const struct step *s, const struct arch_layer *made_of) {
+        return !(made_of->parts & ARCH_NORM_AFTER) && s->model->arch.params.residual_scale == 1.0f;
+}
+
+int forward_branch(struct step *s, const struct arch_layer *made_of, struct device_ptr *ret) {
+        uint64_t bytes = (uint64_t) s->batch.rows * s->model->arch.params.hidden * sizeof(float);
+
+        *ret = is_direct(s, made_of) ? s->a.x : s->a.branch;
+        return is_direct(s, made_of) ? 0 : forward_ops(s)->fill_zero(s->stream, s->a.branch, bytes);
+}
+
+int forward_join(struct step *s, const struct arch_layer *made_of, const struct weight *norm) {
+        const struct arch_params *h = &s->model->arch.params;
+        int r = 0;
+
+        if (is_direct(s, made_of))
+                return 0;
+        if (made_of->parts & ARCH_NORM_AFTER)
+                r = forward_norm(s, s->batch.rows, h->hidden, s->a.branch, norm, s->a.branch);
+        if (r)
+                return r;
+        return forward_ops(s)->add(s->stream, &(struct op_add) {
+                .n = (uint64_t) s->batch.rows * h->hidden, .x = s->a.branch, .y = s->a.x,
+                .scale = h->residual_scale,
+        });
+}
+
+/* y += down( act(gate h) × (up h) ), h the normed row */
 static int feed_forward(struct step *s, const struct weight *gate, const struct weight *up, const struct weight *down,
-                        float limit) {
+                        float limit, struct device_ptr y) {
         const struct step_activations *a = &s->a;
         int r;
 
@@ -85,7 +112,7 @@ static int feed_forward(struct step *s, const struct weight *gate, const struct 
         });
         if (r)
                 return r;
-        return forward_project_back(s, a->gate, down, a->x);
+        return forward_project_back(s, a->gate, down, y);
 }
 
 /* The router's choice under each row's cap of this layer, counted into the rows' use. */
@@ -95,7 +122,10 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
         const struct step_activations *a = &s->a;
         int r;
 
-        r = forward_project(s, a->normed, router, a->router);
+        r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
+                .n = s->batch.rows, .x = a->normed, .x_stride = router->cols, .count = 1,
+                .out[0] = { *router, layer->weights[ARCH_FFN_ROUTER_LOGIT_BIAS].data, a->router, router->rows },
+        });
         if (r)
                 return r;
         return forward_ops(s)->route(
@@ -123,21 +153,49 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                 });
 }
 
-static int experts(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+/* The shared expert times the sigmoid of its gate: a choice of one from one, which no cap touches and no one counts. */
+static int gated_expert(struct step *s, const struct weight *w, struct device_ptr y) {
+        const struct step_activations *a = &s->a;
+        int r;
+
+        r = forward_project(s, a->normed, &w[ARCH_FFN_GATE_INP_SHEXP], a->router);
+        if (!r)
+                r = forward_ops(s)->route(s->stream, &(struct op_route) {
+                        .n = s->batch.rows, .experts = 1, .k = 1, .gate = ROUTE_SIGMOID, .scale = 1.0f,
+                        .logits = a->router, .caps = s->batch.device_ones, .ids = a->shared_ids,
+                        .weights = a->shared_weights, .counts = a->shared_counts,
+                });
+        if (r)
+                return r;
+        return forward_ops(s)->moe(s->stream, &(struct op_moe) {
+                .n = s->batch.rows, .k = 1, .act = s->model->arch.arch->act,
+                .gate = w[ARCH_FFN_GATE_SHEXP], .up = w[ARCH_FFN_UP_SHEXP], .down = w[ARCH_FFN_DOWN_SHEXP],
+                .x = a->normed, .y = y,
+                .ids = a->shared_ids, .weights = a->shared_weights, .counts = a->shared_counts,
+        });
+}
+
+static int experts(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of,
+                   struct device_ptr y) {
         const struct weight *w = layer->weights;
         const struct step_activations *a = &s->a;
         int r;
 
         r = route(s, layer, made_of->moe_layer);
         if (!r && made_of->parts & ARCH_SHARED)
-                r = feed_forward(s, &w[ARCH_FFN_GATE_SHEXP], &w[ARCH_FFN_UP_SHEXP], &w[ARCH_FFN_DOWN_SHEXP],
-                                 made_of->shared_limit);
+                r = made_of->parts & ARCH_SHARED_GATE
+                        ? gated_expert(s, w, y)
+                        : feed_forward(s, &w[ARCH_FFN_GATE_SHEXP], &w[ARCH_FFN_UP_SHEXP], &w[ARCH_FFN_DOWN_SHEXP],
+                                       made_of->shared_limit, y);
         if (r)
                 return r;
         return forward_ops(s)->moe(s->stream, &(struct op_moe) {
                 .n = s->batch.rows, .k = s->model->arch.params.experts_used, .act = s->model->arch.arch->act,
-                .limit = made_of->limit, .gate = w[ARCH_FFN_GATE_EXPS], .up = w[ARCH_FFN_UP_EXPS], .down = w[ARCH_FFN_DOWN_EXPS],
-                .x = a->normed, .y = a->x,
+                .limit = made_of->limit,
+                .gate = w[ARCH_FFN_GATE_EXPS], .up = w[ARCH_FFN_UP_EXPS], .down = w[ARCH_FFN_DOWN_EXPS],
+                .gate_bias = w[ARCH_FFN_GATE_EXPS_BIAS].data, .up_bias = w[ARCH_FFN_UP_EXPS_BIAS].data,
+                .down_bias = w[ARCH_FFN_DOWN_EXPS_BIAS].data,
+                .x = a->normed, .y = y,
                 .ids = a->expert_ids, .weights = a->expert_weights, .counts = a->expert_counts,
         });
 }
@@ -160,20 +218,24 @@ static int attention(struct step *s, const struct model_layer *layer, const stru
                 return attention_windowed(s, layer, made_of);
         if (made_of->parts & ARCH_MLA)
                 return attention_mla(s, layer, made_of->parts);
-        return attention_gqa(s, layer, made_of->parts);
+        return attention_gqa(s, layer, made_of);
 }
 
 /* x += F(norm(x)) with the layer's experts or its dense part */
 static int ffn(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
         const struct weight *w = layer->weights;
+        struct device_ptr y;
         int r;
 
         r = forward_sublayer(s, made_of->parts, &w[ARCH_FFN_NORM]);
+        if (!r)
+                r = forward_branch(s, made_of, &y);
         if (r)
                 return r;
-        if (made_of->parts & ARCH_MOE)
-                return experts(s, layer, made_of);
-        return feed_forward(s, &w[ARCH_FFN_GATE], &w[ARCH_FFN_UP], &w[ARCH_FFN_DOWN], 0.0f);
+        r = made_of->parts & ARCH_MOE
+                ? experts(s, layer, made_of, y)
+                : feed_forward(s, &w[ARCH_FFN_GATE], &w[ARCH_FFN_UP], &w[ARCH_FFN_DOWN], 0.0f, y);
+        return r ? r : forward_join(s, made_of, &w[ARCH_FFN_NORM_AFTER]);
 }
 
 static int hyper_layer(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
@@ -225,6 +287,11 @@ int forward_end(struct step *s) {
         r = gather_wanted(s, s->a.normed);
         if (!r)
                 r = forward_norm(s, n, h->hidden, s->a.normed, &w[ARCH_OUTPUT_NORM], s->a.normed);
+        if (!r && h->logit_scale != 1.0f)
+                r = forward_ops(s)->add(s->stream, &(struct op_add) { /* normed / logit_scale */
+                        .n = (uint64_t) n * h->hidden, .x = s->a.normed, .y = s->a.normed,
+                        .scale = 1.0f / h->logit_scale - 1.0f,
+                });
         if (!r)
                 r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
                         .n = n, .x = s->a.normed, .x_stride = h->hidden, .count = 1,

@@ -36,9 +36,14 @@ int hyper_end(struct step *s, struct device_ptr index, uint32_t n, struct device
 /* The operation that turns the first rope_dims values of each head of x by the rows' positions. */
 struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads, uint32_t head_dim);
 
+/* Where a block of a layer adds its result: the stream itself, or zeroed memory beside it where the result is normed or
+ * scaled first. forward_join() then brings it to the stream; `norm` counts with ARCH_NORM_AFTER. */
+int forward_branch(struct step *s, const struct arch_layer *made_of, struct device_ptr *ret);
+int forward_join(struct step *s, const struct arch_layer *made_of, const struct weight *norm);
+
 /* x += O attention(norm(x)), of each kind; `parts` are the layer's. */
 int attention_windowed(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of);
-int attention_gqa(struct step *s, const struct model_layer *layer, uint32_t parts);
+int attention_gqa(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of);
 int attention_mla(struct step *s, const struct model_layer *layer, uint32_t parts);
 
 /* The part of MLA after its queries and its key: attention over the positions that the indexer of this layer, or the

@@ -59,7 +59,7 @@ struct device_ptr model_frequencies(const struct model *m, uint32_t rope) {
 
 static int place_frequencies(struct model *m) {
         const struct backend_ops *ops = m->backend->ops;
-        uint64_t size = m->arch.params.rope_dims / 2 * sizeof(float);
+        uint64_t size = m->arch.params.rope_dims * sizeof(float);
         struct stream *stream;
         int r;
 

@@ -56,6 +56,7 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
         s->a = (struct step_activations) {
                 .x = carve(s, base, &size, h->hidden),
                 .normed = carve(s, base, &size, h->hidden),
+                .branch = carve(s, base, &size, h->hidden),
                 .q = carve(s, base, &size, (uint64_t) h->heads * h->k_dim),
                 .k = carve(s, base, &size, (uint64_t) h->kv_heads * h->k_dim),
                 .v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim),
@@ -80,6 +81,9 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .expert_ids = carve(s, base, &size, h->experts_used),
                 .expert_weights = carve(s, base, &size, h->experts_used),
                 .expert_counts = carve(s, base, &size, 1),
+                .shared_ids = carve(s, base, &size, 1),
+                .shared_weights = carve(s, base, &size, 1),
+                .shared_counts = carve(s, base, &size, 1),
         };
         return size;
 }

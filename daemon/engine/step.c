@@ -109,12 +109,14 @@ static void place_arrays(struct step *s) {
         b->ids = b->staged;
         b->positions = b->ids + b->rows;
         b->sequences = b->positions + b->rows;
-        b->wanted = b->sequences + b->rows;
+        b->ones = b->sequences + b->rows;
+        b->wanted = b->ones + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
         b->device_positions = device_offset(at, stride);
         b->device_sequences = device_offset(at, 2 * stride);
-        b->device_wanted = device_offset(at, 3 * stride);
+        b->device_ones = device_offset(at, 3 * stride);
+        b->device_wanted = device_offset(at, 4 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
@@ -126,6 +128,7 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->ids[row] = p->tokens[i];
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
+        b->ones[row] = 1;
         for (uint32_t l = 0; l < info->moe_layers; l++)
                 b->caps[(size_t) l * b->rows + row] =
                         (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used);

@@ -16,7 +16,7 @@ struct step_buffer {
 
 /* Activations, [rows_max] rows each. */
 struct step_activations {
-        struct device_ptr x, normed;         /* f32 [hidden] */
+        struct device_ptr x, normed, branch; /* f32 [hidden] */
         struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
         struct device_ptr q_low;             /* f32 [q_lora] */
         struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value], before and after the latent */
@@ -29,18 +29,21 @@ struct step_activations {
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
         struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
+        struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
 
-enum { STEP_ARRAYS = 4 }; /* of struct step_batch, beside the caps */
+enum { STEP_ARRAYS = 5 }; /* of struct step_batch, beside the caps */
 
 /* What the host says about a batch: i32 arrays one after the other, and so on the device after one upload. */
 struct step_batch {
         uint32_t rows, n_wanted, position_max;
         int32_t *staged;                                      /* [(STEP_ARRAYS + moe_layers) × rows_max] */
         int32_t *ids, *positions, *sequences;                 /* [rows] */
+        int32_t *ones;                                        /* [rows] */
         int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
         int32_t *caps;                                        /* [moe_layers][rows] */
-        struct device_ptr device_ids, device_positions, device_sequences, device_wanted, device_caps;
+        struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_wanted,
+                device_caps;
 };
 
 /* What an observer is shown, on the host. */

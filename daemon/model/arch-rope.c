@@ -86,8 +86,10 @@ static int read_yarn(struct arch_model *m, const struct gguf *g, struct scaling 
                 return reason_return(reason, ARCH_E_REFUSED,
                                      "%s: a number of %s.rope.scaling.* is not positive", gguf_name(g),
                                      m->arch->name);
-        s->low = fmax(floor(yarn_pair(s, dims, context, fast)), 0.0);
-        s->high = fmin(ceil(yarn_pair(s, dims, context, slow)), dims - 1.0);
+        s->low = yarn_pair(s, dims, context, fast);
+        s->high = yarn_pair(s, dims, context, slow);
+        s->low = fmax(m->arch->yarn_exact ? s->low : floor(s->low), 0.0);
+        s->high = fmin(m->arch->yarn_exact ? s->high : ceil(s->high), dims - 1.0);
         if (s->high == s->low)
                 s->high += 0.001;
         if (m->arch->yarn_on_scale) {

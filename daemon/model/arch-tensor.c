@@ -52,8 +52,9 @@ struct rule {
         const char *name;
         enum dim cols, rows, stack;
         bool optional;
-        uint32_t type; /* QUANT_I32; else 0: F32 without rows, any type with */
-        bool plain;    /* F32 though it has rows */
+        uint32_t type;   /* QUANT_I32; else 0: F32 without rows, any type with */
+        bool plain;      /* F32 though it has rows */
+        uint32_t except; /* parts in whose company it goes by another name */
 };
 
 static const struct rule model_rules[] = {
@@ -79,7 +80,12 @@ static const struct rule layer_rules[] = {
         { ARCH_ATTN_K_NORM, ARCH_QK_NORM_HEAD, "attn_k_norm.weight", DIM_HEAD },
         { ARCH_ATTN_Q_NORM, ARCH_QK_NORM_ROW, "attn_q_norm.weight", DIM_Q },
         { ARCH_ATTN_K_NORM, ARCH_QK_NORM_ROW, "attn_k_norm.weight", DIM_K },
-        { ARCH_FFN_NORM, ARCH_DENSE | ARCH_MOE, "ffn_norm.weight", DIM_HIDDEN },
+        { ARCH_FFN_NORM, ARCH_DENSE | ARCH_MOE, "ffn_norm.weight", DIM_HIDDEN, .except = ARCH_NORM_BETWEEN },
+        { ARCH_FFN_NORM, ARCH_NORM_BETWEEN, "post_attention_norm.weight", DIM_HIDDEN },
+        { ARCH_ATTN_NORM_AFTER, ARCH_NORM_AFTER, "post_attention_norm.weight", DIM_HIDDEN },
+        { ARCH_FFN_NORM_AFTER, ARCH_NORM_AFTER, "post_ffw_norm.weight", DIM_HIDDEN },
+        { ARCH_ATTN_OUTPUT_BIAS, ARCH_OUTPUT_BIAS, "attn_output.bias", DIM_HIDDEN },
+        { ARCH_ATTN_SINKS, ARCH_SINKS | ARCH_WINDOWED, "attn_sinks.weight", DIM_HEADS },
         { ARCH_FFN_GATE, ARCH_DENSE, "ffn_gate.weight", DIM_HIDDEN, DIM_FFN },
         { ARCH_FFN_UP, ARCH_DENSE, "ffn_up.weight", DIM_HIDDEN, DIM_FFN },
         { ARCH_FFN_DOWN, ARCH_DENSE, "ffn_down.weight", DIM_FFN, DIM_HIDDEN },
@@ -91,6 +97,11 @@ static const struct rule layer_rules[] = {
         { ARCH_FFN_GATE_SHEXP, ARCH_SHARED, "ffn_gate_shexp.weight", DIM_HIDDEN, DIM_SHARED_FFN },
         { ARCH_FFN_UP_SHEXP, ARCH_SHARED, "ffn_up_shexp.weight", DIM_HIDDEN, DIM_SHARED_FFN },
         { ARCH_FFN_DOWN_SHEXP, ARCH_SHARED, "ffn_down_shexp.weight", DIM_SHARED_FFN, DIM_HIDDEN },
+        { ARCH_FFN_GATE_INP_SHEXP, ARCH_SHARED_GATE, "ffn_gate_inp_shexp.weight", DIM_HIDDEN },
+        { ARCH_FFN_ROUTER_LOGIT_BIAS, ARCH_EXPERT_BIAS, "ffn_gate_inp.bias", DIM_EXPERTS },
+        { ARCH_FFN_GATE_EXPS_BIAS, ARCH_EXPERT_BIAS, "ffn_gate_exps.bias", DIM_EXPERT_FFN, DIM_EXPERTS, .plain = true },
+        { ARCH_FFN_UP_EXPS_BIAS, ARCH_EXPERT_BIAS, "ffn_up_exps.bias", DIM_EXPERT_FFN, DIM_EXPERTS, .plain = true },
+        { ARCH_FFN_DOWN_EXPS_BIAS, ARCH_EXPERT_BIAS, "ffn_down_exps.bias", DIM_HIDDEN, DIM_EXPERTS, .plain = true },
         { ARCH_ATTN_Q, ARCH_MLA_Q, "attn_q.weight", DIM_HIDDEN, DIM_MLA_Q },
         { ARCH_ATTN_Q_A, ARCH_MLA_Q_LORA | ARCH_WINDOWED, "attn_q_a.weight", DIM_HIDDEN, DIM_Q_LORA },
         { ARCH_ATTN_Q_A_NORM, ARCH_MLA_Q_LORA | ARCH_WINDOWED, "attn_q_a_norm.weight", DIM_Q_LORA },
@@ -106,7 +117,6 @@ static const struct rule layer_rules[] = {
         { ARCH_INDEX_K_NORM, ARCH_INDEX_KEYS, "indexer.k_norm.weight", DIM_INDEX },
         { ARCH_INDEX_K_NORM_BIAS, ARCH_INDEX_KEYS, "indexer.k_norm.bias", DIM_INDEX },
         { ARCH_INDEX_WEIGHTS, ARCH_INDEXER, "indexer.proj.weight", DIM_HIDDEN, DIM_INDEX_HEADS },
-        { ARCH_ATTN_SINKS, ARCH_WINDOWED, "attn_sinks.weight", DIM_HEADS },
         { ARCH_ATTN_Q_B, ARCH_WINDOWED, "attn_q_b.weight", DIM_Q_LORA, DIM_Q },
         { ARCH_ATTN_KV, ARCH_WINDOWED, "attn_kv.weight", DIM_HIDDEN, DIM_HEAD },
         { ARCH_ATTN_KV_A_NORM, ARCH_WINDOWED, "attn_kv_a_norm.weight", DIM_HEAD },
@@ -302,6 +312,7 @@ static const struct {
         { ARCH_QKV_BIAS, "attn_q.bias" },
         { ARCH_ROUTER_BIAS, "exp_probs_b.bias" },
         { ARCH_MLA_WHOLE, "attn_kv_b.weight" },
+        { ARCH_SHARED_GATE, "ffn_gate_inp_shexp.weight" },
 };
 
 /* `attention.indexer.types`: true where a layer has an indexer of its own; absent: all have. */
@@ -386,11 +397,15 @@ static int read_layer(struct arch_model *m, const struct gguf *g, uint32_t index
                 r = read_windowed(m, g, index, reason);
                 if (r)
                         return r;
+        } else if (m->arch->window_period && (index + 1) % m->arch->window_period) {
+                layer->window = m->params.window;
+                layer->rope = m->arch->rope_base_local ? ARCH_ROPE_LOCAL : ARCH_ROPE_MAIN;
         }
+        layer->limit = m->arch->act_limit > 0.0f ? m->arch->act_limit : layer->limit;
         for (size_t i = 0; i < ELEMENTS(layer_rules); i++) {
                 const struct rule *rule = &layer_rules[i];
 
-                if (!(layer->parts & rule->part))
+                if (!(layer->parts & rule->part) || layer->parts & rule->except)
                         continue;
                 snprintf(name, sizeof(name), "blk.%u.%s", index, rule->name);
                 r = find(m, g, rule, name, rule->optional, &layer->tensors[rule->slot], reason);

@@ -50,6 +50,46 @@ static const struct arch archs[] = {
                 .gate = ROUTE_SOFTMAX,
         },
         {
+                .name = "qwen2moe",
+                .parts = ARCH_GQA | ARCH_QKV_BIAS,
+                .parts_allowed = ARCH_SHARED_GATE,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX,
+        },
+        {
+                .name = "granitemoe",
+                .parts = ARCH_GQA,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_ADJACENT, /* permuted, as llama's */
+                .act = ACT_SWIGLU,
+                .gate = ROUTE_SOFTMAX_CHOSEN,
+        },
+        {
+                .name = "gemma3",
+                .parts = ARCH_GQA | ARCH_QK_NORM_HEAD | ARCH_NORM_AFTER,
+                .ffn = ARCH_DENSE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_GEGLU,
+                .window_period = 6,
+                .rope_base_local = "rope.freq_base_swa",
+                .embedding_sqrt = true,
+                .wide_layers = 62, /* 27B */
+        },
+        {
+                .name = "gpt-oss",
+                .parts = ARCH_GQA | ARCH_QKV_BIAS | ARCH_OUTPUT_BIAS | ARCH_SINKS | ARCH_EXPERT_BIAS |
+                         ARCH_NORM_BETWEEN,
+                .ffn = ARCH_MOE,
+                .pairs = ROPE_HALVES,
+                .act = ACT_SWIGLU_OAI,
+                .act_limit = 7.0f,
+                .gate = ROUTE_SOFTMAX_CHOSEN,
+                .yarn_exact = true,
+                .window_period = 2,
+        },
+        {
                 .name = "deepseek2", /* V2-Lite, V2, V3, R1: what differs is in the file */
                 .parts = ARCH_MLA,
                 .parts_allowed = ARCH_MLA_WHOLE | ARCH_ROUTER_BIAS,
@@ -118,6 +158,7 @@ static const struct param params[] = {
         PARAM("attention.key_length", k_dim, 1, 4096, false),
         PARAM("attention.value_length", v_dim, 1, 4096, false),
         PARAM("rope.dimension_count", rope_dims, 2, 2 * ROPE_PAIRS_MAX, false),
+        PARAM("attention.sliding_window", window, 0, 1 << 26, false),
         PARAM("feed_forward_length", ffn, 1, 1 << 20, false),
         PARAM("expert_count", experts, 0, ROUTE_EXPERTS_MAX, false),
         PARAM("expert_used_count", experts_used, 0, 256, false),
@@ -135,7 +176,6 @@ static const struct param params[] = {
         PARAM("attention.indexer.key_length", index_dim, 1, 4096, false),
         PARAM("attention.indexer.top_k", index_k, 1, 1 << 16, false),
         PARAM("nextn_predict_layers", nextn, 0, 8, false),
-        PARAM("attention.sliding_window", window, 0, 1 << 26, false),
         PARAM("attention.output_group_count", out_groups, 1, 4096, false),
         PARAM("attention.output_lora_rank", out_lora, 1, 1 << 16, false),
         PARAM("hyper_connection.count", streams, 1, HYPER_STREAMS_MAX, false),
@@ -209,7 +249,11 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
         if (arch_get_f32(m, g, "attention.layer_norm_rms_epsilon", -1.0f, &h->eps, reason) ||
             arch_get_f32(m, g, "attention.scale", 0.0f, &h->attention_scale, reason) ||
             arch_get_f32(m, g, "hyper_connection.epsilon", 1e-6f, &h->hyper_eps, reason) ||
-            arch_get_f32(m, g, "embedding_scale", 1.0f, &h->embedding_scale, reason) ||
+            arch_get_f32(m, g, "embedding_scale",
+                         m->arch->embedding_sqrt ? sqrtf((float) h->hidden) : 1.0f, &h->embedding_scale,
+                         reason) ||
+            arch_get_f32(m, g, "residual_scale", 1.0f, &h->residual_scale, reason) ||
+            arch_get_f32(m, g, "logit_scale", 1.0f, &h->logit_scale, reason) ||
             arch_get_f32(m, g, "expert_weights_scale", 0.0f, &h->expert_scale, reason))
                 return ARCH_E_REFUSED;
         if (h->eps < 0.0f || h->eps > 1.0f)
@@ -217,6 +261,11 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
                         reason, ARCH_E_REFUSED,
                         "%s: %s.attention.layer_norm_rms_epsilon is missing or not between 0 and 1",
                         gguf_name(g), m->arch->name);
+        if (h->logit_scale == 0.0f)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.logit_scale is 0", gguf_name(g),
+                                     m->arch->name);
+        if (h->attention_scale == 0.0f && h->layers == m->arch->wide_layers)
+                h->attention_scale = 1.0f / sqrtf((float) h->hidden / (float) h->heads);
         if (h->attention_scale == 0.0f)
                 h->attention_scale =
                         1.0f / sqrtf((float) (h->kv_lora ? h->qk_nope + h->rope_dims : h->k_dim));
@@ -343,6 +392,13 @@ static int derive(struct arch_model *m, const struct gguf *g, struct reason *rea
         return r ? r : check_windowed(m, g, reason);
 }
 
+static int check_window(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        if (m->arch->window_period && m->params.window == 0)
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.attention.sliding_window is missing or 0",
+                                     gguf_name(g), m->arch->name);
+        return 0;
+}
+
 static int check_groups(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
 
@@ -380,7 +436,7 @@ static int check_experts(struct arch_model *m, const struct gguf *g, struct reas
         return check_groups(m, g, reason);
 }
 
-/* `expert_gating_func`: 1 softmax, 2 sigmoid, 4 sqrt(softplus); absent or 0: the architecture's own. */
+/* `expert_gating_func`: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus); absent or 0: the architecture's own. */
 static int read_router(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
         char key[96];
@@ -401,12 +457,15 @@ static int read_router(struct arch_model *m, const struct gguf *g, struct reason
         case 2:
                 h->gate = ROUTE_SIGMOID;
                 return 0;
+        case 3:
+                h->gate = ROUTE_SOFTMAX_CHOSEN;
+                return 0;
         case 4:
                 h->gate = ROUTE_SQRT_SOFTPLUS;
                 return 0;
         default:
                 return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: %s.expert_gating_func is %u; known are 1, 2, 4", gguf_name(g),
+                                     "%s: %s.expert_gating_func is %u; known are 1 to 4", gguf_name(g),
                                      m->arch->name, gate);
         }
 }
@@ -423,6 +482,8 @@ int arch_read_params(struct arch_model *m, const struct gguf *g, struct reason *
         r = read_integers(m, g, reason);
         if (!r)
                 r = derive(m, g, reason);
+        if (!r)
+                r = check_window(m, g, reason);
         if (!r)
                 r = check_experts(m, g, reason);
         if (!r)

@@ -29,6 +29,12 @@ enum arch_part {
         ARCH_QK_NORM_ROW = 1 << 3,   /* RMS norm of a whole row of Q and K */
         ARCH_DENSE = 1 << 4,         /* one gated feed-forward */
         ARCH_MOE = 1 << 5,           /* router and routed experts */
+        ARCH_OUTPUT_BIAS = 1 << 6,   /* on attention's output */
+        ARCH_SINKS = 1 << 7,         /* a logit per head that takes attention away from all keys */
+        ARCH_NORM_AFTER = 1 << 8,    /* norms of what attention and feed-forward give, before it is added */
+        ARCH_NORM_BETWEEN = 1 << 9,  /* the feed-forward's norm goes by the name of attention's second one */
+        ARCH_SHARED_GATE = 1 << 10,  /* the shared expert counts as much as a gate of its own says */
+        ARCH_EXPERT_BIAS = 1 << 11,  /* on the router's logits and on all of the experts' products */
         ARCH_SHARED = 1 << 16,       /* beside the routed experts one that every token uses */
         ARCH_ROUTER_BIAS = 1 << 17,  /* on the scores, for choosing only */
         ARCH_MLA = 1 << 18,          /* multi-head latent attention (arXiv 2405.04434) */
@@ -59,6 +65,12 @@ struct arch {
         bool yarn_on_scale;
         const char *rope_base;       /* its key, where it is not rope.freq_base */
         const char *rope_base_local; /* with layers of ARCH_ROPE_LOCAL: the key of theirs */
+        bool yarn_exact;        /* its range of pairs is not rounded to whole ones */
+        float act_limit;        /* on gate and up (op_glu); 0: none */
+        /* Of so many layers the last sees everything, the others a sliding window; 0: all see everything. */
+        uint32_t window_period;
+        bool embedding_sqrt;    /* embeddings are multiplied by √hidden */
+        uint32_t wide_layers;   /* a model of so many layers divides q·k by √(hidden / heads) */
 };
 
 struct arch_params {
@@ -83,6 +95,8 @@ struct arch_params {
         float eps;
         float attention_scale; /* on q·k */
         float embedding_scale, expert_scale;
+        float residual_scale; /* on what a block adds to the stream */
+        float logit_scale;    /* logits are divided by it */
         enum route_gate gate;
         bool normalize;
 };
@@ -153,6 +167,14 @@ enum arch_layer_tensor {
         ARCH_HYPER_FFN_BASE,
         ARCH_HYPER_FFN_SCALE,
         ARCH_FFN_TABLE,
+        ARCH_ATTN_OUTPUT_BIAS,
+        ARCH_ATTN_NORM_AFTER,
+        ARCH_FFN_NORM_AFTER,
+        ARCH_FFN_ROUTER_LOGIT_BIAS,
+        ARCH_FFN_GATE_EXPS_BIAS,
+        ARCH_FFN_UP_EXPS_BIAS,
+        ARCH_FFN_DOWN_EXPS_BIAS,
+        ARCH_FFN_GATE_INP_SHEXP,
         _ARCH_LAYER_TENSOR_MAX,
 };
 
@@ -168,6 +190,7 @@ struct arch_layer {
         uint32_t rope;      /* which of the model's ropes */
         float limit, shared_limit; /* on what goes into a routed, a shared expert's product; 0: none */
         uint32_t moe_layer; /* with ARCH_MOE: how many such layers come before it */
+        uint32_t window;    /* of grouped-query attention; 0: sees everything */
         const struct gguf_tensor *tensors[_ARCH_LAYER_TENSOR_MAX]; /* NULL where the layer has no such part */
 };
 

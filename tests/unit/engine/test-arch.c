@@ -58,7 +58,7 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 struct tiny tiny;
                 const char *says[3];
         } cases[] = {
-                { { .architecture = "mamba" }, { "unknown architecture \"mamba\"", "llama", "olmoe" } },
+                { { .architecture = "mamba" }, { "unknown architecture \"mamba\"", "llama", "gpt-oss" } },
                 { { .omit_key = "block_count" }, { "qwen3moe.block_count" } },
                 { { .omit_key = "embedding_length" }, { "qwen3moe.embedding_length" } },
                 { { .key = "block_count", .value = 0 }, { "qwen3moe.block_count is 0, expected 1 to" } },
@@ -79,8 +79,10 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .key = "expert_count", .value = 0 }, { "3 of 0 experts" } },
                 { { .key = "expert_used_count", .value = 7 }, { "7 of 6 experts" } },
                 { { .key = "expert_used_count", .value = 0 }, { "0 of 6 experts" } },
-                { { .key = "expert_gating_func", .value = 3 }, { "expert_gating_func is 3" } },
+                { { .key = "expert_gating_func", .value = 5 }, { "expert_gating_func is 5" } },
                 { { .omit_key = "expert_feed_forward_length" }, { "feed_forward_length is missing" } },
+                { { .architecture = "gemma3" }, { "gemma3.attention.sliding_window is missing" } },
+                { { .architecture = "qwen2moe" }, { "blk.0.attn_q.bias is missing, which qwen2moe needs" } },
                 { { .omit_tensor = "token_embd.weight" }, { "token_embd.weight is missing" } },
                 { { .omit_tensor = "blk.1.attn_q_norm.weight" }, { "blk.1.attn_q_norm.weight is missing" } },
                 { { .omit_tensor = "blk.2.ffn_down_exps.weight" }, { "blk.2.ffn_down_exps.weight is missing" } },
@@ -90,7 +92,7 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .wrong_tensor = "blk.2.ffn_gate_inp.weight" }, { "ffn_gate_inp.weight is 32 x 5" } },
                 { { .wrong_tensor = "blk.2.ffn_up_exps.weight" }, { "is 32 x 15 x 6, expected 32 x 16 x 6" } },
                 { { .typed_tensor = "blk.0.attn_q.weight", .type = 26 }, { "blk.0.attn_q.weight has type I32" } },
-                { { .typed_tensor = "blk.0.attn_q.weight", .type = 3 }, { "has type Q4_1" } },
+                { { .typed_tensor = "blk.0.attn_q.weight", .type = 24 }, { "has type I8" } },
                 { { .typed_tensor = "output_norm.weight", .type = 1 }, { "has type F16, expected F32" } },
                 { { .extra_tensor = "blk.0.attn_q.bias" }, { "blk.0.attn_q.bias has no place" } },
                 { { .extra_tensor = "blk.7.attn_norm.weight" }, { "blk.7.attn_norm.weight has no place" } },
