@@ -291,9 +291,10 @@ static const struct {
 /* What the daemon says at last: its farewell, or nothing within a moment. */
 static void judge(struct garbage *g) {
         static uint8_t buffer[CONTROL_MESSAGE_MAX];
-        struct control_text reason = { .data = "", .size = 0 }, event;
+        char said[256] = "";
 
         for (;;) {
+                struct control_text event, reason;
                 struct control_message message = CONTROL_MESSAGE_NULL;
                 struct control_packet packet = CONTROL_PACKET_NULL;
                 struct pollfd p = { .fd = g->socket, .events = POLLIN };
@@ -303,13 +304,13 @@ static void judge(struct garbage *g) {
                         return;
                 }
                 if (control_receive(g->socket, buffer, sizeof(buffer), &packet, NULL) != 0) {
-                        printf("{\"state\": \"closed\", \"reason\": \"%.*s\"}\n", (int) reason.size, reason.data);
+                        printf("{\"state\": \"closed\", \"reason\": \"%s\"}\n", said);
                         return;
                 }
                 if (control_parse(&message, buffer, packet.size, NULL) == 0 &&
                     control_get_string(message.root, "event", &event) == 0 &&
                     control_get_string(message.root, "reason", &reason) == 0)
-                        reason.data = strndup(reason.data, reason.size);
+                        snprintf(said, sizeof(said), "%.*s", (int) reason.size, reason.data);
                 control_message_deinit(&message);
                 control_packet_deinit(&packet);
         }
