@@ -105,6 +105,8 @@ static int run_connected(const struct cli *cli, const struct run *run, const str
         q.flags = (run->special ? MOED_SPECIAL : 0) | (cli->json || run->logprobs ? MOED_LOGPROBS : 0) |
                   (run->ignore_eog ? MOED_IGNORE_EOG : 0);
         run_request(run, prompt, messages, &q);
+        if (q.messages && !model.chat_template[0])
+                cli_note("%s has no chat template that moed knows: it reads the question as plain text.", model.name);
         sampling_apply(&run->sampling, &q);
         interrupt_catch();
         r = generate(m, &q, !cli->json, &g);

@@ -14,7 +14,7 @@ import time
 from moedtest import MOECTL, SOURCE, Daemon, finish, greedy, join, prompts, wait_until
 
 USAGE, DATAERR, UNAVAILABLE, IOERR, TEMPFAIL, NOPERM = 64, 65, 69, 74, 75, 77
-VERBS = ("run", "chat", "models", "ps", "stats", "budget", "tokenize", "bench", "doctor", "reload")
+VERBS = ("run", "chat", "score", "models", "ps", "stats", "budget", "tokenize", "bench", "doctor", "reload")
 
 
 def alone(*args, **kwargs):
@@ -46,7 +46,7 @@ def manual_has_every_option_and_no_other():
 
 def mistakes_are_exit_code_64():
     for args in ((), ("nope",), ("run",), ("run", "--nope", "x"), ("run", "--temp", "hot", "x"), ("run", "--temp", "nan", "x"),
-                 ("run", "--max-tokens", "-1", "x"), ("run", "--tokens", "1,,2"), ("run", "--tokens", "1", "x"), ("run", "--tokens", "1", "--chat"),
+                 ("run", "--max-tokens", "-1", "x"), ("run", "--tokens", "1,,2"), ("run", "--tokens", "1", "x"), ("run", "--tokens", "1", "--chat"), ("score",), ("score", "--tokens", "1,2", "x"),
                  ("run", "--experts", "-1", "x"), ("run", "--seed"), ("models", "x"), ("budget", "set"), ("budget", "sing"),
                  ("budget", "set", "uid:0", "Weight=x"), ("budget", "set", "uid:0", "Weight=1.5"),
                  ("budget", "set", "uid:0", "Colour=red"), ("tokenize",), ("tokenize", "--decode", "1", "x"),
@@ -56,7 +56,7 @@ def mistakes_are_exit_code_64():
 
 
 def no_daemon_is_exit_code_69():
-    for args in (("run", "x"), ("chat",), ("models",), ("ps",), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
+    for args in (("run", "x"), ("chat",), ("score", "x"), ("models",), ("ps",), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
         p = alone(*args)
         assert p.returncode == UNAVAILABLE and p.stdout == "", (args, p.returncode)
         assert "/nonexistent/moed.sock" in p.stderr and "doctor" in p.stderr, p.stderr
@@ -233,6 +233,9 @@ def run_chat_asks_as_chat_does(d):
     got = d.json("run", "--max-tokens", 4, "--system", "be", "one")
     assert (got["tokens"], got["prompt_tokens"]) == (asked["tokens"], asked["prompt_tokens"])
     assert d.json("run", "--chat", "--max-tokens", 4, "one")["prompt_tokens"] < got["prompt_tokens"]
+    # The test's model has no template.
+    p = d.moectl("run", "--chat", "--max-tokens", 1, "one")
+    assert "no chat template" in p.stderr and "no chat template" not in d.moectl("run", "--max-tokens", 1, "one").stderr
 
 
 def chat_remembers_and_forgets(d):
