@@ -88,6 +88,24 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
 /* What it chose: "avx512-vnni, 2 threads". The string lives as long as the backend. */
 const char *backend_cpu_describe(struct backend *b);
 
+/* Bytes per second that `threads` threads (0: as above) read from memory together: the best of a few looks at more of it
+ * than caches hold. Takes some tenths of a second. 0 or negative errno. */
+int backend_cpu_bandwidth(uint32_t threads, uint64_t *ret);
+
+/* What calls cost that the cpu backend would do. */
+struct backend_cost {
+        uint64_t memory, imported; /* bytes of the buffers that there are: new ones, and host memory in use */
+        uint64_t scratch;          /* the most that an operation needs beside them */
+        uint64_t weights, kv;      /* bytes that the operations read so far, of weights and of keys and values */
+};
+
+/* The cpu backend with `threads` threads (0: as above) that computes nothing and reserves no memory: models are opened
+ * and steps run on it as on any other, to learn their cost. No address that it gives may be followed, what is downloaded
+ * is undefined. */
+int backend_plan_new(struct backend **ret, uint32_t threads);
+/* Of the calls so far, on a backend of backend_plan_new(). */
+struct backend_cost backend_plan_cost(struct backend *b);
+
 static inline void backend_freep(struct backend **b) {
         if (*b)
                 (*b)->ops->free(*b);

@@ -24,6 +24,8 @@ size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
 void *scratch_get(struct scratch *s, size_t total) {
         void *data;
 
+        if (s->planned)
+                s->size = MAX(s->size, total);
         if (total <= s->size)
                 return s->data;
         if (total > SIZE_MAX / 2)
