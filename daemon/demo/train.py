@@ -4,7 +4,7 @@
 A step is 4,096 tokens: half of them text in rows of 256 or 512, half generated tasks in rows of 64.
 Each row draws how many experts its tokens use, 1 to 8; the draws are stratified, so that every step
 has as many choices of experts as the last and its shapes never change. Learning rates fall linearly
-to zero over the time that was given, whatever the throughput turns out to be.
+to zero over the last part of the time that was given, whatever the throughput turns out to be.
 """
 import argparse
 import json
@@ -27,6 +27,7 @@ STEP_TOKENS = 4096
 TASK_ROWS, TASK_LENGTH = 32, 64
 TEXT_TOKENS = STEP_TOKENS - TASK_ROWS * TASK_LENGTH
 MEAN_EXPERTS = 4.5
+COOLDOWN = 0.4
 RATES = {'matrix': 5e-3, 'token_embd': 5e-3, 'other': 2e-3}
 
 
@@ -165,7 +166,7 @@ class Trainer:
 
     def rate(self):
         part = min(1.0, self.elapsed / (self.args.minutes * 60))
-        scale = min(1.0, (self.step + 1) / 60) * (1 - part)
+        scale = min(1.0, (self.step + 1) / 60, (1 - part) / COOLDOWN)
         for group in (*self.adam.param_groups, *self.muon.param_groups):
             group['lr'] = group['rate'] * scale
         return scale
@@ -201,7 +202,7 @@ class Trainer:
             self.step += 1
             now = time.monotonic()
             self.elapsed, last = self.elapsed + now - last, now
-            if self.step % 25 == 0:
+            if self.step % 10 == 0:
                 text, answer, balance, dropped = np.mean(seen, 0)
                 print(f'step {self.step} time {self.elapsed:.0f} rate {scale:.3f} text {text:.3f} '
                       f'answer {answer:.3f} balance {balance:.3f} dropped {dropped:.4f} '
@@ -229,7 +230,7 @@ def main():
     p.add_argument('--seed', type=int, default=1)
     p.add_argument('--threads', type=int, default=os.cpu_count())
     p.add_argument('--save-every', type=float, default=10, metavar='MINUTES')
-    p.add_argument('--test-every', type=float, default=10, metavar='MINUTES')
+    p.add_argument('--test-every', type=float, default=20, metavar='MINUTES')
     p.add_argument('--gguf', help='write the model here with every checkpoint')
     args = p.parse_args()
     torch.set_num_threads(args.threads)
