@@ -11,25 +11,13 @@
 
 #include "base/util.h"
 #include "cli.h"
+#include "doctor.h"
 #include "json.h"
 #include "table.h"
 
-enum health {
-        HEALTH_OK,
-        HEALTH_NOTE, /* works, and could work better */
-        HEALTH_BAD,  /* moed does not work like this */
-};
-
 static const char *const health_names[] = { "ok", "note", "missing" };
 
-struct finding {
-        enum health health;
-        char value[128], remedy[256];
-};
-
-static void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...)
-        _printf_(4, 5);
-static void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...) {
+void find(struct finding *ret, enum health health, const char *remedy, const char *format, ...) {
         va_list args;
 
         ret->health = health;
@@ -218,34 +206,40 @@ static const struct check {
         { "daemon", check_daemon },
 };
 
-static void print_json(const struct finding *findings, bool healthy) {
+static void json_findings(struct json_writer *w, const struct finding *findings, size_t n) {
+        json_key(w, "checks");
+        json_open(w, '[');
+        for (size_t i = 0; i < n; i++) {
+                json_open(w, '{');
+                json_key(w, "name");
+                json_text(w, findings[i].name);
+                json_key(w, "status");
+                json_text(w, health_names[findings[i].health]);
+                json_key(w, "value");
+                json_text(w, findings[i].value);
+                json_key(w, "remedy");
+                json_text(w, findings[i].remedy);
+                json_close(w, '}');
+        }
+        json_close(w, ']');
+}
+
+static void print_json(const struct finding *findings, size_t n, bool healthy, const struct json *inspection) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
 
         json_open(&w, '{');
         json_key(&w, "healthy");
         json_bool(&w, healthy);
-        json_key(&w, "checks");
-        json_open(&w, '[');
-        for (size_t i = 0; i < ELEMENTS(checks); i++) {
-                json_open(&w, '{');
-                json_key(&w, "name");
-                json_text(&w, checks[i].name);
-                json_key(&w, "status");
-                json_text(&w, health_names[findings[i].health]);
-                json_key(&w, "value");
-                json_text(&w, findings[i].value);
-                json_key(&w, "remedy");
-                json_text(&w, findings[i].remedy);
-                json_close(&w, '}');
-        }
-        json_close(&w, ']');
+        json_findings(&w, findings, n);
+        if (inspection)
+                forecast_json(&w, inspection);
         json_close(&w, '}');
         puts(w.error < 0 ? "{}" : w.data);
 }
 
-static void print_table(const struct finding *findings) {
-        for (size_t i = 0; i < ELEMENTS(checks); i++) {
-                printf("%-8s %-14s %s\n", health_names[findings[i].health], checks[i].name,
+static void print_table(const struct finding *findings, size_t n) {
+        for (size_t i = 0; i < n; i++) {
+                printf("%-8s %-14s %s\n", health_names[findings[i].health], findings[i].name,
                        findings[i].value);
                 if (findings[i].remedy[0])
                         printf("         %s\n", findings[i].remedy);
@@ -253,23 +247,33 @@ static void print_table(const struct finding *findings) {
 }
 
 int verb_doctor(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        struct finding findings[ELEMENTS(checks)] = {};
+        struct finding findings[ELEMENTS(checks) + FORECAST_FINDINGS] = {};
+        _cleanup_(json_freep) struct json *inspection = NULL;
+        size_t n_findings = ELEMENTS(checks);
         bool healthy = true;
         int n, code;
 
         code = cli_parse(cli, verb, NULL, argc, argv, &n);
-        if (code == CLI_DONE && n > 0)
-                code = cli_usage(verb, "'%s' is more than this takes", argv[0]);
+        if (code == CLI_DONE && n > 1)
+                code = cli_usage(verb, "'%s' is more than this takes", argv[1]);
         if (code != CLI_DONE)
                 return code;
-        for (size_t i = 0; i < ELEMENTS(checks); i++) {
-                checks[i].run(&findings[i], cli);
-                healthy = healthy && findings[i].health != HEALTH_BAD;
+        if (n > 0) {
+                code = forecast_ask(cli, argv[0], &inspection);
+                if (code)
+                        return code;
+                n_findings += forecast_find(findings + ELEMENTS(checks), inspection);
         }
+        for (size_t i = 0; i < ELEMENTS(checks); i++) {
+                findings[i].name = checks[i].name;
+                checks[i].run(&findings[i], cli);
+        }
+        for (size_t i = 0; i < n_findings; i++)
+                healthy = healthy && findings[i].health != HEALTH_BAD;
         if (cli->json)
-                print_json(findings, healthy);
+                print_json(findings, n_findings, healthy, inspection);
         else
-                print_table(findings);
+                print_table(findings, n_findings);
         code = cli_flush();
         return code ? code : healthy ? 0 : 1;
 }

@@ -25,7 +25,10 @@ static const struct verb verbs[] = {
           "Changes hold until the daemon ends." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
-        { "doctor", "", "Says what is missing on this machine, and how to mend it.", verb_doctor },
+        { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,
+          "No daemon need run; but its program, moed, does the work." },
+        { "doctor", "[MODEL|FILE]", "Says what is missing on this machine, and how to mend it.", verb_doctor,
+          "With a model's name or file, also what memory that takes." },
         { "reload", "", "Makes the daemon read its configuration again.", verb_reload },
         {},
 };

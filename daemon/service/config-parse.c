@@ -69,7 +69,7 @@ static const struct key {
         KEY(DAEMON, "KvType", KV_TYPE, kv_type, 0, 0),
         KEY(DAEMON, "RowsMax", U32, rows_max, 1, 4096),
         KEY(DAEMON, "PromptRowsMax", U32, prompt_rows_max, 1, 4096),
-        KEY(DAEMON, "ContextMax", U32, context_max, 16, 1 << 24, "model"),
+        KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
         KEY(DAEMON, "SpinUsec", USEC, spin_usec, 0, 1000000),
         KEY(DAEMON, "DrainTimeoutSec", SPAN, drain_timeout_nsec, 0, 3600 * NSEC_PER_SEC),
         KEY(DAEMON, "LogLevel", LOG_LEVEL, log_level, 0, 0),

@@ -19,6 +19,8 @@ enum {
         CONFIG_MODELS_MAX = 256,
         CONFIG_MODEL_NAME_MAX = 64,    /* bytes, letters digits and . _ - : */
         CONFIG_THREADS_MAX = 1024,
+        CONFIG_CONTEXT_MIN = 16,       /* tokens */
+        CONFIG_CONTEXT_MAX = 1 << 24,
         CONFIG_MESSAGES_MAX = 100,     /* kept by a report; further ones are counted */
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "inspect.h"
 #include "listener.h"
 #include "manager.h"
 #include "options.h"
@@ -166,6 +167,20 @@ static int check_config(const struct options *options) {
         return EX_OK;
 }
 
+static int inspect(const struct options *options) {
+        struct reason reason = REASON_INIT;
+        struct config *config;
+        int status;
+
+        if (options_load_config(options, &config, NULL, &reason) != 0) {
+                fprintf(stderr, "moed: the configuration is not valid: %s\n", reason.text);
+                return EX_CONFIG;
+        }
+        status = inspect_main(config, options->inspect, options->json);
+        config_free(config);
+        return status;
+}
+
 int main(int argc, char **argv) {
         static struct daemon daemon = { .manager = MANAGER_NULL, .signals = -1 };
         struct reason reason = REASON_INIT;
@@ -178,6 +193,8 @@ int main(int argc, char **argv) {
         if (daemon.options.check_config)
                 return check_config(&daemon.options);
         log_init("moed", daemon.options.has_log_level ? daemon.options.log_level : LOG_INFO);
+        if (daemon.options.inspect)
+                return inspect(&daemon.options);
         if (options_load_config(&daemon.options, &config, NULL, &reason) != 0) {
                 log_error("the configuration is not valid: %s", reason.text);
                 return EX_CONFIG;

@@ -22,6 +22,12 @@ static const char help[] =
         "      --kv-type f16|f32    numbers in the KV cache\n"
         "      --log-level LEVEL    err, warning, notice, info or debug\n"
         "      --system, --user     be the machine's service (the default for root) or that of one user\n"
+        "      --context N          tokens of the longest text, if the model has not fewer\n"
+        "      --inspect FILE       say what this GGUF file is, and what it would cost here, and exit\n"
+        "      --json               with --inspect: for programs\n"
+        "      --context N          tokens of the longest text, if the model has not fewer\n"
+        "      --inspect FILE       say what this GGUF file is and what it would cost here, and exit\n"
+        "      --json               with --inspect: for programs\n"
         "      --check-config       say what is wrong with the configuration, and exit\n"
         "  -h, --help               show this and exit\n"
         "  -V, --version            show the version and exit\n"
@@ -51,6 +57,17 @@ static int options_threads(struct options *options, const char *value) {
                 return bad_value("threads", value, &reason);
         options->has_threads = true;
         options->threads = (uint32_t) n;
+        return -1;
+}
+
+static int options_context(struct options *options, const char *value) {
+        struct reason reason = REASON_INIT;
+        uint64_t n;
+
+        if (config_value_number(value, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, &n, &reason) != 0)
+                return bad_value("context", value, &reason);
+        options->has_context = true;
+        options->context = (uint32_t) n;
         return -1;
 }
 
@@ -92,6 +109,14 @@ static int options_value(struct options *options, int option, const char *value)
         case 'C':
                 options->check_config = true;
                 return -1;
+        case 'x':
+                return options_context(options, value);
+        case 'I':
+                options->inspect = value;
+                return -1;
+        case 'J':
+                options->json = true;
+                return -1;
         case 'h':
                 fputs(help, stdout);
                 return EX_OK;
@@ -110,7 +135,9 @@ int options_parse(struct options *ret, int argc, char **argv) {
                 { "kv-type", required_argument, NULL, 'k' },   { "log-level", required_argument, NULL, 'l' },
                 { "check-config", no_argument, NULL, 'C' },    { "help", no_argument, NULL, 'h' },
                 { "version", no_argument, NULL, 'V' },         { "system", no_argument, NULL, 'S' },
-                { "user", no_argument, NULL, 'U' },            {},
+                { "user", no_argument, NULL, 'U' },            { "context", required_argument, NULL, 'x' },
+                { "inspect", required_argument, NULL, 'I' },   { "json", no_argument, NULL, 'J' },
+                {},
         };
         struct options options = { .scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER };
         int option, r;
@@ -192,13 +219,15 @@ int options_load_config(const struct options *options, struct config **ret, FILE
                 if (r != 0)
                         return r;
         }
-        if (config->n_models == 0) {
+        if (config->n_models == 0 && !options->inspect) {
                 r = add_default_model(config, out, reason);
                 if (r != 0)
                         return r;
         }
         if (options->has_threads)
                 config->threads = options->threads;
+        if (options->has_context)
+                config->context_max = options->context;
         if (options->has_kv_type)
                 config->kv_type = options->kv_type;
         if (options->has_log_level)

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What `moectl inspect` and `moectl doctor MODEL` promise: a file is described without a daemon, a bad one is refused in one
+sentence, and what is forecast is what the daemon then takes."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from moedtest import MOECTL, MODEL, MOED, SOURCE, Daemon, join
+
+DATAERR, NOINPUT, UNAVAILABLE, USAGE = 65, 66, 69, 64
+MAKE_MODEL = os.path.join(SOURCE, "tests/lib/make-model.py")
+
+
+def moectl(*args, status=0, **env):
+    p = subprocess.run([MOECTL, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60,
+                       env={**os.environ, "MOED_DAEMON": MOED, "MOED_SOCKET": "/nonexistent/moed.sock", **env})
+    assert p.returncode == status, (args, p.returncode, p.stderr)
+    return p
+
+
+def inspect(path, *args):
+    return json.loads(moectl("inspect", path, "--json", *args).stdout)
+
+
+def file_is_described():
+    got = inspect(MODEL)
+    with open(MODEL, "rb") as f:
+        assert got["file_bytes"] == len(f.read())
+    assert got["architecture"] == "olmoe" and got["supported"] and got["why_not"] == ""
+    assert got["experts"] > got["experts_used"] > 0 and got["layers"] > 0 and got["tokenizer"] == "gpt2"
+    assert sum(t["parameters"] for t in got["types"]) == got["parameters"]
+    assert sum(t["bytes"] for t in got["types"]) == got["weight_bytes"] < got["file_bytes"]
+    assert got["machine"]["fits"] == "yes" and got["machine"]["bytes_per_second"] > 1e8
+    text = moectl("inspect", MODEL).stdout
+    for word in ("olmoe", "supported      yes", "per 1,000 tokens", "estimate", "chat template"):
+        assert word in text, text
+
+
+def options_reach_the_forecast():
+    f16, f32 = inspect(MODEL)["forecast"], inspect(MODEL, "--kv-type", "f32", "--context", 64)["forecast"]
+    assert f32["kv_per_1000_tokens"] == 2 * f16["kv_per_1000_tokens"] and f32["context"] == 64
+    assert f32["kv"] * 1000 == f32["kv_per_1000_tokens"] * 64
+
+
+def changed(at, old, new):
+    """The model's bytes with one stretch replaced."""
+    with open(MODEL, "rb") as f:
+        data = f.read()
+    at = data.index(old) if at is None else at
+    return data[:at] + new + data[at + len(old):]
+
+
+def hostile_files_are_refused_in_one_sentence(folder):
+    path = os.path.join(folder, "bad\x1b[2J.gguf")
+    with open(MODEL, "rb") as f:
+        whole = f.read()
+    for data in (b"", b"GGUF", b"hello", whole[:1000], whole[:-1], changed(8, whole[8:16], b"\xff" * 8),
+                 changed(16, whole[16:24], b"\xff" * 8)):
+        with open(path, "wb") as f:
+            f.write(data)
+        for verb in ("inspect", "doctor"):
+            p = moectl(verb, path, status=DATAERR)
+            assert p.stdout == "" and p.stderr.count("\n") == 1 and "\x1b" not in p.stderr, p.stderr
+    moectl("inspect", folder, status=DATAERR)
+    moectl("inspect", "/nonexistent", status=NOINPUT)
+    moectl("inspect", status=USAGE)
+    moectl("inspect", MODEL, MODEL, status=USAGE)
+
+
+def unsupported_is_named(folder):
+    path = os.path.join(folder, "unknown.gguf")
+    with open(path, "wb") as f:
+        f.write(changed(None, b"olmoe", b"\x1b[31m"))
+    got = inspect(path)
+    assert not got["supported"] and "unknown architecture" in got["why_not"] and "known are" in got["why_not"]
+    p = moectl("inspect", path)
+    assert "supported      no: " in p.stdout and "\x1b" not in p.stdout
+    assert "missing  model" in moectl("doctor", path, status=1).stdout
+
+
+def daemon_that_is_missing_is_named():
+    p = moectl("inspect", MODEL, status=UNAVAILABLE, MOED_DAEMON="/nonexistent/moed")
+    assert "/nonexistent/moed" in p.stderr and "MOED_DAEMON" in p.stderr
+    moectl("doctor", MODEL, status=UNAVAILABLE, MOED_DAEMON="/nonexistent/moed")
+
+
+def resident(pid):
+    with open("/proc/%d/smaps_rollup" % pid) as f:
+        return sum(int(line.split()[1]) * 1024 for line in f if line.startswith("Rss:"))
+
+
+def forecast_is_what_the_daemon_takes(folder):
+    path = os.path.join(folder, "small.gguf")
+    subprocess.run([sys.executable, MAKE_MODEL, "small", path], check=True)
+    # Meson has the allocator fill what it hands out, also what the daemon would never touch.
+    env = {"MOED_DAEMON": MOED, "MALLOC_PERTURB_": "0"}
+    with Daemon("--context", 1024, model=path, kv_type="f16", env=env) as d:
+        forecast = inspect(path, "--context", 1024)["forecast"]
+        assert forecast["context"] == 1024
+        d.run([i * 7919 % 8000 for i in range(1000)], "--max-tokens", 24, "--ignore-eog", timeout=110)
+        real = resident(d.pid())
+        assert abs(real / forecast["total"] - 1) < 0.05, (real, forecast)
+        print("resident %d, forecast %d: %.2f %%" % (real, forecast["total"], 100 * real / forecast["total"]))
+        # By the daemon's name for it; this forecast is for the model's own context.
+        report = json.loads(d.moectl("doctor", "tiny", "--json", check=False).stdout)
+        assert report["model"] == path and report["forecast"]["weights"] == forecast["weights"]
+        assert report["forecast"]["kv"] == 4 * forecast["kv"]
+        assert "KV" in [c["name"] for c in report["checks"]]
+
+
+file_is_described()
+options_reach_the_forecast()
+daemon_that_is_missing_is_named()
+with tempfile.TemporaryDirectory(prefix="moed-") as temporary:
+    hostile_files_are_refused_in_one_sentence(temporary)
+    unsupported_is_named(temporary)
+    if not os.environ.get("MOED_TEST_SANITIZED"):
+        forecast_is_what_the_daemon_takes(temporary)
