@@ -11,6 +11,7 @@
 
 #include "base/util.h"
 #include "cursor.h"
+#include "gguf-split.h"
 #include "strmap.h"
 
 /* The fewest bytes that a key with its value, and a tensor's description, take in the file: what bounds their
@@ -37,6 +38,8 @@ struct gguf {
         struct gguf_pair *pairs;
         struct gguf_tensor *tensors;
         struct strmap keys, names;
+        struct gguf **parts; /* [n_parts] the other files of a split model, in order */
+        size_t n_parts;
 };
 
 /* What is being parsed, for the messages. */
@@ -423,7 +426,7 @@ bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b) {
         return b->fd >= 0 && gguf_file_is(a, &st);
 }
 
-int gguf_open(struct gguf **ret, const char *path, struct reason *reason) {
+static int open_one(struct gguf **ret, const char *path, struct reason *reason) {
         _cleanup_(gguf_freep) struct gguf *g = NULL;
         int r;
 
@@ -440,9 +443,107 @@ int gguf_open(struct gguf **ret, const char *path, struct reason *reason) {
         return 0;
 }
 
+static int open_part(struct gguf *g, const struct gguf_split *split, uint32_t number, struct reason *reason) {
+        _cleanup_(gguf_freep) struct gguf *part = NULL;
+        _cleanup_(freep) char *path = NULL;
+        struct gguf_split own;
+        int r;
+
+        r = gguf_split_path(&path, g->path, number, split->count, reason);
+        if (r)
+                return r;
+        r = open_one(&part, path, reason);
+        if (r == -ENOENT)
+                return reason_return(reason, GGUF_E_INVALID, "%.160s: part %u of %u is missing; put it beside the others",
+                                     path, number + 1, split->count);
+        if (!r)
+                r = gguf_split_read(&own, part, reason);
+        if (r)
+                return r;
+        if (own.number != number || own.count != split->count)
+                return reason_return(reason, GGUF_E_INVALID,
+                                     "%.60s: says that it is part %u of %u, its name %u of %u", part->name,
+                                     own.number + 1, own.count, number + 1, split->count);
+        g->parts[g->n_parts++] = steal_ptr(part);
+        return 0;
+}
+
+static int add_tensors(struct gguf *g, const struct gguf *part, uint32_t file, struct reason *reason) {
+        for (uint64_t i = 0; i < part->n_tensors; i++) {
+                struct gguf_tensor *t = &g->tensors[g->n_tensors];
+
+                *t = part->tensors[i];
+                t->file = file;
+                if (!strmap_add(&g->names, t->name.data, (uint32_t) t->name.size, (uint32_t) g->n_tensors))
+                        return reason_return(reason, GGUF_E_INVALID, "%.60s: the tensor '%.*s' is in another part, too",
+                                             part->name, SHOWN(t->name));
+                g->n_tensors++;
+        }
+        return 0;
+}
+
+/* The tensors of all parts, as if they were of one file. */
+static int merge_tensors(struct gguf *g, const struct gguf_split *split, struct reason *reason) {
+        uint64_t total = g->n_tensors;
+        struct gguf_tensor *tensors;
+        int r;
+
+        for (size_t i = 0; i < g->n_parts; i++)
+                total += g->parts[i]->n_tensors;
+        if (total > UINT32_MAX || (split->tensors != UINT32_MAX && total != split->tensors))
+                return reason_return(reason, GGUF_E_INVALID,
+                                     "%.60s: the %u parts have %" PRIu64 " tensors, 'split.tensors.count' says %u",
+                                     g->name, split->count, total, split->tensors);
+        tensors = realloc(g->tensors, MAX(total, UINT64_C(1)) * sizeof(*tensors));
+        if (!tensors)
+                return -ENOMEM;
+        g->tensors = tensors;
+        strmap_deinit(&g->names);
+        r = strmap_init(&g->names, total);
+        for (uint64_t i = 0; !r && i < g->n_tensors; i++)
+                strmap_add(&g->names, tensors[i].name.data, (uint32_t) tensors[i].name.size, (uint32_t) i);
+        for (size_t i = 0; !r && i < g->n_parts; i++)
+                r = add_tensors(g, g->parts[i], (uint32_t) i + 1, reason);
+        return r;
+}
+
+static int open_parts(struct gguf *g, struct reason *reason) {
+        struct gguf_split split;
+        int r;
+
+        r = gguf_split_read(&split, g, reason);
+        if (r || split.count == 1)
+                return r;
+        if (split.number > 0)
+                return reason_return(reason, GGUF_E_INVALID, "%.60s: part %u of %u; open the first one, the others are "
+                                     "found beside it", g->name, split.number + 1, split.count);
+        g->parts = calloc(split.count - 1, sizeof(*g->parts));
+        if (!g->parts)
+                return -ENOMEM;
+        for (uint32_t i = 1; i < split.count; i++) {
+                r = open_part(g, &split, i, reason);
+                if (r)
+                        return r;
+        }
+        return merge_tensors(g, &split, reason);
+}
+
+int gguf_open(struct gguf **ret, const char *path, struct reason *reason) {
+        _cleanup_(gguf_freep) struct gguf *g = NULL;
+        int r;
+
+        r = open_one(&g, path, reason);
+        if (!r)
+                r = open_parts(g, reason);
+        if (!r)
+                *ret = steal_ptr(g);
+        return r;
+}
+
 int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const char *name,
                      struct reason *reason) {
         _cleanup_(gguf_freep) struct gguf *g = NULL;
+        struct gguf_split split;
         int r;
 
         if ((uintptr_t) data % 64 != 0)
@@ -455,6 +556,12 @@ int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const cha
         r = gguf_parse(g, reason);
         if (r)
                 return r;
+        r = gguf_split_read(&split, g, reason);
+        if (r)
+                return r;
+        if (split.count > 1)
+                return reason_return(reason, GGUF_E_INVALID, "%.60s: one of %u files, which has no others beside it",
+                                     g->name, split.count);
         *ret = steal_ptr(g);
         return 0;
 }
@@ -462,6 +569,9 @@ int gguf_open_memory(struct gguf **ret, const void *data, size_t size, const cha
 void gguf_free(struct gguf *g) {
         if (!g)
                 return;
+        for (size_t i = 0; i < g->n_parts; i++)
+                gguf_free(g->parts[i]);
+        free(g->parts);
         for (uint64_t i = 0; i < g->n_pairs; i++)
                 free(g->pairs[i].index);
         free(g->pairs);
@@ -485,11 +595,11 @@ const char *gguf_name(const struct gguf *g) {
 }
 
 size_t gguf_n_files(const struct gguf *g) {
-        return 1;
+        return 1 + g->n_parts;
 }
 
 const struct gguf_file *gguf_file(const struct gguf *g, size_t i) {
-        return &g->file;
+        return i == 0 ? &g->file : &g->parts[i - 1]->file;
 }
 
 uint32_t gguf_version(const struct gguf *g) {

@@ -104,7 +104,7 @@ struct gguf_file {
         struct timespec modified;
 };
 
-/* Opens and checks a file. 0, GGUF_E_INVALID, or a negative errno of opening, mapping or allocating; `reason`
+/* Opens and checks a file, and those beside it when it is the first of several (gguf-split.h). 0, GGUF_E_INVALID, or a negative errno of opening, mapping or allocating; `reason`
  * (may be NULL) names the file, the field and the offset. The new object is the caller's: gguf_free(). */
 int gguf_open(struct gguf **ret, const char *path, struct reason *reason);
 
