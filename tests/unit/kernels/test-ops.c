@@ -10,49 +10,8 @@
 #include "device.h"
 #include "sample.h"
 #include "test.h"
+#include "trial.h"
 #include "variant.h"
-
-/* A trial makes inputs for `n` rows, the same for the same numbers, and runs rows [from, from + count) of
- * them. */
-struct trial {
-        uint32_t n, from, count;
-        uint32_t dim, heads, option;
-        enum quant_type type;
-};
-
-/* Runs it and returns count × *ret_width values, freed by the caller. */
-typedef float *trial_fn(struct device *d, const struct trial *trial, size_t *ret_width);
-
-static struct device_ptr floats(struct device *d, struct sample *s, size_t n) {
-        return device_take(d, sample_floats(s, n), n * sizeof(float));
-}
-
-static struct device_ptr row_of(struct device_ptr p, uint32_t row, size_t width) {
-        return device_offset(p, row * width * sizeof(float));
-}
-
-static struct weight weight(struct device *d, struct sample *s, enum quant_type type, uint32_t stack,
-                            uint32_t rows, uint32_t cols) {
-        size_t values = (size_t) stack * rows * cols;
-
-        return (struct weight){
-                .data = device_take(d, sample_weights(s, type, values),
-                                    quant_row_bytes(quant_info(type), values)),
-                .type = type,
-                .rows = rows,
-                .cols = cols,
-                .stack = stack,
-        };
-}
-
-static float *result(struct device *d, struct device_ptr p, size_t rows, size_t width, size_t *ret_width) {
-        float *values = malloc(rows * width * sizeof(*values));
-
-        assert_se(values);
-        device_get(d, values, p, rows * width * sizeof(*values));
-        *ret_width = width;
-        return values;
-}
 
 static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim};
@@ -60,8 +19,8 @@ static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_
         struct op_rms_norm op = {
                 .n = t->count,
                 .dim = t->dim,
-                .x = row_of(floats(d, &s, (size_t) t->n * stride), t->from, stride),
-                .w = t->option ? floats(d, &s, t->dim) : DEVICE_NULL,
+                .x = trial_row(trial_floats(d, &s, (size_t) t->n * stride), t->from, stride),
+                .w = t->option ? trial_floats(d, &s, t->dim) : DEVICE_NULL,
                 .x_stride = stride,
                 .y_stride = stride,
                 .eps = 1e-6f,
@@ -69,7 +28,7 @@ static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_
 
         op.y = t->option ? op.x : device_put(d, NULL, (size_t) t->n * stride * sizeof(float));
         assert_se(d->ops->rms_norm(d->stream, &op) == 0);
-        return result(d, op.y, t->count, stride, ret_width);
+        return trial_result(d, op.y, t->count, stride, ret_width);
 }
 
 static float *try_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
@@ -80,17 +39,17 @@ static float *try_matmul(struct device *d, const struct trial *t, size_t *ret_wi
         uint32_t width = 5 + 64 + 19 + 2;
         struct device_ptr y;
 
-        op.x = row_of(floats(d, &s, (size_t) t->n * op.x_stride), t->from, op.x_stride);
-        y = row_of(floats(d, &s, (size_t) t->n * width), t->from, width);
+        op.x = trial_row(trial_floats(d, &s, (size_t) t->n * op.x_stride), t->from, op.x_stride);
+        y = trial_row(trial_floats(d, &s, (size_t) t->n * width), t->from, width);
         for (unsigned i = 0, at = 0; i < 3; at += rows[i++])
                 op.out[i] = (struct op_matmul_out){
-                        .w = weight(d, &s, types[i], 1, rows[i], t->dim),
-                        .bias = i == 1 ? floats(d, &s, rows[i]) : DEVICE_NULL,
+                        .w = trial_weight(d, &s, types[i], 1, rows[i], t->dim),
+                        .bias = i == 1 ? trial_floats(d, &s, rows[i]) : DEVICE_NULL,
                         .y = device_offset(y, at * sizeof(float)),
                         .y_stride = width,
                 };
         assert_se(d->ops->matmul(d->stream, &op) == 0);
-        return result(d, y, t->count, width, ret_width);
+        return trial_result(d, y, t->count, width, ret_width);
 }
 
 static float *try_rope(struct device *d, const struct trial *t, size_t *ret_width) {
@@ -107,16 +66,16 @@ static float *try_rope(struct device *d, const struct trial *t, size_t *ret_widt
                 .stride = width,
                 .pairs = t->option ? ROPE_HALVES : ROPE_ADJACENT,
                 .magnitude = 1.25f,
-                .x = row_of(floats(d, &s, (size_t) t->n * width), t->from, width),
+                .x = trial_row(trial_floats(d, &s, (size_t) t->n * width), t->from, width),
         };
 
         assert_se(positions);
         for (uint32_t i = 0; i < t->n; i++)
                 positions[i] = (int32_t) (i * 97);
         op.frequencies = device_take(d, frequencies, t->dim / 2 * sizeof(float));
-        op.positions = row_of(device_take(d, positions, t->n * sizeof(*positions)), t->from, 1);
+        op.positions = trial_row(device_take(d, positions, t->n * sizeof(*positions)), t->from, 1);
         assert_se(d->ops->rope(d->stream, &op) == 0);
-        return result(d, op.x, t->count, width, ret_width);
+        return trial_result(d, op.x, t->count, width, ret_width);
 }
 
 static const enum act_kind acts[] = {ACT_SWIGLU, ACT_GEGLU, ACT_SWIGLU_OAI};
@@ -133,24 +92,24 @@ static float *try_glu(struct device *d, const struct trial *t, size_t *ret_width
                 gate[i] *= i % 7 == 0 ? 200.0f : 8.0f;
                 up[i] *= 3.0f;
         }
-        op.gate = row_of(device_take(d, gate, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
-        op.up = row_of(device_take(d, up, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
+        op.gate = trial_row(device_take(d, gate, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
+        op.up = trial_row(device_take(d, up, (size_t) t->n * t->dim * sizeof(float)), t->from, t->dim);
         op.y = op.gate;
         assert_se(d->ops->glu(d->stream, &op) == 0);
-        return result(d, op.y, t->count, t->dim, ret_width);
+        return trial_result(d, op.y, t->count, t->dim, ret_width);
 }
 
 static float *try_add(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim};
         struct op_add op = {
                 .n = (uint64_t) t->count * t->dim,
-                .x = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
-                .y = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
+                .x = trial_row(trial_floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
+                .y = trial_row(trial_floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
                 .scale = 0.3f,
         };
 
         assert_se(d->ops->add(d->stream, &op) == 0);
-        return result(d, op.y, t->count, t->dim, ret_width);
+        return trial_result(d, op.y, t->count, t->dim, ret_width);
 }
 
 /* Ids may point outside the table. */
@@ -158,30 +117,30 @@ static float *try_embed(struct device *d, const struct trial *t, size_t *ret_wid
         struct sample s = {t->dim};
         int32_t *ids = malloc(t->n * sizeof(*ids));
         struct op_embed op = {.n = t->count,
-                              .table = weight(d, &s, t->type, 1, 6, t->dim),
+                              .table = trial_weight(d, &s, t->type, 1, 6, t->dim),
                               .scale = t->option ? 3.0f : 1.0f};
 
         assert_se(ids);
         for (uint32_t i = 0; i < t->n; i++)
                 ids[i] = (int32_t) (sample_u32(&s) % 8) - 1;
-        op.ids = row_of(device_take(d, ids, t->n * sizeof(*ids)), t->from, 1);
+        op.ids = trial_row(device_take(d, ids, t->n * sizeof(*ids)), t->from, 1);
         op.y = device_put(d, NULL, (size_t) t->n * t->dim * sizeof(float));
         assert_se(d->ops->embed(d->stream, &op) == 0);
-        return result(d, op.y, t->count, t->dim, ret_width);
+        return trial_result(d, op.y, t->count, t->dim, ret_width);
 }
 
 static float *try_gather(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim};
         int32_t *index = malloc(t->n * sizeof(*index));
-        struct op_gather op = {.n = t->count, .dim = t->dim, .x = floats(d, &s, (size_t) 9 * t->dim)};
+        struct op_gather op = {.n = t->count, .dim = t->dim, .x = trial_floats(d, &s, (size_t) 9 * t->dim)};
 
         assert_se(index);
         for (uint32_t i = 0; i < t->n; i++)
                 index[i] = (int32_t) (sample_u32(&s) % 9);
-        op.index = row_of(device_take(d, index, t->n * sizeof(*index)), t->from, 1);
+        op.index = trial_row(device_take(d, index, t->n * sizeof(*index)), t->from, 1);
         op.y = device_put(d, NULL, (size_t) t->n * t->dim * sizeof(float));
         assert_se(d->ops->gather(d->stream, &op) == 0);
-        return result(d, op.y, t->count, t->dim, ret_width);
+        return trial_result(d, op.y, t->count, t->dim, ret_width);
 }
 
 enum { MOE_EXPERTS = 7, MOE_K = 4 };
@@ -195,9 +154,9 @@ static void moe_choice(struct device *d, struct sample *s, const struct trial *t
                 ids[i] = (int32_t) (sample_u32(s) % (MOE_EXPERTS + 2)) - 1;
         for (uint32_t i = 0; i < t->n; i++)
                 counts[i] = (int32_t) (sample_u32(s) % (MOE_K + 1));
-        op->ids = row_of(device_take(d, ids, t->n * MOE_K * sizeof(*ids)), t->from, MOE_K);
-        op->counts = row_of(device_take(d, counts, t->n * sizeof(*counts)), t->from, 1);
-        op->weights = row_of(floats(d, s, (size_t) t->n * MOE_K), t->from, MOE_K);
+        op->ids = trial_row(device_take(d, ids, t->n * MOE_K * sizeof(*ids)), t->from, MOE_K);
+        op->counts = trial_row(device_take(d, counts, t->n * sizeof(*counts)), t->from, 1);
+        op->weights = trial_row(trial_floats(d, s, (size_t) t->n * MOE_K), t->from, MOE_K);
 }
 
 static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width) {
@@ -208,61 +167,30 @@ static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width
                 .n = t->count,
                 .k = MOE_K,
                 .act = ACT_SWIGLU,
-                .gate = weight(d, &s, t->type, MOE_EXPERTS, hidden, t->dim),
-                .up = weight(d, &s, t->option & 1 ? QUANT_F32 : t->type, MOE_EXPERTS, hidden, t->dim),
-                .down = weight(d, &s, t->type, MOE_EXPERTS, t->dim, hidden),
+                .gate = trial_weight(d, &s, t->type, MOE_EXPERTS, hidden, t->dim),
+                .up = trial_weight(d, &s, t->option & 1 ? QUANT_F32 : t->type, MOE_EXPERTS, hidden, t->dim),
+                .down = trial_weight(d, &s, t->type, MOE_EXPERTS, t->dim, hidden),
         };
 
-        op.x = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
-        op.y = row_of(floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
+        op.x = trial_row(trial_floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
+        op.y = trial_row(trial_floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim);
         if (t->option & 2) {
                 op.act = ACT_SWIGLU_OAI;
                 op.limit = 0.5f;
-                op.gate_bias = floats(d, &s, MOE_EXPERTS * hidden);
-                op.up_bias = floats(d, &s, MOE_EXPERTS * hidden);
-                op.down_bias = floats(d, &s, MOE_EXPERTS * t->dim);
+                op.gate_bias = trial_floats(d, &s, MOE_EXPERTS * hidden);
+                op.up_bias = trial_floats(d, &s, MOE_EXPERTS * hidden);
+                op.down_bias = trial_floats(d, &s, MOE_EXPERTS * t->dim);
         }
         moe_choice(d, &s, t, &op);
         assert_se(d->ops->moe(d->stream, &op) == 0);
-        return result(d, op.y, t->count, t->dim, ret_width);
-}
-
-/* Three sequences whose pages lie mixed in one arena; the first third of the rows are prompt rows of sequence
- * 1, then sequences 0 and 2 take turns of one row each, far into their context. */
-enum { ATT_PAGES = 24, ATT_STRIDE = 8 };
-
-static void attention_rows(struct device *d, const struct trial *t, struct op_rows *rows) {
-        int32_t *positions = malloc(t->n * sizeof(*positions)),
-                *sequences = malloc(t->n * sizeof(*sequences));
-        int32_t pages[3][ATT_STRIDE];
-        uint32_t prompt = (t->n + 2) / 3;
-
-        assert_se(positions && sequences);
-        for (uint32_t i = 0; i < t->n; i++) {
-                uint32_t late = i - prompt, half = (t->n - prompt + 1) / 2;
-
-                sequences[i] = i < prompt ? 1 : late < half ? 0 : 2;
-                positions[i] = (int32_t) (i < prompt    ? 27 + i
-                                          : late < half ? 190 + late
-                                                        : 64 + (late - half));
-        }
-        for (int i = 0; i < 3 * ATT_STRIDE; i++)
-                pages[i / ATT_STRIDE][i % ATT_STRIDE] = i * 7 % ATT_PAGES;
-        *rows = (struct op_rows){
-                .n = t->n,
-                .positions = device_take(d, positions, t->n * sizeof(*positions)),
-                .sequences = device_take(d, sequences, t->n * sizeof(*sequences)),
-                .page_table = device_put(d, pages, sizeof(pages)),
-                .page_table_stride = ATT_STRIDE,
-                .position_max = ATT_STRIDE * KV_PAGE_TOKENS - 1,
-        };
+        return trial_result(d, op.y, t->count, t->dim, ret_width);
 }
 
 /* option: bit 0 window, 1 sinks, 2 soft cap, 3 kv heads are fewer than heads */
 static float *try_attention(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim + t->heads};
         uint32_t kv_heads = t->option & 8 ? 1 : t->heads, v_dim = t->dim + 8;
-        size_t slots = (size_t) ATT_PAGES * kv_heads * KV_PAGE_TOKENS;
+        size_t slots = (size_t) TRIAL_PAGES * kv_heads * KV_PAGE_TOKENS;
         struct kv_layer kv = {.type = t->type, .kv_heads = kv_heads, .k_dim = t->dim, .v_dim = v_dim};
         struct op_kv_store store;
         struct op_attention op;
@@ -273,10 +201,10 @@ static float *try_attention(struct device *d, const struct trial *t, size_t *ret
                            slots * v_dim * quant_info(t->type)->block_bytes);
         store = (struct op_kv_store){
                 .kv = kv,
-                .k = floats(d, &s, (size_t) t->n * kv_heads * t->dim),
-                .v = floats(d, &s, (size_t) t->n * kv_heads * v_dim),
+                .k = trial_floats(d, &s, (size_t) t->n * kv_heads * t->dim),
+                .v = trial_floats(d, &s, (size_t) t->n * kv_heads * v_dim),
         };
-        attention_rows(d, t, &store.rows);
+        trial_rows(d, t, &store.rows);
         assert_se(d->ops->kv_store(d->stream, &store) == 0);
         op = (struct op_attention){
                 .rows = store.rows,
@@ -285,81 +213,23 @@ static float *try_attention(struct device *d, const struct trial *t, size_t *ret
                 .scale = 1.7f / sqrtf((float) t->dim),
                 .softcap = t->option & 4 ? 1.5f : 0.0f,
                 .window = t->option & 1 ? 40 : 0,
-                .sinks = t->option & 2 ? floats(d, &s, t->heads) : DEVICE_NULL,
-                .q = row_of(floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from, t->heads * t->dim),
+                .sinks = t->option & 2 ? trial_floats(d, &s, t->heads) : DEVICE_NULL,
+                .q = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from, t->heads * t->dim),
                 .out = device_put(d, NULL, (size_t) t->n * t->heads * v_dim * sizeof(float)),
         };
         op.rows.n = t->count;
-        op.rows.positions = row_of(op.rows.positions, t->from, 1);
-        op.rows.sequences = row_of(op.rows.sequences, t->from, 1);
+        op.rows.positions = trial_row(op.rows.positions, t->from, 1);
+        op.rows.sequences = trial_row(op.rows.sequences, t->from, 1);
         assert_se(d->ops->attention(d->stream, &op) == 0);
-        return result(d, op.out, t->count, t->heads * v_dim, ret_width);
-}
-
-/* Of many rows some eight. */
-static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial *trial, const float *together,
-                             size_t width) {
-        for (uint32_t i = 0; i < trial->n; i += 1 + trial->n / 8) {
-                struct trial alone = *trial;
-                _cleanup_(freep) float *row = NULL;
-
-                alone.from = i;
-                alone.count = 1;
-                row = fn(d, &alone, &width);
-                device_clear(d);
-                assert_se(memcmp(row, together + i * width, width * sizeof(*row)) == 0);
-        }
-}
-
-static void device_pair_init(struct device devices[2], const char *isa, unsigned threads) {
-        struct backend *b = sample_backend(isa, threads);
-
-        devices[0] = devices[1] = (struct device){0};
-        if (b) {
-                device_init(&devices[0], b);
-                device_init(&devices[1], sample_backend_ref());
-        }
-}
-
-static void check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial trial, double tolerance) {
-        _cleanup_(freep) float *one_thread = NULL;
-        size_t width;
-
-        trial.count = trial.n;
-        for (unsigned threads = 1; threads <= 4; threads++) {
-                struct device devices[2];
-                _cleanup_(freep) float *got = NULL, *expected = NULL;
-
-                device_pair_init(devices, v->name, threads);
-                if (!devices[0].backend)
-                        return;
-                got = fn(&devices[0], &trial, &width);
-                device_clear(&devices[0]);
-                if (threads == 1) {
-                        expected = fn(&devices[1], &trial, &width);
-                        assert_se(sample_difference(got, expected, trial.n * width) <= tolerance);
-                        one_thread = steal_ptr(got);
-                } else {
-                        assert_se(memcmp(got, one_thread, trial.n * width * sizeof(*got)) == 0);
-                }
-                if (threads == 1)
-                        check_rows_alone(&devices[0], fn, &trial, one_thread, width);
-                device_deinit(&devices[0]);
-                device_deinit(&devices[1]);
-        }
-}
-
-static void check(trial_fn *fn, struct trial trial, double tolerance) {
-        for (unsigned v = 0; v < n_cpu_variants; v++)
-                check_variant(cpu_variants[v], fn, trial, tolerance);
+        return trial_result(d, op.out, t->count, t->heads * v_dim, ret_width);
 }
 
 TEST(rms_norm_agrees_over_odd_sizes) {
         for (uint32_t dim = 1; dim <= 200; dim += 13)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_rms_norm, (struct trial){.n = 1 + dim % 5, .dim = dim, .option = option},
+                        trial_check(try_rms_norm, (struct trial){.n = 1 + dim % 5, .dim = dim, .option = option},
                               1e-5);
-        check(try_rms_norm, (struct trial){.n = 40, .dim = 2048}, 1e-5);
+        trial_check(try_rms_norm, (struct trial){.n = 40, .dim = 2048}, 1e-5);
 }
 
 /* Types without a kernel share one way: fewer shapes do for each. */
@@ -372,7 +242,7 @@ TEST(matmul_agrees_over_types_and_rows) {
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i += 1 + 2 * is_generic(*type))
-                        check(try_matmul,
+                        trial_check(try_matmul,
                               (struct trial){.n = rows[i],
                                              .type = *type,
                                              .option = i % 2,
@@ -383,7 +253,7 @@ TEST(matmul_agrees_over_types_and_rows) {
 TEST(rope_agrees_in_both_pairings) {
         for (uint32_t heads = 1; heads <= 5; heads++)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_rope,
+                        trial_check(try_rope,
                               (struct trial){.n = 6, .dim = heads * 6, .heads = heads, .option = option},
                               1e-6);
 }
@@ -391,20 +261,20 @@ TEST(rope_agrees_in_both_pairings) {
 TEST(glu_agrees_for_all_functions_and_limits) {
         for (uint32_t dim = 1; dim <= 100; dim += 11)
                 for (uint32_t option = 0; option < 6; option++)
-                        check(try_glu, (struct trial){.n = 5, .dim = dim, .option = option}, 2e-6);
-        check(try_glu, (struct trial){.n = 30, .dim = 1000}, 2e-6);
+                        trial_check(try_glu, (struct trial){.n = 5, .dim = dim, .option = option}, 2e-6);
+        trial_check(try_glu, (struct trial){.n = 30, .dim = 1000}, 2e-6);
 }
 
 TEST(add_embed_and_gather_agree) {
         for (uint32_t dim = 1; dim <= 100; dim += 9) {
-                check(try_add, (struct trial){.n = 5, .dim = dim}, 1e-6);
-                check(try_gather, (struct trial){.n = 5, .dim = dim}, 0.0);
+                trial_check(try_add, (struct trial){.n = 5, .dim = dim}, 1e-6);
+                trial_check(try_gather, (struct trial){.n = 5, .dim = dim}, 0.0);
         }
-        check(try_add, (struct trial){.n = 20, .dim = 3001}, 1e-6);
-        check(try_gather, (struct trial){.n = 100, .dim = 3001}, 0.0);
+        trial_check(try_add, (struct trial){.n = 20, .dim = 3001}, 1e-6);
+        trial_check(try_gather, (struct trial){.n = 100, .dim = 3001}, 0.0);
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (uint32_t option = 0; option < 2; option++)
-                        check(try_embed, (struct trial){.n = 40, .dim = 512, .type = *type, .option = option},
+                        trial_check(try_embed, (struct trial){.n = 40, .dim = 512, .type = *type, .option = option},
                               0.0);
 }
 
@@ -413,26 +283,26 @@ TEST(moe_agrees_over_types_and_rows) {
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (unsigned i = 0; i < ELEMENTS(rows); i += 1 + is_generic(*type))
-                        check(try_moe,
+                        trial_check(try_moe,
                               (struct trial){.n = rows[i], .type = *type, .dim = 256, .option = i}, 3e-3);
 }
 
 /* 96 MiB of scratch hold 98,304 rows of this shape. */
 TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
-        check_variant(cpu_variants[0], try_moe, (struct trial){.n = 100000, .type = QUANT_F16, .dim = 16},
+        trial_check_variant(cpu_variants[0], try_moe, (struct trial){.n = 100000, .type = QUANT_F16, .dim = 16},
                       1e-5);
 }
 
 TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
         for (uint32_t option = 0; option < 16; option++)
                 for (uint32_t heads = 1; heads <= 5; heads += 2)
-                        check(try_attention,
+                        trial_check(try_attention,
                               (struct trial){.n = 1 + option * 3 % 40,
                                              .dim = 8 * heads + option,
                                              .heads = heads,
                                              .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16,
                                              .option = option},
                               1e-5);
-        check(try_attention, (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8},
+        trial_check(try_attention, (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8},
               1e-5);
 }
