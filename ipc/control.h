@@ -17,7 +17,7 @@
  *                                                          end of a pipe, see notify.h)
  *   models                                                 models: [{name, handle, architecture, file, parameters,
  *                                                          size, context, vocab, layers, moe_layers, experts,
- *                                                          experts_used, template}]
+ *                                                          experts_used, state, streams, template}]
  *   open      model? (name; absent: the default)           handle and the same map as in models
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
@@ -30,7 +30,9 @@
  *   budget    set?: {principal, experts_max_milli?, weight?…}  budgets: [{principal, source, experts_max_milli, weight,
  *                                                          activations, …}], rules: [{principal, …}] (root);
  *             reset?: principal                            set and reset: root, and the daemon's own user
- *   reload                                                 root only: as SIGHUP
+ *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
+ *   load      name, file, default?                         as open, when it is done; root only
+ *   unload    name                                         streams: that end on it; root only
  *
  * `hello` must come first and once; a version that the daemon does not speak is refused with the versions it does.
  */

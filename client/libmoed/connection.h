@@ -40,7 +40,6 @@ struct moed {
         bool has_ahead;
         struct text out;              /* the text of the event handed out last */
 
-        uint32_t default_model; /* handle; 0: not known yet */
         struct moed_model *models;
         size_t n_models;
         char *model_strings;
@@ -53,9 +52,6 @@ int connection_fail(struct moed *m, int error, const char *format, ...) _printf_
 /* The daemon is gone or threw us out: notes that and returns -ECONNRESET, with what it said. Not final: the
  * ring comes first. */
 int connection_lost(struct moed *m);
-
-/* Replaces 0, which stands for the default model, by that one's handle; asks the daemon the first time. */
-int model_handle(struct moed *m, uint32_t *model);
 
 /* Begins a request; the caller puts further keys and passes it on. */
 void control_request_init(struct control_builder *ret, const char *verb);

@@ -140,20 +140,6 @@ int moed_model_find(struct moed *m, const char *name, uint32_t *ret) {
         return 0;
 }
 
-int model_handle(struct moed *m, uint32_t *model) {
-        int r;
-
-        if (*model != 0)
-                return 0;
-        if (m->default_model == 0) {
-                r = moed_model_find(m, NULL, &m->default_model);
-                if (r < 0)
-                        return r;
-        }
-        *model = m->default_model;
-        return 0;
-}
-
 static int tokens_read(struct moed *m, struct control_array array, int32_t **ret) {
         _cleanup_(freep) int32_t *tokens = malloc(((size_t) array.size + 1) * sizeof(*tokens));
 
@@ -182,9 +168,6 @@ int moed_tokenize(struct moed *m, uint32_t model, const char *text, size_t lengt
         if ((flags & ~(uint32_t) (MOED_SPECIAL | MOED_NO_BOS)) != 0)
                 return reason_return(&m->reason, -EINVAL,
                                      "moed_tokenize: only MOED_SPECIAL and MOED_NO_BOS are for this");
-        r = model_handle(m, &model);
-        if (r < 0)
-                return r;
         control_request_init(&b, "tokenize");
         control_put_u64(&b, "model", model);
         control_put_text(&b, "text", text, length);
@@ -205,9 +188,6 @@ int moed_detokenize(struct moed *m, uint32_t model, const int32_t *tokens, size_
         char *copy;
         int r;
 
-        r = model_handle(m, &model);
-        if (r < 0)
-                return r;
         control_request_init(&b, "detokenize");
         control_put_u64(&b, "model", model);
         control_begin_array(&b, "tokens");

@@ -139,8 +139,7 @@ struct moed_event {
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN
  * (the ring is full of requests that the daemon has not read yet, or the arena of their prompts: read events,
- * try again). Never blocks, but for the first request with model 0: that one asks the daemon which model it
- * means. */
+ * try again). Never blocks. */
 MOED_API int moed_submit(struct moed *m, const struct moed_request *q, uint64_t *request);
 /* Takes the next event if there is one: 1 and *event, or 0. -ECONNRESET: the daemon is gone or has thrown us
  * out. */

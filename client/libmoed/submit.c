@@ -193,9 +193,6 @@ int moed_submit(struct moed *m, const struct moed_request *q, uint64_t *request)
         r = submission_init(m, &s, q);
         if (r < 0)
                 return r;
-        r = model_handle(m, &s.head.model);
-        if (r < 0)
-                return r;
         r = stream_table_add(&m->streams, &stream);
         if (r < 0)
                 return reason_return(&m->reason, r, "out of memory");

@@ -58,8 +58,12 @@ static int chat_ask(struct chat *chat, const char *line, size_t length) {
 
 static int chat_generate(struct chat *chat, struct moed *m, const struct cli *cli, struct generation *g) {
         struct moed_request q = MOED_REQUEST_INIT;
+        int r;
 
-        q.model = chat->model.handle;
+        /* It may have been replaced since the last line. */
+        r = moed_model_find(m, chat->sampling.model, &q.model);
+        if (r < 0)
+                return r;
         q.flags = cli->json ? MOED_LOGPROBS : 0;
         q.messages = chat->history;
         q.n_messages = chat->n_history;

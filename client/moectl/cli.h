@@ -72,6 +72,8 @@ int interrupt_exit_code(void);
 int verb_run(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_chat(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_score(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_load(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_unload(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv);

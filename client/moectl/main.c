@@ -16,6 +16,10 @@ static const struct verb verbs[] = {
           "The text is the operands, joined by spaces; '-' reads it from standard input. Its first token, or the\n"
           "begin-of-text token that the model puts before it, is not scored." },
         { "models", "", "Lists the models that the daemon serves.", verb_models },
+        { "load", "NAME=FILE", "Serves a model from now on, in the place of one with that name.", verb_load,
+          "Generations that run on the replaced model end on it. Holds until the daemon ends; see moed.conf(5)." },
+        { "unload", "NAME", "Serves a model no longer.", verb_unload,
+          "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
         { "stats", "", "Prints the daemon's counters.", verb_stats },
         { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",

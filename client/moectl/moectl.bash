@@ -27,7 +27,7 @@ _moectl_reply() {
 
 _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
-        local verbs="run chat score models ps stats budget tokenize bench inspect doctor reload"
+        local verbs="run chat score models load unload ps stats budget tokenize bench inspect doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()
@@ -43,6 +43,11 @@ _moectl() {
                 _moectl_reply "$(_moectl_options "$verb")" "$word"
         elif [[ ! $verb ]]; then
                 _moectl_reply "$verbs" "$word"
+        elif [[ $verb == load ]]; then
+                mapfile -t COMPREPLY < <(compgen -f -- "${word#*=}")
+                compopt -o filenames
+        elif [[ $verb == unload ]]; then
+                _moectl_reply "$(_moectl_models)" "$word"
         elif [[ $verb == inspect || $verb == doctor ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $verb == inspect ]] || compgen -W "$(_moectl_models)" -- "$word")

@@ -40,45 +40,6 @@ static int show_open(struct cli *cli, const struct verb *verb, const char *contr
         return cli->json ? cli_query_print(*m, control, NULL) : CLI_DONE;
 }
 
-static void models_row(struct table *table, const struct moed_model *model) {
-        char count[16], bytes[16];
-
-        table_cell(table, "%s", model->name);
-        table_cell(table, "%s", model->architecture);
-        table_cell(table, "%s", format_count(count, model->parameters));
-        table_cell(table, "%s", format_bytes(bytes, model->bytes));
-        table_cell(table, "%u", model->context);
-        table_cell(table, "%u", model->layers);
-        if (model->experts > 0)
-                table_cell(table, "%u of %u", model->experts_used, model->experts);
-        else
-                table_cell(table, "-");
-        table_cell(table, "%s", model->chat_template[0] ? model->chat_template : "-");
-        table_cell(table, "%s", model->file);
-}
-
-int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        static const struct table_column columns[] = {
-                { "NAME" }, { "ARCHITECTURE" }, { "PARAMETERS", true }, { "SIZE", true }, { "CONTEXT", true },
-                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" }, { "FILE" },
-        };
-        _cleanup_(table_deinit) struct table table = {};
-        _cleanup_(moed_closep) struct moed *m = NULL;
-        const struct moed_model *models;
-        int n, code;
-
-        code = show_open(cli, verb, "models", argc, argv, &m);
-        if (code != CLI_DONE)
-                return code;
-        n = moed_models(m, &models);
-        if (n < 0)
-                return cli_failed(m, n);
-        table_init(&table, columns, ELEMENTS(columns));
-        for (int i = 0; i < n; i++)
-                models_row(&table, &models[i]);
-        return table_finish(&table);
-}
-
 static void user_cell(struct table *table, uint64_t uid) {
         const struct passwd *user = uid <= UINT32_MAX ? getpwuid((uid_t) uid) : NULL;
 
@@ -111,6 +72,49 @@ static void text_cell(struct table *table, const struct json *json, const char *
         const char *text = json_get_text(json, key, "");
 
         table_cell(table, "%s", text[0] ? text : "-");
+}
+
+static void models_row(struct table *table, const struct json *model) {
+        uint64_t experts = json_get_uint(model, "experts", 0);
+        char bytes[16];
+
+        text_cell(table, model, "name");
+        text_cell(table, model, "architecture");
+        count_cell(table, model, "parameters");
+        table_cell(table, "%s", format_bytes(bytes, json_get_uint(model, "size", 0)));
+        whole_cell(table, model, "context");
+        whole_cell(table, model, "layers");
+        if (experts > 0)
+                table_cell(table, "%" PRIu64 " of %" PRIu64, json_get_uint(model, "experts_used", 0), experts);
+        else
+                table_cell(table, "-");
+        text_cell(table, model, "template");
+        text_cell(table, model, "state");
+        whole_cell(table, model, "streams");
+        text_cell(table, model, "file");
+}
+
+int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv) {
+        static const struct table_column columns[] = {
+                { "NAME" },         { "ARCHITECTURE" },  { "PARAMETERS", true }, { "SIZE", true }, { "CONTEXT", true },
+                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "STATE" },      { "STREAMS", true },
+                { "FILE" },
+        };
+        _cleanup_(table_deinit) struct table table = {};
+        _cleanup_(json_freep) struct json *reply = NULL;
+        _cleanup_(moed_closep) struct moed *m = NULL;
+        int code;
+
+        code = show_open(cli, verb, "models", argc, argv, &m);
+        if (code != CLI_DONE)
+                return code;
+        code = cli_query(m, "models", NULL, &reply);
+        if (code)
+                return code;
+        table_init(&table, columns, ELEMENTS(columns));
+        json_for_each(model, json_get(reply, "models"))
+                models_row(&table, model);
+        return table_finish(&table);
 }
 
 static void ps_row(struct table *table, const struct json *peer) {

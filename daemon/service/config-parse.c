@@ -72,6 +72,7 @@ static const struct key {
         KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
         KEY(DAEMON, "SpinUsec", USEC, spin_usec, 0, 1000000),
         KEY(DAEMON, "DrainTimeoutSec", SPAN, drain_timeout_nsec, 0, 3600 * NSEC_PER_SEC),
+        KEY(DAEMON, "IdleUnloadSec", SPAN, idle_unload_nsec, 0, CONFIG_IDLE_UNLOAD_MAX),
         KEY(DAEMON, "LogLevel", LOG_LEVEL, log_level, 0, 0),
         KEY(LIMITS, "ConnectionsMax", U32, limits.connections_max, 1, 65536),
         KEY(LIMITS, "StreamsMax", U32, limits.streams_max, 1, 65536),
@@ -236,6 +237,19 @@ static int parse_model_file(struct parser *p, struct config_model *model, const 
         return 0;
 }
 
+/* Without a value it is the daemon's again. */
+static void parse_model_idle(struct parser *p, struct config_model *model, const char *value) {
+        struct reason reason = REASON_INIT;
+        uint64_t nsec = 0;
+
+        if (*value && config_value_span(value, NSEC_PER_SEC, 0, CONFIG_IDLE_UNLOAD_MAX, &nsec, &reason)) {
+                complain(p, true, "IdleUnloadSec", value, reason.text);
+                return;
+        }
+        model->has_idle_unload = *value != 0;
+        model->idle_unload_nsec = nsec;
+}
+
 static int parse_model_key(struct parser *p, const char *name, const char *value) {
         struct config_model *model = &p->config->models[p->model];
         struct reason reason = REASON_INIT;
@@ -243,8 +257,12 @@ static int parse_model_key(struct parser *p, const char *name, const char *value
 
         if (strcmp(name, "File") == 0)
                 return parse_model_file(p, model, value);
+        if (strcmp(name, "IdleUnloadSec") == 0) {
+                parse_model_idle(p, model, value);
+                return 0;
+        }
         if (strcmp(name, "Default") != 0) {
-                complain_unknown_key(p, name, "File, Default");
+                complain_unknown_key(p, name, "File, Default, IdleUnloadSec");
                 return 0;
         }
         if (*value && config_value_bool(value, &is_default, &reason))

@@ -117,6 +117,17 @@ int config_model_name_check(const char *name, struct reason *reason) {
         return 0;
 }
 
+const struct config_model *config_find_model(const struct config *config, const char *name) {
+        for (size_t i = 0; i < config->n_models; i++)
+                if (strcmp(config->models[i].name, name) == 0)
+                        return &config->models[i];
+        return NULL;
+}
+
+uint64_t config_idle_unload(const struct config *config, const struct config_model *model) {
+        return model && model->has_idle_unload ? model->idle_unload_nsec : config->idle_unload_nsec;
+}
+
 int config_model_get(struct config *config, const char *name, const char *source, struct config_model **ret) {
         _cleanup_(freep) char *copy = NULL, *where = NULL;
         struct config_model *models;

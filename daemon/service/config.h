@@ -24,6 +24,8 @@ enum {
         CONFIG_MESSAGES_MAX = 100,     /* kept by a report; further ones are counted */
 };
 
+#define CONFIG_IDLE_UNLOAD_MAX (30 * UINT64_C(86400) * NSEC_PER_SEC)
+
 enum {
         _CONFIG_E_SUCCESS,
         CONFIG_E_INVALID, /* the report has at least one error */
@@ -53,6 +55,8 @@ struct config_model {
         char *name, *file; /* file: absolute */
         char *source;      /* where it was first named: "/etc/moed/moed.conf:12", "--model" */
         bool is_default;   /* of exactly one, if there are any */
+        bool has_idle_unload; /* else the daemon's holds */
+        uint64_t idle_unload_nsec;
 };
 
 struct config {
@@ -66,6 +70,7 @@ struct config {
         uint32_t context_max;        /* tokens; 0: the model's own */
         uint32_t spin_usec;
         uint64_t drain_timeout_nsec;
+        uint64_t idle_unload_nsec;   /* a model unused for so long gives its memory back; 0: never */
         int log_level;               /* LOG_ERR … LOG_DEBUG */
         struct config_limits limits;
         struct config_model *models; /* in order of appearance */
@@ -102,5 +107,9 @@ void config_freep(struct config **config);
  * becomes the default when no section says Default=yes. A relative file is taken from the working directory.
  * CONFIG_E_INVALID with a reason; negative errno. */
 int config_add_model(struct config *config, const char *name, const char *file, struct reason *reason);
+/* By name, or NULL. */
+const struct config_model *config_find_model(const struct config *config, const char *name);
+/* How long it may be unused; 0: for ever. `model` may be NULL: one that the configuration does not name. */
+uint64_t config_idle_unload(const struct config *config, const struct config_model *model);
 /* The default, or NULL when there is none. */
 const struct config_model *config_default_model(const struct config *config);

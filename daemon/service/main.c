@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "change.h"
 #include "inspect.h"
 #include "listener.h"
 #include "manager.h"
@@ -24,28 +25,21 @@ struct daemon {
         int signals;
 };
 
-static int reload(struct server *server, struct reason *reason) {
+static int read_config(struct server *server, struct config **ret, struct reason *reason) {
         struct daemon *daemon = container_of(server, struct daemon, server);
-        struct config *config;
         int r;
 
-        r = options_load_config(&daemon->options, &config, NULL, reason);
-        if (r != 0)
-                return r == CONFIG_E_INVALID ? EINVAL : r;
-        r = server_reconfigure(server, config);
-        if (r < 0)
-                config_free(config);
-        else
-                log_info("configuration reloaded");
-        return r;
+        r = options_load_config(&daemon->options, ret, NULL, reason);
+        return r == CONFIG_E_INVALID ? EINVAL : r;
 }
 
 static void reload_on_signal(struct daemon *daemon) {
         struct reason reason = REASON_INIT;
 
         manager_reloading();
-        if (reload(&daemon->server, &reason) != 0)
-                log_error("configuration not reloaded, the old one stays: %s", reason.text);
+        if (change_reload(&daemon->server, NULL, 0, &reason) == 0)
+                return;
+        log_error("configuration not reloaded, the old one stays: %s", reason.text);
         manager_ready("Serving");
 }
 
@@ -116,7 +110,7 @@ static int start(struct daemon *daemon, struct config *config, struct reason *re
         r = server_init(&daemon->server, config, reason);
         if (r != 0)
                 return r == SERVER_E_MODEL ? EX_DATAERR : EX_OSERR;
-        daemon->server.reload = reload;
+        daemon->server.read_config = read_config;
         if (watch_signals(daemon) < 0 || manager_init(&daemon->manager, &daemon->server) < 0) {
                 reason_set(reason, "signals or the watchdog's timer cannot be watched");
                 return EX_OSERR;

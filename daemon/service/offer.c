@@ -3,22 +3,73 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
+#include "base/util.h"
 #include "offer.h"
+#include "stream.h"
+
+static const char *log_fields(const struct offer *offer) {
+        static char fields[CONFIG_MODEL_NAME_MAX + 16];
+
+        snprintf(fields, sizeof(fields), "MODEL=%s", offer->name);
+        return fields;
+}
+
+const char *offer_state_name(const struct offer *offer) {
+        static const char *const names[] = {
+                [OFFER_READY] = "ready", [OFFER_IDLE] = "idle", [OFFER_LOADING] = "loading",
+        };
+
+        return names[offer->state];
+}
 
 void offer_free(struct offer *offer) {
         if (!offer)
                 return;
+        if (!list_empty(&offer->link)) {
+                offer->server->n_offers--;
+                offer->server->n_retired -= offer->retired;
+        }
         list_unlink(&offer->link);
         step_free(offer->step);
         model_free(offer->model);
         free(offer->parts);
         free(offer->streams);
         free(offer->name);
+        free(offer->file);
         free(offer);
 }
 
-static int offer_open(struct offer *offer, const char *file, struct reason *reason) {
+/* Whatever the matter is, the sentence begins with whose it is. */
+static int explain(const struct config_model *model, int r, const struct reason *why, struct reason *reason) {
+        if (why->text[0])
+                reason_set(reason, "model %s: %s", model->name, why->text);
+        else
+                reason_set(reason, "model %s: %s: %s", model->name, model->file, strerror(r < 0 ? -r : EINVAL));
+        return SERVER_E_MODEL;
+}
+
+int offer_open_file(struct model_file **ret, const struct config_model *model, struct reason *reason) {
+        struct reason why = REASON_INIT;
+        int r;
+
+        r = model_file_open(ret, model->file, &why);
+        return r != 0 ? explain(model, r, &why, reason) : 0;
+}
+
+/* Two names for one file share what is open already. */
+static struct model_file *find_same(struct server *server, struct model_file *file) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                if (model_file_same(model_file(offer->model), file))
+                        return model_file(offer->model);
+        return file;
+}
+
+static int offer_open(struct offer *offer, struct model_file *file, const struct config_model *model,
+                      struct reason *reason) {
         const struct config *config = offer->server->config;
         struct model_options options = {
                 .kv_type = config->kv_type == CONFIG_KV_F32 ? QUANT_F32 : QUANT_F16,
@@ -29,52 +80,172 @@ static int offer_open(struct offer *offer, const char *file, struct reason *reas
         struct reason why = REASON_INIT;
         int r;
 
-        r = model_open(&offer->model, offer->server->backend, file, &options, &why);
-        if (r != 0) {
-                if (why.text[0])
-                        reason_set(reason, "model %s: %s", offer->name, why.text);
-                else
-                        reason_set(reason, "model %s: %s: %s", offer->name, file, strerror(r < 0 ? -r : EINVAL));
-                return SERVER_E_MODEL;
-        }
-        return step_new(&offer->step, offer->model);
+        r = model_new(&offer->model, offer->server->backend, find_same(offer->server, file), &options, &why);
+        if (r == 0)
+                r = step_new(&offer->step, offer->model);
+        return r != 0 ? explain(model, r, &why, reason) : 0;
 }
 
-static void offer_log(const struct offer *offer) {
-        const struct model_info *info = model_info(offer->model);
-        char fields[CONFIG_MODEL_NAME_MAX + 16];
-
-        snprintf(fields, sizeof(fields), "MODEL=%s", offer->name);
-        log_line(LOG_INFO, fields,
-                 "model %s: %s, %.1f M parameters, %u layers, %u of %u experts, context %u, %u KV pages, %s", offer->name,
-                 info->architecture, (double) info->parameters / 1e6, info->layers, info->experts_used, info->experts,
-                 info->context, info->kv_pages, info->file);
-}
-
-int offer_new(struct server *server, const struct config_model *model, struct reason *reason) {
-        struct offer *offer = calloc(1, sizeof(*offer));
-        int r = -ENOMEM;
-
-        if (!offer)
-                return -ENOMEM;
-        offer->server = server;
+static int offer_init(struct offer *offer, struct server *server, const struct config_model *model) {
+        *offer = (struct offer) {
+                .server = server,
+                .handle = ++server->handles,
+                .used = now_nsec(),
+        };
         list_init(&offer->running);
         list_init(&offer->waiting);
         list_init(&offer->link);
-        offer->handle = ++server->handles;
+        list_init(&offer->fetch.job.link);
         offer->name = strdup(model->name);
+        offer->file = strdup(model->file);
         offer->parts = calloc(server->rows_max, sizeof(*offer->parts));
         offer->streams = calloc(server->rows_max, sizeof(*offer->streams));
-        if (offer->name && offer->parts && offer->streams)
-                r = offer_open(offer, model->file, reason);
+        return offer->name && offer->file && offer->parts && offer->streams ? 0 : -ENOMEM;
+}
+
+int offer_new(struct offer **ret, struct server *server, const struct config_model *model, struct model_file *file,
+              struct reason *reason) {
+        struct offer *offer = malloc(sizeof(*offer));
+        int r;
+
+        if (!offer)
+                return -ENOMEM;
+        r = offer_init(offer, server, model);
+        if (r == 0)
+                r = offer_open(offer, file, model, reason);
         if (r != 0) {
                 offer_free(offer);
                 return r;
         }
-        if (model->is_default)
-                list_append(server->offers.next, &offer->link);
-        else
-                list_append(&server->offers, &offer->link);
-        offer_log(offer);
+        *ret = offer;
         return 0;
+}
+
+static void offer_log(const struct offer *offer) {
+        const struct model_info *info = model_info(offer->model);
+
+        log_line(LOG_INFO, log_fields(offer),
+                 "model %s: %s, %.1f M parameters, %u layers, %u of %u experts, context %u, %u KV pages, %s", offer->name,
+                 info->architecture, (double) info->parameters / 1e6, info->layers, info->experts_used, info->experts,
+                 info->context, info->kv_pages, offer->file);
+}
+
+void offer_set_default(struct offer *offer) {
+        list_unlink(&offer->link);
+        list_append(offer->server->offers.next, &offer->link);
+}
+
+void offer_retire(struct offer *offer) {
+        offer->retired = true;
+        offer->server->n_retired++;
+        log_line(LOG_INFO, log_fields(offer), "model %s from %s is no longer offered; %u requests use it", offer->name,
+                 offer->file, offer->n_users);
+}
+
+void offer_install(struct offer *offer, bool is_default) {
+        struct offer *old = server_offer_named(offer->server, offer->name);
+
+        offer->server->n_offers++;
+        list_append(old ? &old->link : &offer->server->offers, &offer->link);
+        if (old)
+                offer_retire(old);
+        if (is_default)
+                offer_set_default(offer);
+        offer_log(offer);
+}
+
+void offer_use(struct offer *offer) {
+        offer->n_users++;
+}
+
+void offer_unuse(struct offer *offer) {
+        offer->n_users--;
+        offer->used = now_nsec();
+}
+
+static void offer_fetch(struct job *job) {
+        struct offer *offer = container_of(job, struct offer, fetch.job);
+
+        offer->fetch_result = model_file_fetch(model_file(offer->model), &offer->server->loader_stop);
+}
+
+static int offer_ready(struct offer *offer) {
+        int r = offer->fetch_result;
+
+        if (r == 0)
+                r = model_wake(offer->model);
+        if (r == 0)
+                r = step_new(&offer->step, offer->model);
+        if (r != 0)
+                model_sleep(offer->model);
+        return r;
+}
+
+static void offer_fetched(struct loader_job *job) {
+        struct offer *offer = container_of(job, struct offer, fetch);
+        struct stream *stream, *next;
+        int r;
+
+        r = offer_ready(offer);
+        offer->state = r == 0 ? OFFER_READY : OFFER_IDLE;
+        offer->admit = true;
+        if (r != 0) {
+                log_line(LOG_ERR, log_fields(offer), "model %s cannot be loaded again: %s", offer->name, strerror(-r));
+                list_for_each_safe(stream, next, &offer->waiting, place)
+                        stream_fail(stream, EIO, "the model was idle and cannot be loaded again");
+                offer->admit = false;
+        }
+        offer_unuse(offer);
+}
+
+void offer_wake(struct offer *offer) {
+        if (offer->state != OFFER_IDLE)
+                return;
+        offer->state = OFFER_LOADING;
+        offer->fetch.job.run = offer_fetch;
+        offer->fetch.done = offer_fetched;
+        offer_use(offer);
+        worker_submit(&offer->server->loader, &offer->fetch.job);
+}
+
+static void offer_sleep(struct offer *offer) {
+        step_free(offer->step);
+        offer->step = NULL;
+        model_sleep(offer->model);
+        offer->state = OFFER_IDLE;
+        log_line(LOG_INFO, log_fields(offer), "model %s is idle: its memory is given back until the next request",
+                 offer->name);
+}
+
+void offers_configure(struct server *server) {
+        const struct config *config = server->config;
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                offer->idle_nsec = config_idle_unload(config, config_find_model(config, offer->name));
+}
+
+void offers_reap(struct server *server) {
+        struct offer *offer, *next;
+
+        if (server->n_retired == 0)
+                return;
+        list_for_each_safe(offer, next, &server->offers, link)
+                if (offer->retired && offer->n_users == 0)
+                        offer_free(offer);
+}
+
+uint64_t offers_rest(struct server *server, uint64_t now) {
+        uint64_t first = UINT64_MAX;
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link) {
+                if (offer->idle_nsec == 0 || offer->n_users > 0 || offer->state != OFFER_READY)
+                        continue;
+                if (now >= offer->used + offer->idle_nsec)
+                        offer_sleep(offer);
+                else
+                        first = MIN(first, offer->used + offer->idle_nsec - now);
+        }
+        return first;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "base/util.h"
+#include "offer.h"
 #include "pages.h"
 #include "stream.h"
 
@@ -111,6 +112,11 @@ void pages_admit(struct offer *offer) {
 
         if (!offer->admit)
                 return;
+        if (offer->state != OFFER_READY) {
+                if (offer->n_waiting > 0)
+                        offer_wake(offer);
+                return;
+        }
         offer->admit = false;
         while ((stream = pages_next(offer))) {
                 r = pages_try(stream);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "change.h"
 #include "peer.h"
 #include "stream.h"
 #include "verbs.h"
@@ -170,6 +171,7 @@ void peer_free(struct peer *peer) {
 
         list_for_each_safe(stream, next, &peer->streams, link)
                 stream_abandon(stream);
+        changes_forget(peer->server, peer);
         list_unlink(&peer->link);
         peer->server->n_peers--;
         loop_source_remove(&peer->socket_source);

@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "chat.h"
+#include "offer.h"
 #include "pages.h"
 #include "peer.h"
 #include "report.h"
@@ -17,7 +18,9 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         control_put_string(reply, "name", offer->name);
         control_put_u64(reply, "handle", offer->handle);
         control_put_string(reply, "architecture", info->architecture);
-        control_put_string(reply, "file", info->file);
+        control_put_string(reply, "file", offer->file);
+        control_put_string(reply, "state", offer_state_name(offer));
+        control_put_u64(reply, "streams", offer->n_running + offer->n_waiting);
         control_put_u64(reply, "parameters", info->parameters);
         control_put_u64(reply, "size", info->file_bytes);
         control_put_u64(reply, "context", info->context);
@@ -111,11 +114,11 @@ void report_stats(struct control_builder *reply, const struct server *server) {
         struct user *user;
 
         list_for_each(offer, &server->offers, link) {
-                pages += model_info(offer->model)->kv_pages;
+                pages += model_awake(offer->model) ? model_info(offer->model)->kv_pages : 0;
                 pages_free += model_kv_pages_free(offer->model);
                 running += offer->n_running;
                 waiting += offer->n_waiting;
-                models++;
+                models += !offer->retired;
         }
         list_for_each(user, &server->users.list, link)
                 users++;

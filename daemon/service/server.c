@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/util.h"
+#include "change.h"
 #include "iterate.h"
 #include "listener.h"
 #include "offer.h"
@@ -41,6 +43,20 @@ static int server_on_worker(void *userdata, int result) {
         return 0;
 }
 
+static int server_on_loader(void *userdata, int result) {
+        struct server *server = userdata;
+        struct job *job;
+        uint64_t n;
+
+        (void) !read(server->loader.fd, &n, sizeof(n));
+        while ((job = worker_take(&server->loader))) {
+                struct loader_job *loaded = container_of(job, struct loader_job, job);
+
+                loaded->done(loaded);
+        }
+        return 0;
+}
+
 static int server_init_backend(struct server *server, struct reason *reason) {
         struct backend_cpu_options options = { .threads = server->config->threads };
         int r;
@@ -59,10 +75,18 @@ static int server_init_models(struct server *server, struct reason *reason) {
         int r;
 
         for (size_t i = 0; i < server->config->n_models; i++) {
-                r = offer_new(server, &server->config->models[i], reason);
+                const struct config_model *model = &server->config->models[i];
+                _cleanup_(model_file_unrefp) struct model_file *file = NULL;
+                struct offer *offer;
+
+                r = offer_open_file(&file, model, reason);
+                if (r == 0)
+                        r = offer_new(&offer, server, model, file, reason);
                 if (r != 0)
                         return r;
+                offer_install(offer, model->is_default);
         }
+        offers_configure(server);
         return 0;
 }
 
@@ -77,9 +101,13 @@ static int server_init_loop(struct server *server, struct reason *reason) {
                 return r;
         }
         r = worker_init(&server->worker);
-        if (r < 0)
-                return r;
-        return loop_watch(&server->loop, &server->worker_source, server->worker.fd, server_on_worker, server);
+        if (r == 0)
+                r = worker_init(&server->loader);
+        if (r == 0)
+                r = loop_watch(&server->loop, &server->worker_source, server->worker.fd, server_on_worker, server);
+        if (r == 0)
+                r = loop_watch(&server->loop, &server->loader_source, server->loader.fd, server_on_loader, server);
+        return r;
 }
 
 static int server_init_batch(struct server *server) {
@@ -96,6 +124,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
 
         *server = (struct server) { .config = config, .policies = POLICY_BOOK_NULL, .started = now_nsec() };
         list_init(&server->offers);
+        list_init(&server->changes);
         list_init(&server->peers);
         list_init(&server->graves);
         users_init(&server->users, &limits);
@@ -131,6 +160,10 @@ void server_deinit(struct server *server) {
                 peer_free(peer);
         }
         loop_source_remove(&server->worker_source);
+        loop_source_remove(&server->loader_source);
+        atomic_store(&server->loader_stop, true);
+        worker_deinit(&server->loader);
+        changes_free(server);
         worker_deinit(&server->worker);
         /* What the worker had, done or not begun, is nobody's any more. */
         while ((job = worker_take_any(&server->worker)))
@@ -160,6 +193,7 @@ void server_reap(struct server *server) {
                 listener_resume(server->listener);
         }
         server_free_graves(server);
+        offers_reap(server);
 }
 
 int server_poll(struct server *server) {
@@ -203,15 +237,16 @@ static uint64_t server_drain_end(const struct server *server) {
         return MIN(server->drain_until, server->computed + DRAIN_IDLE_NSEC);
 }
 
-static int server_sleep(struct server *server) {
-        uint64_t timeout = UINT64_MAX, now = now_nsec();
+/* At most `timeout` nanoseconds. */
+static int server_sleep(struct server *server, uint64_t timeout) {
+        uint64_t now = now_nsec();
         struct peer *peer;
         int r = 0;
 
         if (server_spin(server))
                 return 0;
         if (server->draining)
-                timeout = server_drain_end(server) > now ? server_drain_end(server) - now : 0;
+                timeout = MIN(timeout, server_drain_end(server) > now ? server_drain_end(server) - now : 0);
         list_for_each(peer, &server->peers, link)
                 if (peer->greeted)
                         notify_sleeper_arm(&peer->sleeper);
@@ -232,6 +267,7 @@ static bool server_drained(const struct server *server) {
 }
 
 int server_run(struct server *server) {
+        uint64_t timeout;
         int busy, r;
 
         while (!server->stopping && !server_drained(server)) {
@@ -243,8 +279,9 @@ int server_run(struct server *server) {
                 if (r < 0)
                         return r;
                 server_reap(server);
+                timeout = offers_rest(server, now_nsec());
                 if (!busy && r == 0 && list_empty(&server->graves) && !server->reapable) {
-                        r = server_sleep(server);
+                        r = server_sleep(server, timeout);
                         if (r < 0)
                                 return r;
                 }
@@ -288,16 +325,6 @@ int server_apply_policies(struct server *server) {
         return 0;
 }
 
-static bool same_models(const struct config *a, const struct config *b) {
-        if (a->n_models != b->n_models)
-                return false;
-        for (size_t i = 0; i < a->n_models; i++)
-                if (strcmp(a->models[i].name, b->models[i].name) != 0 ||
-                    strcmp(a->models[i].file, b->models[i].file) != 0)
-                        return false;
-        return true;
-}
-
 int server_reconfigure(struct server *server, struct config *config) {
         const struct config *old = server->config;
         struct user_limits limits = server_limits(config);
@@ -306,24 +333,25 @@ int server_reconfigure(struct server *server, struct config *config) {
         r = policy_book_load(&server->policies, &config->budgets);
         if (r < 0)
                 return r;
-        if (!same_models(old, config) || old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
+        if (old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
             old->threads != config->threads || old->rows_max != config->rows_max ||
             old->context_max != config->context_max)
-                log_warning("models, KvMemory=, KvType=, Threads=, RowsMax= and ContextMax= take effect at the next "
-                            "start");
+                log_warning("KvMemory=, KvType=, Threads=, RowsMax= and ContextMax= take effect at the next start");
         server->prompt_rows_max = MIN(config->prompt_rows_max, server->rows_max);
         users_set_limits(&server->users, &limits);
         log_set_level(config->log_level);
-        config_free(server->config);
         server->config = config;
-        return server_apply_policies(server);
+        r = server_apply_policies(server);
+        if (r < 0)
+                log_error("no memory to give every connection its new policy: %s", strerror(-r));
+        return 0;
 }
 
 struct offer *server_offer(struct server *server, uint32_t handle) {
         struct offer *offer;
 
         list_for_each(offer, &server->offers, link)
-                if (handle == 0 || offer->handle == handle)
+                if (!offer->retired && (handle == 0 || offer->handle == handle))
                         return offer;
         return NULL;
 }
@@ -332,7 +360,7 @@ struct offer *server_offer_named(struct server *server, const char *name) {
         struct offer *offer;
 
         list_for_each(offer, &server->offers, link)
-                if (!name || strcmp(offer->name, name) == 0)
+                if (!offer->retired && (!name || strcmp(offer->name, name) == 0))
                         return offer;
         return NULL;
 }

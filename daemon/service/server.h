@@ -16,6 +16,7 @@
 #include "user.h"
 #include "worker.h"
 
+struct change;
 struct listener;
 struct stream;
 
@@ -23,14 +24,32 @@ enum {
         SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
 };
 
+/* A job of the loader's thread; `done` is called on the loop's thread. */
+struct loader_job {
+        struct job job;
+        void (*done)(struct loader_job *job);
+};
+
+enum offer_state {
+        OFFER_READY,
+        OFFER_IDLE,    /* gave its memory back; the next request wakes it */
+        OFFER_LOADING, /* the loader fetches its file */
+};
+
 /* A model that clients can ask for. */
 struct offer {
         struct server *server;
         struct list link;
-        char *name;
+        char *name, *file; /* as it was named */
         uint32_t handle; /* from 1, never reused */
+        enum offer_state state;
+        bool retired;    /* replaced or removed: ends what it has, and is found no more */
+        uint32_t n_users; /* streams; one more while the loader has it */
+        uint64_t idle_nsec, used; /* unused for so long it goes idle (0: never); when the last user went */
+        struct loader_job fetch;
+        int fetch_result;
         struct model *model;
-        struct step *step;
+        struct step *step; /* NULL unless OFFER_READY */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
@@ -47,6 +66,11 @@ struct server {
         struct loop loop;
         struct worker worker;
         struct loop_source worker_source;
+        struct worker loader; /* opens and fetches model files: that may take seconds */
+        struct loop_source loader_source;
+        _Atomic bool loader_stop; /* what takes long shall end */
+        struct list changes; /* of the models, in the order of their asking; the first is under way */
+        uint32_t n_changes;
         struct listener *listener;
         struct backend *backend;
         const char *backend_name; /* what it chose of this machine */
@@ -54,6 +78,7 @@ struct server {
         struct tenants tenants;
         struct scheduler scheduler;
         struct list offers; /* the default first */
+        uint32_t n_offers, n_retired; /* all; those of them that are retired */
         struct list peers;
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
@@ -73,7 +98,8 @@ struct server {
         bool stopping;      /* leave the loop now */
         uint64_t drain_until;
         uint64_t computed; /* nsec: when the latest iteration ended */
-        int (*reload)(struct server *server, struct reason *reason); /* set by main: reads the configuration anew */
+        /* Set by main: reads the configuration anew. A positive errno with a reason, negative errno. */
+        int (*read_config)(struct server *server, struct config **ret, struct reason *reason);
 };
 
 /* Takes `config`, which server_deinit() frees. Opens the backend and the models: negative errno or a positive
@@ -95,12 +121,12 @@ void server_reap(struct server *server);
 
 /* First call: take no new work, end when the generations have, at the latest after the configured time. Second: now. */
 void server_drain(struct server *server);
-/* Puts a new configuration in force, and frees the old: limits, policies, log level. What needs a restart is told in the
- * log. -ENOMEM: the old one stays, `config` is the caller's. */
+/* Puts a new configuration in force, but for its models: limits, policies, log level. What needs a restart is told in
+ * the log. The old one is the caller's then; -ENOMEM: it stays, and `config` is the caller's. */
 int server_reconfigure(struct server *server, struct config *config);
 /* The policies have changed: every peer and stream gets what is theirs now. */
 int server_apply_policies(struct server *server);
 
-/* By handle (0: the default) or by name (NULL: the default); NULL when there is none. */
+/* By handle (0: the default) or by name (NULL: the default); NULL when there is none. Never a retired one. */
 struct offer *server_offer(struct server *server, uint32_t handle);
 struct offer *server_offer_named(struct server *server, const char *name);

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "offer.h"
 #include "pages.h"
 #include "peer.h"
 #include "prompt.h"
@@ -64,6 +65,7 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
+        offer_use(offer);
 }
 
 /* Only long prompts wait for the worker, so only their copies can pile up. */
@@ -167,6 +169,7 @@ void stream_free(struct stream *stream) {
         list_unlink(&stream->stalled);
         list_unlink(&stream->grave);
         stream_server(stream)->n_streams--;
+        offer_unuse(stream->offer);
         stream->tenant->n_streams--;
         request_deinit(&stream->request);
         token_list_deinit(&stream->tokens);

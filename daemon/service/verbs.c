@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
+#include "change.h"
+#include "offer.h"
 #include "peer.h"
 #include "report.h"
 #include "stream.h"
@@ -14,10 +17,12 @@
 enum {
         TOKENIZE_TEXT_MAX = 64 * 1024, /* bytes: done on the loop's thread */
         ENTRIES_DEFAULT = 256,
+        VERB_LATER = INT_MAX, /* from a handler: verbs_reply() will be called */
 };
 
 struct call {
         struct peer *peer;
+        uint64_t id;
         struct control_map args;
         struct control_builder *reply;
         struct reason *reason;
@@ -32,7 +37,7 @@ enum verb_flags {
 
 struct verb {
         const char *name;
-        int (*handle)(struct call *call); /* 0, a positive errno with a reason, or a negative errno */
+        int (*handle)(struct call *call); /* 0, a positive errno with a reason, a negative errno, or VERB_LATER */
         unsigned flags;
 };
 
@@ -99,6 +104,8 @@ static int verb_models(struct call *call) {
 
         control_begin_array(call->reply, "models");
         list_for_each(offer, &call->peer->server->offers, link) {
+                if (offer->retired)
+                        continue;
                 control_begin_map(call->reply, NULL);
                 report_model(call->reply, offer);
                 control_end(call->reply);
@@ -116,6 +123,8 @@ static int verb_open(struct call *call) {
         if (r == CONTROL_E_TYPE)
                 return wrong(call, "model", "a name");
         offer = server_offer_named(call->peer->server, r == 0 ? name : NULL);
+        if (!offer && r != 0)
+                return reason_return(call->reason, ENOENT, "the daemon serves no model now");
         if (!offer)
                 return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
         report_model(call->reply, offer);
@@ -349,7 +358,38 @@ static int verb_budget(struct call *call) {
 }
 
 static int verb_reload(struct call *call) {
-        return call->peer->server->reload(call->peer->server, call->reason);
+        int r = change_reload(call->peer->server, call->peer, call->id, call->reason);
+
+        return r == 0 ? VERB_LATER : r;
+}
+
+static int verb_load(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1], file[PATH_MAX];
+        bool is_default = false;
+        int r;
+
+        if (control_get_name(call->args, "name", name, sizeof(name)) != 0)
+                return wrong(call, "name", "the name of a model");
+        if (control_get_name(call->args, "file", file, sizeof(file)) != 0 || file[0] != '/')
+                return wrong(call, "file", "the absolute path of a GGUF file");
+        if (control_get_bool(call->args, "default", &is_default) == CONTROL_E_TYPE)
+                return wrong(call, "default", "true or false");
+        r = change_load(call->peer->server, call->peer, call->id, name, file, is_default, call->reason);
+        return r == 0 ? VERB_LATER : r;
+}
+
+static int verb_unload(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1];
+        struct offer *offer;
+
+        if (control_get_name(call->args, "name", name, sizeof(name)) != 0)
+                return wrong(call, "name", "the name of a model");
+        offer = server_offer_named(call->peer->server, name);
+        if (!offer)
+                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+        control_put_u64(call->reply, "streams", offer->n_users);
+        offer_retire(offer);
+        return 0;
 }
 
 static const struct verb verbs[] = {
@@ -363,6 +403,8 @@ static const struct verb verbs[] = {
         { "stats",      verb_stats,      0 },
         { "budget",     verb_budget,     0 },
         { "reload",     verb_reload,     VERB_ADMIN },
+        { "load",       verb_load,       VERB_ADMIN },
+        { "unload",     verb_unload,     VERB_ADMIN },
 };
 
 static int verbs_call(struct call *call) {
@@ -421,12 +463,17 @@ static void verbs_send(struct call *call, uint64_t id, int error) {
                 peer_drop(call->peer, "a reply could not be sent");
 }
 
+void verbs_reply(struct peer *peer, uint64_t id, struct control_builder *reply, int error, struct reason *reason) {
+        struct call call = { .peer = peer, .reply = reply, .reason = reason };
+
+        verbs_send(&call, id, error);
+}
+
 void verbs_handle(struct peer *peer, const void *data, size_t size) {
         struct control_message message = CONTROL_MESSAGE_NULL;
         struct reason reason = REASON_INIT;
         struct control_builder reply;
         struct call call = { .peer = peer, .reply = &reply, .reason = &reason, .fds = { -1, -1, -1, -1 } };
-        uint64_t id;
         int r;
 
         r = control_parse(&message, data, size, &reason);
@@ -436,13 +483,14 @@ void verbs_handle(struct peer *peer, const void *data, size_t size) {
         }
         call.args = message.root;
         control_builder_init(&reply);
-        if (control_get_u64(message.root, "id", &id) != 0) {
+        if (control_get_u64(message.root, "id", &call.id) != 0) {
                 peer_drop(peer, "a control message has no \"id\"");
         } else {
                 r = verbs_call(&call);
                 if (r < 0)
                         reason_set(&reason, "the daemon cannot do this now: %s", strerror(-r));
-                verbs_send(&call, id, r < 0 ? -r : r);
+                if (r != VERB_LATER)
+                        verbs_send(&call, call.id, r < 0 ? -r : r);
         }
         for (size_t i = 0; i < ELEMENTS(call.fds); i++)
                 close_fd(call.fds[i]);
