@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "engine.h"
@@ -13,12 +14,20 @@
  * else is in the batch, however its prompt is cut, and however many threads compute. */
 
 enum {
-        PROMPT = 45,  /* longer than a page and than the largest chunk */
-        DECODED = 4,  /* tokens fed one at a time after it */
-        TOKENS = PROMPT + DECODED,
+        PROMPT = 45,       /* longer than a page and than the largest chunk */
+        PROMPT_LONG = 140, /* longer than what the largest compressed entry is made of */
+        DECODED = 4,       /* tokens fed one at a time after it */
+        TOKENS_MAX = PROMPT_LONG + DECODED,
         NEIGHBOURS = 15,
-        ROWS = 128,
+        ROWS = 256,
 };
+
+/* Of the model that is being tried. */
+static uint32_t prompt = PROMPT;
+
+static uint32_t tokens_of_all(void) {
+        return prompt + DECODED;
+}
 
 struct way {
         const char *name;
@@ -27,11 +36,11 @@ struct way {
 };
 
 static const struct way ways[] = {
-        { "whole, alone", PROMPT, false },
+        { "whole, alone", PROMPT_LONG, false },
         { "chunks of 1", 1, false },
         { "chunks of 7", 7, false },
         { "chunks of 32", 32, false },
-        { "whole, 15 neighbours", PROMPT, true },
+        { "whole, 15 neighbours", PROMPT_LONG, true },
         { "chunks of 7, 15 neighbours", 7, true },
 };
 
@@ -46,13 +55,13 @@ static const struct machine machines[] = {
 };
 
 struct subject {
-        int32_t tokens[TOKENS];
-        uint32_t allowances[TOKENS];
+        int32_t tokens[TOKENS_MAX];
+        uint32_t allowances[TOKENS_MAX];
 };
 
 /* Tokens and allowances that differ from one sequence to the next. */
 static void make_subject(struct subject *s, const struct model_info *info, uint32_t seed) {
-        for (uint32_t i = 0; i < TOKENS; i++) {
+        for (uint32_t i = 0; i < TOKENS_MAX; i++) {
                 seed = seed * 1664525u + 1013904223u;
                 s->tokens[i] = (int32_t) ((seed >> 8) % info->vocab);
                 s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
@@ -63,7 +72,7 @@ static struct sequence *new_sequence(struct model *model) {
         struct sequence *s;
 
         assert_se(sequence_new(&s, model) == 0);
-        assert_se(sequence_reserve(s, TOKENS) == 0);
+        assert_se(sequence_reserve(s, tokens_of_all()) == 0);
         return s;
 }
 
@@ -72,7 +81,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
-                .count = at < PROMPT ? MIN(chunk, PROMPT - at) : 1, .logits = 1,
+                .count = at < prompt ? MIN(chunk, prompt - at) : 1, .logits = 1,
         };
 }
 
@@ -92,9 +101,10 @@ static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequen
         uint32_t n = 0;
 
         for (uint32_t i = from; i < to; i++) {
-                if (sequence_length(sequences[i]) == TOKENS) {
+                if (sequence_length(sequences[i]) == tokens_of_all()) {
                         sequence_truncate(sequences[i], i);
-                        assert_se(sequence_reserve(sequences[i], TOKENS - i) == 0);
+                        assert_se(sequence_reserve(sequences[i],
+                                                   tokens_of_all() - sequence_length(sequences[i])) == 0);
                 }
                 parts[n++] = next_part(sequences[i], &subjects[i], (round + i) % 4 == 0 ? 5 : 1);
         }
@@ -115,7 +125,7 @@ static float *logits_of(struct model *model, const struct way *way) {
                 make_subject(&subjects[i], model_info(model), i + 1);
                 sequences[i] = new_sequence(model);
         }
-        for (uint32_t round = 0; sequence_length(sequences[0]) < TOKENS; round++) {
+        for (uint32_t round = 0; sequence_length(sequences[0]) < tokens_of_all(); round++) {
                 uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0,
                          own = n++;
 
@@ -123,7 +133,7 @@ static float *logits_of(struct model *model, const struct way *way) {
                 if (way->neighbours)
                         n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
                 run(step, parts, n);
-                if (sequence_length(sequences[0]) >= PROMPT)
+                if (sequence_length(sequences[0]) >= prompt)
                         memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out,
                                vocab * sizeof(*logits));
         }
@@ -223,4 +233,23 @@ TEST(logits_do_not_depend_on_neighbours_chunks_or_threads) {
 
         assert_se(check_folder(root ? root : REFERENCE_DATA, "models") > 0);
         assert_se(check_folder(root ? root : REFERENCE_DATA, "quant-models") > 0);
+}
+
+/* Kinds of attention that the committed models do not have. The last compresses 128 tokens to one. */
+TEST(latent_sparse_and_compressed_attention_do_not_either) {
+        static const char *const names[] = { "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "deepseek_v4" };
+        const char *root = getenv("MOED_FIXTURES");
+        unsigned checked = 0;
+        char path[4096];
+
+        for (size_t i = 0; i < ELEMENTS(names); i++) {
+                snprintf(path, sizeof(path), "%s/models/%s/model.gguf", root ? root : SHARED_FIXTURES, names[i]);
+                if (access(path, R_OK))
+                        continue;
+                prompt = strcmp(names[i], "deepseek_v4") ? PROMPT : PROMPT_LONG;
+                check_model(path);
+                checked++;
+        }
+        if (checked == 0)
+                test_skip("no fixtures: set MOED_FIXTURES");
 }

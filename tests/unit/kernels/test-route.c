@@ -143,6 +143,34 @@ TEST(groups_score_by_their_best_or_their_two_best) {
         everywhere(check_groups);
 }
 
+static void check_table(struct device *d) {
+        static const float logits[] = {4.0f, -9.0f, 2.0f, 1.9f, 0.0f, 0.1f}, bias[] = {0.0f, 9.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        static const int32_t table[3][3] = {{3, 5, 2}, {4, 4, 1}, {-1, 6, 0}};
+        struct op_route op = {.experts = 6, .k = 3, .gate = ROUTE_SQRT_SOFTPLUS, .normalize = true, .scale = 1.5f};
+        struct choice c;
+
+        for (int32_t id = 0; id < 4; id++) {
+                static const int32_t expected[4][3] = {{2, 3, 5}, {4, 1, -1}, {0, -1, -1}, {-1, -1, -1}};
+                static const int32_t counts[4] = {3, 2, 1, 0};
+
+                op.table = device_put(d, table, sizeof(table));
+                op.table_rows = 3;
+                op.token_ids = device_put(d, &id, sizeof(id));
+                c = choose(d, op, logits, NULL, 3);
+                assert_se(memcmp(c.ids, expected[id], sizeof(expected[id])) == 0);
+                assert_se(c.count == counts[id] && c.used == 5 + (uint32_t) counts[id]);
+                assert_se(near(c.weights[0] + c.weights[1] + c.weights[2], counts[id] ? 1.5 : 0.0));
+        }
+        op.table = device_put(d, table, sizeof(table));
+        op.token_ids = device_put(d, NULL, sizeof(int32_t));
+        c = choose(d, op, logits, bias, 2);
+        assert_se(c.count == 2 && c.ids[0] == 2 && c.ids[1] == 3);
+}
+
+TEST(a_table_leaves_only_its_experts_and_the_cap_the_best_of_them) {
+        everywhere(check_table);
+}
+
 static void check_not_finite(struct device *d) {
         static const enum route_gate gates[] = {ROUTE_SOFTMAX, ROUTE_SIGMOID, ROUTE_SQRT_SOFTPLUS,
                                                 ROUTE_SOFTMAX_CHOSEN};
