@@ -35,6 +35,7 @@ struct model_options {
                                   * or the context shrinks to what fits */
         uint32_t rows_max;       /* most rows of one step */
         uint32_t context_max;    /* 0: the model's own */
+        bool context_extend;     /* context_max may pass what the model was made for: its rotary scaling goes on as it is */
 };
 
 struct model_info {

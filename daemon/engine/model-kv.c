@@ -87,7 +87,9 @@ int model_init_kv(struct model *m, const struct model_options *options, struct r
                                      "%s: %llu bytes for KV hold no page; one of %d tokens takes %llu",
                                      gguf_name(m->gguf), (unsigned long long) options->kv_bytes,
                                      (int) KV_PAGE_TOKENS, (unsigned long long) page);
-        context = options->context_max ? MIN(options->context_max, h->context) : h->context;
+        context = options->context_max ? options->context_max : h->context;
+        if (!options->context_extend)
+                context = MIN(context, h->context);
         m->info.context = (uint32_t) MIN(context, pages * KV_PAGE_TOKENS);
         m->info.kv_bytes_per_token = DIV_ROUND_UP(page, (uint64_t) KV_PAGE_TOKENS);
         m->info.kv_pages = (uint32_t) pages;

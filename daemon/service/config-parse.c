@@ -49,6 +49,7 @@ enum value_type {
         VALUE_KV_TYPE,
         VALUE_LOG_LEVEL,
         VALUE_SOCKET,
+        VALUE_BOOL,
 };
 
 /* The keys that are plain members of struct config. `zero`: a word for 0, beside the range. */
@@ -70,6 +71,7 @@ static const struct key {
         KEY(DAEMON, "RowsMax", U32, rows_max, 1, 4096),
         KEY(DAEMON, "PromptRowsMax", U32, prompt_rows_max, 1, 4096),
         KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
+        KEY(DAEMON, "ContextExtend", BOOL, context_extend, 0, 0),
         KEY(DAEMON, "SpinUsec", USEC, spin_usec, 0, 1000000),
         KEY(DAEMON, "DrainTimeoutSec", SPAN, drain_timeout_nsec, 0, 3600 * NSEC_PER_SEC),
         KEY(DAEMON, "IdleUnloadSec", SPAN, idle_unload_nsec, 0, CONFIG_IDLE_UNLOAD_MAX),
@@ -106,6 +108,8 @@ static size_t value_size(enum value_type type) {
                 return sizeof(int);
         case VALUE_SOCKET:
                 return sizeof(char *);
+        case VALUE_BOOL:
+                return sizeof(bool);
         }
         return 0;
 }
@@ -170,6 +174,8 @@ static int read_value(const struct key *key, const char *value, void *member, st
                 return config_value_log_level(value, member, reason);
         case VALUE_SOCKET:
                 return read_socket(value, member, reason);
+        case VALUE_BOOL:
+                return config_value_bool(value, member, reason);
         }
         return -EINVAL;
 }

@@ -68,6 +68,7 @@ struct config {
         enum config_kv_type kv_type;
         uint32_t rows_max, prompt_rows_max;
         uint32_t context_max;        /* tokens; 0: the model's own */
+        bool context_extend;         /* context_max may be more than that */
         uint32_t spin_usec;
         uint64_t drain_timeout_nsec;
         uint64_t idle_unload_nsec;   /* a model unused for so long gives its memory back; 0: never */

@@ -113,6 +113,7 @@ static int forecast(struct inspection *i, const struct config *config, const cha
                         .kv_bytes = config->kv_memory,
                         .rows_max = config->rows_max,
                         .context_max = config->context_max,
+                        .context_extend = config->context_extend,
                 },
                 .threads = config->threads,
                 .rows = config->rows_max, /* of one long prompt, when nobody else generates */

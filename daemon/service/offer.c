@@ -76,6 +76,7 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
                 .kv_bytes = config->kv_memory,
                 .rows_max = offer->server->rows_max,
                 .context_max = config->context_max,
+                .context_extend = config->context_extend,
         };
         struct reason why = REASON_INIT;
         int r;

@@ -335,8 +335,9 @@ int server_reconfigure(struct server *server, struct config *config) {
                 return r;
         if (old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
             old->threads != config->threads || old->rows_max != config->rows_max ||
-            old->context_max != config->context_max)
-                log_warning("KvMemory=, KvType=, Threads=, RowsMax= and ContextMax= take effect at the next start");
+            old->context_max != config->context_max || old->context_extend != config->context_extend)
+                log_warning("KvMemory=, KvType=, Threads=, RowsMax=, ContextMax= and ContextExtend= take effect at the next "
+                            "start");
         server->prompt_rows_max = MIN(config->prompt_rows_max, server->rows_max);
         users_set_limits(&server->users, &limits);
         log_set_level(config->log_level);

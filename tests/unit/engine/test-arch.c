@@ -130,6 +130,41 @@ TEST(a_file_that_is_none_is_refused) {
         backend->ops->free(backend);
 }
 
+TEST(a_context_beyond_the_training_length_is_for_who_asks) {
+        static const struct {
+                uint32_t context_max;
+                bool extend;
+                uint32_t context;
+        } cases[] = {
+                { 0, false, TINY_CONTEXT },
+                { 0, true, TINY_CONTEXT },
+                { TINY_CONTEXT / 2, false, TINY_CONTEXT / 2 },
+                { TINY_CONTEXT / 2, true, TINY_CONTEXT / 2 },
+                { 3 * TINY_CONTEXT, false, TINY_CONTEXT },
+                { 3 * TINY_CONTEXT, true, 3 * TINY_CONTEXT },
+        };
+        struct backend *backend;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        for (size_t i = 0; i < ELEMENTS(cases); i++) {
+                struct model_options options = {
+                        .kv_type = QUANT_F16, .kv_bytes = 1 << 22, .rows_max = 4, .context_max = cases[i].context_max,
+                        .context_extend = cases[i].extend,
+                };
+                struct sequence *sequence;
+                struct model *model;
+
+                assert_se(model_open(&model, backend, tiny_write(&(struct tiny) { 0 }), &options, NULL) == 0);
+                assert_se(model_info(model)->context == cases[i].context);
+                assert_se(sequence_new(&sequence, model) == 0);
+                assert_se(sequence_reserve(sequence, cases[i].context + 1) == ENGINE_E_CONTEXT);
+                assert_se(sequence_reserve(sequence, cases[i].context) == 0);
+                sequence_free(sequence);
+                model_free(model);
+        }
+        backend->ops->free(backend);
+}
+
 TEST(an_arena_smaller_than_a_page_is_refused) {
         struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1000, .rows_max = 4 };
         struct reason reason = REASON_INIT;

@@ -114,8 +114,8 @@ TEST(every_key_is_read) {
         struct config_report report;
         struct config *c = load("# a comment\n; another\n"
                                 "[Daemon]\nSocket=/run/x.sock\nSocketMode=0660\nThreads = 3 \r\nKvMemory=512M\n"
-                                "KvType=f32\nRowsMax=128\n  PromptRowsMax=17\nContextMax=4096\nSpinUsec=1ms\n"
-                                "DrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\n"
+                                "KvType=f32\nRowsMax=128\n  PromptRowsMax=17\nContextMax=4096\nContextExtend=on\n"
+                                "SpinUsec=1ms\nDrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\n"
                                 "[Limits]\nConnectionsMax=1\nStreamsMax=2\nQueueMax=0\nRingEntriesMax=8\nArenaMax=64K\n"
                                 "PromptBytesMax=1G\n"
                                 "[Model a]\nFile=/a.gguf\nIdleUnloadSec=250ms\n[Model b.Q4_K-M]\nFile=/b = c.gguf\nDefault=yes\n"
@@ -126,7 +126,7 @@ TEST(every_key_is_read) {
         assert_se(c && report.n_warnings == 0);
         assert_se(strcmp(c->socket, "/run/x.sock") == 0 && c->socket_mode == 0660 && c->threads == 3);
         assert_se(c->kv_memory == UINT64_C(512) << 20 && c->kv_type == CONFIG_KV_F32 && c->rows_max == 128);
-        assert_se(c->prompt_rows_max == 17 && c->context_max == 4096 && c->spin_usec == 1000);
+        assert_se(c->prompt_rows_max == 17 && c->context_max == 4096 && c->context_extend && c->spin_usec == 1000);
         assert_se(c->drain_timeout_nsec == 90 * NSEC_PER_SEC && c->log_level == LOG_DEBUG);
         assert_se(c->limits.connections_max == 1 && c->limits.streams_max == 2 && c->limits.queue_max == 0);
         assert_se(c->limits.ring_entries_max == 8 && c->limits.arena_max == 65536);
@@ -146,13 +146,13 @@ TEST(an_empty_value_takes_back_what_was_said) {
         struct config_report report;
         struct config *c = load("[Daemon]\nSocket=/a\nSocket=\nRowsMax=9\nRowsMax=\nKvType=f32\nKvType=\nLogLevel=err\n"
                                 "LogLevel=\nSocketMode=600\nSocketMode=\nDrainTimeoutSec=1\nDrainTimeoutSec=\n"
-                                "Threads=4\nThreads=auto\nContextMax=64\nContextMax=model\n"
+                                "Threads=4\nThreads=auto\nContextMax=64\nContextMax=model\nContextExtend=yes\nContextExtend=\n"
                                 "[Budget uid:0]\nWeight=3\nWeight=\n[Model m]\nFile=/x\nDefault=yes\nDefault=\n",
                                 &report);
 
         assert_se(c && !c->socket && c->rows_max == 512 && c->kv_type == CONFIG_KV_F16 && c->log_level == LOG_INFO);
         assert_se(c->socket_mode == 0666 && c->drain_timeout_nsec == 30 * NSEC_PER_SEC && c->threads == 0);
-        assert_se(c->context_max == 0 && c->budgets.rules[0].keys == 0 && c->budgets.rules[0].policy.weight == 100);
+        assert_se(c->context_max == 0 && !c->context_extend && c->budgets.rules[0].keys == 0 && c->budgets.rules[0].policy.weight == 100);
         assert_se(c->models[0].is_default); /* the only one */
         config_free(c);
         refused("[Model m]\nFile=/x\nFile=\n", "moed.conf:1: [Model m]: lacks File=");
@@ -175,6 +175,7 @@ TEST(each_mistake_is_told_with_its_place_and_what_is_allowed) {
         refused("[Daemon]\nRowsMax=-1", "RowsMax=-1:");
         refused("[Daemon]\nRowsMax=99999999999999999999999", "1 to 4096");
         refused("[Daemon]\nThreads=many", "Threads=many: 1 to 1024 is allowed, or auto");
+        refused("[Daemon]\nContextExtend=maybe", "ContextExtend=maybe: yes or no is allowed");
         refused("[Daemon]\nKvMemory=1X", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvMemory=1K", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvMemory=99999999999T", "from 1M to 16T is allowed");
@@ -381,7 +382,8 @@ TEST(the_example_shows_the_defaults) {
         assert_se(example && example->socket && example->n_models == 1 && example->budgets.n_rules >= 2);
         assert_se(example->threads == defaults->threads && example->kv_memory == defaults->kv_memory);
         assert_se(example->kv_type == defaults->kv_type && example->rows_max == defaults->rows_max);
-        assert_se(example->prompt_rows_max == defaults->prompt_rows_max && example->context_max == 0);
+        assert_se(example->prompt_rows_max == defaults->prompt_rows_max && example->context_max == 0 &&
+                  !example->context_extend);
         assert_se(example->spin_usec == defaults->spin_usec && example->log_level == defaults->log_level);
         assert_se(example->drain_timeout_nsec == defaults->drain_timeout_nsec);
         assert_se(example->socket_mode == defaults->socket_mode);
