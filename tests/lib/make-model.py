@@ -83,8 +83,10 @@ class Writer:
         for d in dims:
             values *= d
         size = values // BLOCKS[kind][0] * BLOCKS[kind][1]
-        # What is added to the stream of all layers is a vector like any other; norms scale by one.
-        self.tensors.append((name, dims, kind, self.offset, size, len(dims) == 1, dims[0]))
+        # A product keeps the length of its vector; but what layers add is small beside the embedding, or all tokens would
+        # come to look alike and choose the same few experts.
+        scale = 1.0 if name == "token_embd.weight" else dims[0] ** -0.5 * (0.25 if "_output." in name or "_down" in name else 1)
+        self.tensors.append((name, dims, kind, self.offset, size, len(dims) == 1, scale))
         self.offset += -(-size // ALIGNMENT) * ALIGNMENT
 
     def block(self, kind, scale):
@@ -98,24 +100,24 @@ class Writer:
             return half(scale / 9.2) + bits(20)
         return struct.pack("<f", self.rng.gauss(0, scale))
 
-    def pool(self, kind, columns):
-        """Some MiB of blocks; deviation 1/sqrt(columns) keeps the length of what a matrix is multiplied with."""
-        if (kind, columns) not in self.pools:
+    def pool(self, kind, scale):
+        """Some MiB of blocks of that deviation."""
+        if (kind, scale) not in self.pools:
             size = BLOCKS[kind][1]
-            few = [self.block(kind, columns ** -0.5) for _ in range(4096)]
+            few = [self.block(kind, scale) for _ in range(4096)]
             blocks = [self.rng.choice(few) for _ in range(POOL_BYTES // size // 16)]
             if kind == TYPE_Q4_K:
                 blocks = [b[:16] + self.rng.randbytes(128) for b in blocks]
-            self.pools[kind, columns] = b"".join(blocks)
-        return self.pools[kind, columns]
+            self.pools[kind, scale] = b"".join(blocks)
+        return self.pools[kind, scale]
 
-    def write_tensor(self, out, kind, size, norm, columns):
+    def write_tensor(self, out, kind, size, norm, scale):
         if norm:
             out.write(struct.pack("<f", 1.0) * (size // 4))
         elif kind == TYPE_F32:
-            out.write(b"".join(self.block(kind, columns ** -0.5) for _ in range(size // 4)))
+            out.write(b"".join(self.block(kind, scale) for _ in range(size // 4)))
         else:
-            pool, block = self.pool(kind, columns), BLOCKS[kind][1]
+            pool, block = self.pool(kind, scale), BLOCKS[kind][1]
             left = size
             while left > 0:
                 begin = self.rng.randrange(len(pool) // block // 2) * block
@@ -130,8 +132,8 @@ class Writer:
             for name, dims, kind, offset, *_ in self.tensors:
                 out.write(string(name) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, kind, offset))
             out.write(bytes(-out.tell() % ALIGNMENT))
-            for _, _, kind, _, size, norm, columns in self.tensors:
-                self.write_tensor(out, kind, size, norm, columns)
+            for _, _, kind, _, size, norm, scale in self.tensors:
+                self.write_tensor(out, kind, size, norm, scale)
 
 
 def metadata(w, shape, name):
