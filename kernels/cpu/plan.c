@@ -135,12 +135,21 @@ static int plan_index(struct stream *s, const struct op_index *op) {
         int r = planned(cpu_index(s, op));
 
         if (r == 0)
-                read_kv(s, &op->keys, (uint64_t) op->rows.position_max + 1);
+                read_kv(s, &op->keys, kv_visible(op->keys.ratio, op->rows.position_max));
         return r;
 }
 
 static int plan_sparse_attention(struct stream *s, const struct op_sparse_attention *op) {
-        return planned(cpu_sparse_attention(s, op));
+        uint32_t position = op->rows.position_max, seen = kv_visible(op->entries.ratio, position);
+        int r = planned(cpu_sparse_attention(s, op));
+
+        if (r)
+                return r;
+        if (op->window > 0)
+                read_kv(s, &op->kv, MIN((uint64_t) op->window, (uint64_t) position + 1));
+        if (op->entries.k.address)
+                read_kv(s, &op->entries, op->chosen.address ? MIN(op->chosen_max, seen) : seen);
+        return 0;
 }
 
 /* Operations that need no scratch and read little but activations. */
