@@ -59,6 +59,9 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 const char *says[3];
         } cases[] = {
                 { { .architecture = "mamba" }, { "unknown architecture \"mamba\"", "llama", "gpt-oss" } },
+                { { .architecture = "deepseek2" }, { "deepseek2.attention.kv_lora_rank is missing" } },
+                { { .architecture = "glm-dsa" }, { "glm-dsa.attention.kv_lora_rank is missing" } },
+                { { .architecture = "deepseek4" }, { "indexer of 0 heads" } },
                 { { .omit_key = "block_count" }, { "qwen3moe.block_count" } },
                 { { .omit_key = "embedding_length" }, { "qwen3moe.embedding_length" } },
                 { { .key = "block_count", .value = 0 }, { "qwen3moe.block_count is 0, expected 1 to" } },

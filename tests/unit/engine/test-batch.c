@@ -253,3 +253,82 @@ TEST(latent_sparse_and_compressed_attention_do_not_either) {
         if (checked == 0)
                 test_skip("no fixtures: set MOED_FIXTURES");
 }
+
+/* The path of a shared fixture's model; skips the test without. */
+static const char *shared_model(const char *name) {
+        static char path[4096];
+        const char *root = getenv("MOED_FIXTURES");
+
+        snprintf(path, sizeof(path), "%s/models/%s/model.gguf", root ? root : SHARED_FIXTURES, name);
+        if (access(path, R_OK))
+                test_skip("no fixtures: set MOED_FIXTURES");
+        return path;
+}
+
+/* Feeds what is missing up to `end`, and keeps the last logits. */
+static void feed_to(struct step *step, struct sequence *q, const struct subject *subject, uint32_t end, float *logits,
+                    uint32_t vocab) {
+        uint32_t at = sequence_length(q);
+        struct step_part part = { .sequence = q, .tokens = subject->tokens + at, .allowances = subject->allowances + at,
+                                  .count = end - at, .logits = true };
+
+        assert_se(sequence_reserve(q, end - at) == 0);
+        run(step, &part, 1);
+        memcpy(logits, part.logits_out, vocab * sizeof(*logits));
+}
+
+TEST(a_compressed_sequence_is_cut_to_whole_pages_and_goes_on_as_if_never_longer) {
+        static const uint32_t cuts[] = { 139, 128, 127, 97, 33, 31 };
+        const char *path = shared_model("deepseek_v4");
+        _cleanup_(freep) float *expected = NULL, *got = NULL;
+        struct backend *backend;
+        struct sequence *q;
+        struct subject subject;
+        struct model *model;
+        struct step *step;
+        uint32_t vocab;
+
+        assert_se(backend_cpu_new(&backend, NULL) == 0);
+        model = open_model(backend, path);
+        vocab = model_info(model)->vocab;
+        expected = calloc(vocab, sizeof(*expected));
+        got = calloc(vocab, sizeof(*got));
+        assert_se(expected && got && step_new(&step, model) == 0 && sequence_new(&q, model) == 0);
+        make_subject(&subject, model_info(model), 7);
+        feed_to(step, q, &subject, PROMPT_LONG, expected, vocab);
+        for (size_t i = 0; i < ELEMENTS(cuts); i++) {
+                sequence_truncate(q, cuts[i]);
+                assert_se(sequence_length(q) == cuts[i] / KV_PAGE_TOKENS * KV_PAGE_TOKENS);
+                feed_to(step, q, &subject, PROMPT_LONG, got, vocab);
+                assert_se(memcmp(got, expected, vocab * sizeof(*got)) == 0);
+        }
+        sequence_free(q);
+        step_free(step);
+        model_free(model);
+        backend->ops->free(backend);
+}
+
+static void check_kv(const char *name, enum quant_type type, uint64_t expected) {
+        struct model_options options = { .kv_type = type, .kv_bytes = 32 << 20, .rows_max = 1 };
+        struct backend *backend;
+        struct model *model;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        assert_se(model_open(&model, backend, shared_model(name), &options, NULL) == 0);
+        assert_se(model_info(model)->kv_bytes_per_token == expected);
+        model_free(model);
+        backend->ops->free(backend);
+}
+
+TEST(a_token_costs_its_latent_and_the_key_of_an_indexer) {
+        /* Latent 32 and rope 8; three layers. */
+        check_kv("deepseek_v3", QUANT_F16, 3 * 40 * 2);
+        check_kv("deepseek_v3", QUANT_F32, 3 * 40 * 4);
+        check_kv("deepseek_v32", QUANT_F16, 3 * (40 + 64) * 2);
+        /* The third of four layers has none. */
+        check_kv("glm_moe_dsa", QUANT_F16, 4 * 40 * 2 + 3 * 64 * 2);
+        /* Keys of 32; two layers with an entry a page and sums of one, two with 8 entries a page and sums of two, and the
+         * same for an indexer of 64. */
+        check_kv("deepseek_v4", QUANT_F16,
+                 5 * 32 * 2 + 2 * (32 * 2 + 3 * 32 * 4) / 32 + 2 * ((32 + 64) * 8 * 2 + 2 * 3 * (32 + 64) * 4) / 32);
+}
