@@ -175,20 +175,6 @@ static bool peer_hello(struct peer *p, enum lie lie) {
         }
 }
 
-/* Answers `open`. */
-static void peer_open(struct peer *p) {
-        struct control_builder b;
-        char verb[32];
-        uint64_t id;
-
-        id = peer_request(p, verb);
-        assert_se(id > 0 && strcmp(verb, "open") == 0);
-        control_builder_init(&b);
-        control_put_u64(&b, "id", id);
-        control_put_u64(&b, "handle", 1);
-        peer_send(p, &b, NULL, 0);
-}
-
 static struct wire_submission peer_take(struct peer *p) {
         struct wire_submission s;
 
@@ -405,12 +391,11 @@ static void serve_one(struct peer *p) {
         struct wire_submission s;
         const uint8_t *at;
 
-        peer_open(p);
         s = peer_take(p);
         assert_se(s.op == WIRE_OP_GENERATE && s.flags == 0 && s.offset % WIRE_ARENA_ALIGN == 0);
         at = wire_arena(&p->layout, p->client.address) + s.offset;
         memcpy(&g, at, sizeof(g));
-        assert_se(g.size == sizeof(g) && g.model == 1 && g.prompt_kind == WIRE_PROMPT_MESSAGES);
+        assert_se(g.size == sizeof(g) && g.model == 0 && g.prompt_kind == WIRE_PROMPT_MESSAGES);
         assert_se(g.stop_count == 2 && g.stop_bytes == 2 * sizeof(struct wire_stop) + 5 &&
                   g.prompt_bytes == 8 + 3 + 8 + 2);
         assert_se(s.length == sizeof(g) + g.stop_bytes + g.prompt_bytes);
