@@ -74,6 +74,18 @@ static void text_cell(struct table *table, const struct json *json, const char *
         table_cell(table, "%s", text[0] ? text : "-");
 }
 
+static void shared_cell(struct table *table, const struct json *model) {
+        char text[512] = "", bytes[16];
+        size_t used = 0;
+
+        json_for_each(share, json_get(model, "shared"))
+                if (used < sizeof(text))
+                        used += (size_t) snprintf(text + used, sizeof(text) - used, "%s%s with %s", used ? ", " : "",
+                                                  format_bytes(bytes, json_get_uint(share, "bytes", 0)),
+                                                  json_get_text(share, "model", ""));
+        table_cell(table, "%s", text[0] ? text : "-");
+}
+
 static void models_row(struct table *table, const struct json *model) {
         uint64_t experts = json_get_uint(model, "experts", 0);
         char bytes[16];
@@ -91,6 +103,7 @@ static void models_row(struct table *table, const struct json *model) {
         text_cell(table, model, "template");
         text_cell(table, model, "state");
         whole_cell(table, model, "streams");
+        shared_cell(table, model);
         text_cell(table, model, "file");
 }
 
@@ -98,7 +111,7 @@ int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv)
         static const struct table_column columns[] = {
                 { "NAME" },         { "ARCHITECTURE" },  { "PARAMETERS", true }, { "SIZE", true }, { "CONTEXT", true },
                 { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "STATE" },      { "STREAMS", true },
-                { "FILE" },
+                { "SHARED" },       { "FILE" },
         };
         _cleanup_(table_deinit) struct table table = {};
         _cleanup_(json_freep) struct json *reply = NULL;

@@ -49,7 +49,7 @@ struct model_info {
 /* The part of a model that needs no backend: maps the file, checks it, makes its tokenizer. Any thread. ENGINE_E_MODEL,
  * negative errno. */
 int model_file_open(struct model_file **ret, const char *path, struct reason *reason);
-/* References are counted by one thread at a time. Unref takes NULL. */
+/* Any thread. Unref takes NULL. */
 struct model_file *model_file_ref(struct model_file *file);
 void model_file_unref(struct model_file *file);
 void model_file_unrefp(struct model_file **file);
@@ -60,6 +60,15 @@ bool model_file_changed(const struct model_file *file, const char *path);
 /* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
  * true. Any thread. Negative errno: it cannot be read any more. */
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
+/* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same memory,
+ * where they lie alike in their pages; weights on a device are not touched. Only files that were opened before this one
+ * count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early when *stop becomes
+ * true. Negative errno: some are not shared. */
+int model_file_share(struct model_file *file, struct model_file *const *others, size_t n, const _Atomic bool *stop);
+/* Bytes of weights that both have in the same memory. Any thread. */
+uint64_t model_file_shared(const struct model_file *a, const struct model_file *b);
+/* Gives back the pages of a file that no model uses awake, after something else has looked at them. */
+void model_file_rest(struct model_file *file);
 
 /* Puts the weights of a file on `backend` (in place where it can; once for all models of the file) and reserves the KV
  * arena. The backend must outlive the model. Takes a reference of the file. */

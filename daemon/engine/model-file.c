@@ -2,7 +2,6 @@
 #include "model-file.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -57,18 +56,25 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
                 return r;
         for (size_t i = 0; i < gguf_n_files(f->gguf); i++)
                 f->bytes += gguf_file(f->gguf, i)->size;
+        for (size_t i = 0; i < gguf_n_tensors(f->gguf); i++)
+                f->weight_bytes += gguf_tensor_at(f->gguf, i)->size;
         *ret = steal_ptr(f);
         return 0;
 }
 
 struct model_file *model_file_ref(struct model_file *f) {
-        f->references++;
+        atomic_fetch_add(&f->references, 1);
         return f;
 }
 
 void model_file_unref(struct model_file *f) {
-        if (!f || --f->references > 0)
+        if (!f || atomic_fetch_sub(&f->references, 1) > 1)
                 return;
+        for (uint32_t i = 0; i < f->n_roots; i++)
+                model_file_unref(f->roots[i]);
+        free(f->roots);
+        free(f->origins);
+        free(f->shares);
         arch_model_deinit(&f->arch);
         tokenizer_free(f->tokenizer);
         gguf_free(f->gguf);
@@ -141,7 +147,11 @@ void model_file_release(struct model_file *f) {
         if (--f->n_awake > 0)
                 return;
         free_buffers(f);
-        for (size_t i = 0; i < gguf_n_files(f->gguf); i++)
+        model_file_rest(f);
+}
+
+void model_file_rest(struct model_file *f) {
+        for (size_t i = 0; f->n_awake == 0 && i < gguf_n_files(f->gguf); i++)
                 give_back(gguf_file(f->gguf, i));
 }
 

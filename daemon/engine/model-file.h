@@ -3,6 +3,8 @@
 
 /* The inside of a model file, for the files of this folder. */
 
+#include <stdatomic.h>
+
 #include "arch.h"
 #include "engine.h"
 #include "gguf.h"
@@ -19,23 +21,26 @@ struct model_file_origin {
 };
 
 struct model_file {
-        uint32_t references;
+        _Atomic uint32_t references;
         uint64_t serial; /* by age; never reused */
         struct gguf *gguf;
         struct arch_model arch;
         struct tokenizer *tokenizer;
         const struct chat_template *chat_template;
-        uint64_t bytes; /* of all its files */
+        uint64_t bytes, weight_bytes; /* of all its files; of their tensors */
 
         /* Shared by all models of the file that are awake. */
         struct backend *backend;
         struct buffer **buffers; /* [gguf_n_files()] the weights, imported; NULL while `n_awake` is 0 */
         uint32_t n_awake;
 
-        /* What was found by content: [gguf_n_tensors()], its own where `file` is NULL, else with a reference. */
+        /* What was found by content, once: [gguf_n_tensors()], its own where `file` is NULL. An origin is always its own.
+         * The loader's alone, but for the shares, which others may read up to their number. */
         struct model_file_origin *origins;
+        struct model_file **roots; /* references of the files of the origins */
+        uint32_t n_roots;
         struct model_file_share *shares;
-        uint32_t n_shares;
+        _Atomic uint32_t n_shares;
 };
 
 /* For each model that is awake: the first imports the weights, with the last they go. */

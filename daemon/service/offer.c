@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "offer.h"
+#include "peer.h"
 #include "stream.h"
 
 static const char *log_fields(const struct offer *offer) {
@@ -131,6 +132,71 @@ static void offer_log(const struct offer *offer) {
                  info->context, info->kv_pages, offer->file);
 }
 
+/* A file that is compared to all others. */
+struct sharing {
+        struct loader_job job;
+        struct server *server;
+        struct model_file *file;
+        int result;
+        size_t n;
+        struct model_file *others[];
+};
+
+static void sharing_run(struct job *job) {
+        struct sharing *sharing = container_of(job, struct sharing, job.job);
+
+        sharing->result = model_file_share(sharing->file, sharing->others, sharing->n, &sharing->server->loader_stop);
+}
+
+static void sharing_drop(struct loader_job *job) {
+        struct sharing *sharing = container_of(job, struct sharing, job);
+
+        for (size_t i = 0; i < sharing->n; i++) {
+                model_file_rest(sharing->others[i]);
+                model_file_unref(sharing->others[i]);
+        }
+        model_file_rest(sharing->file);
+        model_file_unref(sharing->file);
+        free(sharing);
+}
+
+static void sharing_done(struct loader_job *job) {
+        struct sharing *sharing = container_of(job, struct sharing, job);
+
+        if (sharing->result < 0)
+                log_warning("not all that models have in common is shared: %s", strerror(-sharing->result));
+        sharing_drop(job);
+}
+
+static bool sharing_has(const struct sharing *sharing, const struct model_file *file) {
+        for (size_t i = 0; i < sharing->n; i++)
+                if (sharing->others[i] == file)
+                        return true;
+        return sharing->file == file;
+}
+
+/* Begins to look for what its file has in common with others. */
+static int offer_share(struct offer *offer) {
+        struct server *server = offer->server;
+        struct sharing *sharing;
+        struct offer *other;
+
+        if (!(server->backend->flags & BACKEND_HOST_MEMORY) || server->n_offers < 2)
+                return 0;
+        sharing = calloc(1, sizeof(*sharing) + server->n_offers * sizeof(sharing->others[0]));
+        if (!sharing)
+                return -ENOMEM;
+        sharing->server = server;
+        sharing->file = model_file_ref(model_file(offer->model));
+        sharing->job = (struct loader_job) { .job.run = sharing_run, .done = sharing_done, .drop = sharing_drop };
+        list_init(&sharing->job.job.link);
+        list_for_each(other, &server->offers, link)
+                if (!sharing_has(sharing, model_file(other->model)))
+                        sharing->others[sharing->n++] = model_file_ref(model_file(other->model));
+        worker_submit(&server->sharer, &sharing->job.job);
+        return 0;
+}
+
 void offer_set_default(struct offer *offer) {
         list_unlink(&offer->link);
         list_append(offer->server->offers.next, &offer->link);
@@ -153,6 +219,9 @@ void offer_install(struct offer *offer, bool is_default) {
         if (is_default)
                 offer_set_default(offer);
         offer_log(offer);
+        if (offer_share(offer) < 0)
+                log_line(LOG_WARNING, log_fields(offer), "no memory to find what model %s shares with others",
+                         offer->name);
 }
 
 void offer_use(struct offer *offer) {
@@ -182,20 +251,27 @@ static int offer_ready(struct offer *offer) {
         return r;
 }
 
+static void offer_refuse_waiting(struct offer *offer, int error) {
+        struct stream *stream, *next;
+
+        log_line(LOG_ERR, log_fields(offer), "model %s cannot be loaded again: %s", offer->name, strerror(error));
+        list_for_each_safe(stream, next, &offer->waiting, place) {
+                stream_fail(stream, ENODEV, "the model was idle and cannot be loaded again");
+                if (stream->peer)
+                        peer_publish(stream->peer);
+        }
+        offer->admit = false;
+}
+
 static void offer_fetched(struct loader_job *job) {
         struct offer *offer = container_of(job, struct offer, fetch);
-        struct stream *stream, *next;
         int r;
 
         r = offer_ready(offer);
         offer->state = r == 0 ? OFFER_READY : OFFER_IDLE;
         offer->admit = true;
-        if (r != 0) {
-                log_line(LOG_ERR, log_fields(offer), "model %s cannot be loaded again: %s", offer->name, strerror(-r));
-                list_for_each_safe(stream, next, &offer->waiting, place)
-                        stream_fail(stream, EIO, "the model was idle and cannot be loaded again");
-                offer->admit = false;
-        }
+        if (r != 0)
+                offer_refuse_waiting(offer, -r);
         offer_unuse(offer);
 }
 

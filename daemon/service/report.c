@@ -11,6 +11,27 @@
 #include "report.h"
 #include "stream.h"
 
+enum { REPORT_SHARED_MAX = 4 };
+
+/* The weights that it has in common with other models on offer. All pairs would be more than a message holds. */
+static void report_shared(struct control_builder *reply, const struct offer *offer) {
+        struct offer *other;
+        unsigned n = 0;
+
+        control_begin_array(reply, "shared");
+        list_for_each(other, &offer->server->offers, link) {
+                uint64_t bytes = model_file_shared(model_file(offer->model), model_file(other->model));
+
+                if (other == offer || other->retired || bytes == 0 || n++ >= REPORT_SHARED_MAX)
+                        continue;
+                control_begin_map(reply, NULL);
+                control_put_string(reply, "model", other->name);
+                control_put_u64(reply, "bytes", bytes);
+                control_end(reply);
+        }
+        control_end(reply);
+}
+
 void report_model(struct control_builder *reply, const struct offer *offer) {
         const struct model_info *info = model_info(offer->model);
         const struct chat_template *chat = model_chat_template(offer->model);
@@ -31,6 +52,7 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         control_put_u64(reply, "experts_used", info->experts_used);
         control_put_u64(reply, "kv_pages", info->kv_pages);
         control_put_u64(reply, "kv_bytes_per_token", info->kv_bytes_per_token);
+        report_shared(reply, offer);
         if (chat)
                 control_put_string(reply, "template", chat_template_name(chat));
 }

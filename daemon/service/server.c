@@ -44,17 +44,30 @@ static int server_on_worker(void *userdata, int result) {
 }
 
 static int server_on_loader(void *userdata, int result) {
-        struct server *server = userdata;
+        struct worker *worker = userdata;
         struct job *job;
         uint64_t n;
 
-        (void) !read(server->loader.fd, &n, sizeof(n));
-        while ((job = worker_take(&server->loader))) {
+        (void) !read(worker->fd, &n, sizeof(n));
+        while ((job = worker_take(worker))) {
                 struct loader_job *loaded = container_of(job, struct loader_job, job);
 
                 loaded->done(loaded);
         }
         return 0;
+}
+
+/* What it had, done or not begun, is nobody's any more. */
+static void server_stop_loader(struct worker *worker) {
+        struct job *job;
+
+        worker_deinit(worker);
+        while ((job = worker_take_any(worker))) {
+                struct loader_job *loaded = container_of(job, struct loader_job, job);
+
+                if (loaded->drop)
+                        loaded->drop(loaded);
+        }
 }
 
 static int server_init_backend(struct server *server, struct reason *reason) {
@@ -106,7 +119,13 @@ static int server_init_loop(struct server *server, struct reason *reason) {
         if (r == 0)
                 r = loop_watch(&server->loop, &server->worker_source, server->worker.fd, server_on_worker, server);
         if (r == 0)
-                r = loop_watch(&server->loop, &server->loader_source, server->loader.fd, server_on_loader, server);
+                r = worker_init(&server->sharer);
+        if (r == 0)
+                r = loop_watch(&server->loop, &server->loader_source, server->loader.fd, server_on_loader,
+                               &server->loader);
+        if (r == 0)
+                r = loop_watch(&server->loop, &server->sharer_source, server->sharer.fd, server_on_loader,
+                               &server->sharer);
         return r;
 }
 
@@ -161,8 +180,10 @@ void server_deinit(struct server *server) {
         }
         loop_source_remove(&server->worker_source);
         loop_source_remove(&server->loader_source);
+        loop_source_remove(&server->sharer_source);
         atomic_store(&server->loader_stop, true);
-        worker_deinit(&server->loader);
+        server_stop_loader(&server->loader);
+        server_stop_loader(&server->sharer);
         changes_free(server);
         worker_deinit(&server->worker);
         /* What the worker had, done or not begun, is nobody's any more. */

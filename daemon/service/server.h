@@ -24,10 +24,11 @@ enum {
         SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
 };
 
-/* A job of the loader's thread; `done` is called on the loop's thread. */
+/* A job of the loader's or the sharer's thread; `done` is called on the loop's thread. */
 struct loader_job {
         struct job job;
         void (*done)(struct loader_job *job);
+        void (*drop)(struct loader_job *job); /* instead, when the daemon ends; NULL: somebody else frees it */
 };
 
 enum offer_state {
@@ -67,7 +68,8 @@ struct server {
         struct worker worker;
         struct loop_source worker_source;
         struct worker loader; /* opens and fetches model files: that may take seconds */
-        struct loop_source loader_source;
+        struct worker sharer; /* compares them: that may take minutes */
+        struct loop_source loader_source, sharer_source;
         _Atomic bool loader_stop; /* what takes long shall end */
         struct list changes; /* of the models, in the order of their asking; the first is under way */
         uint32_t n_changes;

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 from moedtest import MODEL, MODEL_DIR, Daemon, finish, greedy, other_user, prompts, wait_until
 
@@ -15,6 +16,10 @@ OTHER = os.path.join(os.path.dirname(MODEL_DIR), "mixtral", "model.gguf")
 
 def models(d):
     return {m["name"]: m for m in d.json("models")["models"]}
+
+
+def handles(d):
+    return {name: m["handle"] for name, m in models(d).items()}
 
 
 def names(d):
@@ -27,46 +32,54 @@ def run_known(d, *args):
     assert got["tokens"] == greedy()[0], got
 
 
-def start_long(d, *args, n=900):
-    """A generation that has begun and takes some seconds."""
-    before = d.stats()["requests"]
-    client = d.start_run(prompts()[0], "--ignore-eog", "--max-tokens", n, *args)
-    wait_until(lambda: d.stats()["requests"] > before and d.stats()["streams_running"] > 0, "it runs")
+def hold(d):
+    """A generation on the default model that has begun and stands still until release()."""
+    before = d.stats()["stalls"]
+    client = d.helper("stall", 400, stdin=-1)
+    wait_until(lambda: d.stats()["stalls"] > before, "its ring is full")
     return client
 
 
+def release(client):
+    client.stdin.close()
+    client.stdin = None
+    return [int(t) for t in finish(client).strip().strip(",").split(",")]
+
+
 def a_model_is_loaded_while_others_generate(d):
-    alone = d.run(prompts()[0], "--ignore-eog", "--max-tokens", 900)["tokens"]
-    client = start_long(d)
+    whole = d.run([5, 6, 7], "--ignore-eog", "--max-tokens", 400)["tokens"]
+    client = hold(d)
     reply = d.json("load", "second=" + MODEL)
     assert reply["name"] == "second" and reply["state"] == "ready", reply
     run_known(d, "--model", "second")
-    assert finish(client)["tokens"] == alone
+    assert release(client) == whole
     assert names(d) == ["tiny", "second"]
-    return alone
+    return whole
 
 
-def what_is_replaced_ends_as_it_would_have(d, alone):
+def what_is_replaced_ends_as_it_would_have(d, whole):
     old = models(d)["tiny"]["handle"]
-    client = start_long(d)
+    client = hold(d)
     reply = d.json("load", "tiny=" + OTHER)
     assert reply["architecture"] == "llama" and reply["handle"] > old, reply
     assert models(d)["tiny"]["handle"] == reply["handle"]
     assert names(d)[0] == "tiny", "it stays the default"
     assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] != greedy()[0]
-    assert client.poll() is None, "the old one's generation is over too early for this test"
-    assert finish(client)["tokens"] == alone
+    assert release(client) == whole
+    wait_until(lambda: d.stats()["kv_pages"] == sum(m["kv_pages"] for m in models(d).values()), "the old one is freed")
     d.moectl("load", "tiny=" + MODEL)
     run_known(d)
 
 
-def an_unloaded_model_ends_what_it_has(d, alone):
-    client = start_long(d, "--model", "second")
+def an_unloaded_model_ends_what_it_has(d, whole):
+    d.moectl("load", "--default", "second=" + MODEL)
+    assert names(d) == ["second", "tiny"]
+    client = hold(d)
     d.moectl("unload", "second")
     assert names(d) == ["tiny"]
     p = d.moectl("run", "--model", "second", "x", check=False)
     assert p.returncode != 0 and "second" in p.stderr, p.stderr
-    assert finish(client)["tokens"] == alone
+    assert release(client) == whole
     p = d.moectl("unload", "second", check=False)
     assert p.returncode != 0 and 'no model "second"' in p.stderr, p.stderr
 
@@ -102,7 +115,7 @@ def the_last_one_may_go(d):
 
 
 def a_bad_file_changes_nothing(d):
-    before = models(d)
+    before = handles(d)
     with open(MODEL, "rb") as f:
         whole = f.read()
     bad = os.path.join(d.folder.name, "bad.gguf")
@@ -115,7 +128,7 @@ def a_bad_file_changes_nothing(d):
                            ("a name=" + MODEL, "name has")):
         p = d.moectl("load", operand, check=False)
         assert p.returncode != 0 and words in p.stderr, p.stderr
-    assert models(d) == before
+    assert handles(d) == before
     run_known(d)
 
 
@@ -133,31 +146,36 @@ def drop_ins_and_reload():
     with Daemon(model=None, config="[Model one]\nFile=%s\n[Model two]\nFile=%s\n" % (MODEL, OTHER)) as d:
         os.mkdir(d.config_path + ".d")
         drop_in = os.path.join(d.config_path + ".d", "three.conf")
-        before = models(d)
+        before = handles(d)
         with open(drop_in, "w") as f:
             f.write("[Model three]\nFile=%s\n" % MODEL)
         d.moectl("reload")
         assert names(d) == ["one", "two", "three"]
-        assert models(d)["one"] == before["one"], "what did not change was not touched"
+        assert handles(d)["one"] == before["one"], "what did not change was not touched"
         run_known(d, "--model", "three")
-        client = start_long(d, "--model", "three")
+        whole = d.run([5, 6, 7], "--ignore-eog", "--max-tokens", 400)["tokens"]
+        client = hold(d)
         with open(drop_in, "w") as f:
-            f.write("[Model two]\nFile=%s\nDefault=yes\n" % MODEL)
+            f.write("[Model one]\nFile=%s\n[Model two]\nFile=%s\nDefault=yes\n" % (OTHER, MODEL))
         d.process.send_signal(signal.SIGHUP)
         wait_until(lambda: names(d) == ["two", "one"], "it has reloaded")
-        assert models(d)["two"]["handle"] > before["two"]["handle"]
+        assert handles(d)["two"] > before["two"] and handles(d)["one"] > before["one"]
         run_known(d)
-        assert len(finish(client)["tokens"]) == 900
+        assert release(client) == whole
         # All or nothing.
-        before = models(d)
+        before = handles(d)
         with open(drop_in, "w") as f:
             f.write("[Model two]\nFile=%s\n[Model four]\nFile=/nowhere.gguf\n[Budget default]\nExpertsMax=1\n" % OTHER)
         p = d.moectl("reload", check=False)
         assert p.returncode != 0 and "model four" in p.stderr and "/nowhere.gguf" in p.stderr, p.stderr
-        assert models(d) == before
+        assert handles(d) == before and names(d)[0] == "two"
+        assert d.run(prompts()[0], "--max-tokens", 5, "--ignore-eog")["cap"] == 4
         run_known(d)
         # What was loaded by hand is not the configuration's to take away.
         os.unlink(drop_in)
+        d.moectl("reload")
+        assert names(d)[0] == "one"
+        run_known(d)
         d.moectl("load", "five=" + MODEL)
         d.moectl("unload", "one")
         d.moectl("reload")
@@ -180,17 +198,144 @@ def a_file_that_was_replaced_is_seen_by_a_reload():
         run_known(d)
 
 
+def idle(d, name):
+    return models(d)[name]["state"] == "idle"
+
+
+def an_idle_model_gives_its_memory_back_and_wakes():
+    config = ("[Daemon]\nIdleUnloadSec=200ms\n[Model tiny]\nFile=%s\nDefault=yes\n"
+              "[Model other]\nFile=%s\nIdleUnloadSec=0\n" % (MODEL, OTHER))
+    with Daemon(model=None, config=config) as d:
+        run_known(d)
+        assert d.stats()["kv_pages"] == sum(m["kv_pages"] for m in models(d).values())
+        wait_until(lambda: idle(d, "tiny"), "it is idle")
+        assert not idle(d, "other")
+        assert d.stats()["kv_pages"] == models(d)["other"]["kv_pages"]
+        resident = rss(d.pid(), MODEL)
+        assert resident == 0, "%d kB of an idle model's file are still mapped in" % resident
+        # Its tokenizer is there all the same, and another model's generation does not notice.
+        other = d.start_run(prompts()[0], "--model", "other", "--ignore-eog", "--max-tokens", 900)
+        assert d.json("tokenize", "--model", "tiny", "x")["tokens"]
+        for _ in range(3):
+            run_known(d, "--model", "tiny")
+            assert not idle(d, "tiny")
+            wait_until(lambda: idle(d, "tiny"), "it is idle again")
+        assert len(finish(other)["tokens"]) == 900
+        # A generation in work keeps it awake; many may wait for it at once.
+        clients = [d.start_run(prompts()[0], "--ignore-eog", "--max-tokens", 24) for _ in range(4)]
+        assert all(finish(c)["tokens"] == greedy()[0] for c in clients)
+        client = hold(d)
+        time.sleep(0.5)
+        assert models(d)["tiny"]["state"] == "ready" and models(d)["tiny"]["streams"] == 1
+        assert len(release(client)) == 400
+        # An idle one can be replaced and removed.
+        wait_until(lambda: idle(d, "tiny"), "it is idle once more")
+        d.moectl("load", "tiny=" + MODEL)
+        run_known(d, "--model", "tiny")
+        wait_until(lambda: idle(d, "tiny"), "the new one is idle too")
+        d.moectl("unload", "tiny")
+        d.write_config(config.replace("200ms", "0"))
+        d.moectl("load", "tiny=" + MODEL)
+        d.moectl("reload")
+        run_known(d, "--model", "tiny")
+        assert not idle(d, "tiny")
+
+
+def what_is_cut_while_it_is_idle_is_told():
+    with Daemon(config="[Daemon]\nIdleUnloadSec=200ms\n") as d:
+        path = os.path.join(d.folder.name, "cut.gguf")
+        shutil.copy(MODEL, path)
+        d.moectl("load", "cut=" + path)
+        wait_until(lambda: idle(d, "cut"), "it is idle")
+        os.truncate(path, os.path.getsize(path) - 65536)
+        p = d.moectl("run", "--model", "cut", "--tokens", "5,6,7", check=False)
+        assert p.returncode != 0 and "cannot be loaded again" in p.stderr, p.stderr
+        # To compare another one to it is no harm either.
+        d.moectl("load", "copy=" + OTHER, "--default")
+        d.moectl("load", "copy=" + MODEL)
+        wait_until(lambda: models(d)["copy"]["shared"], "it was compared")
+        run_known(d, "--model", "tiny")
+
+
+def mappings(pid):
+    """Of files: (address, resident kB, inode and offset, path)."""
+    out = []
+    with open("/proc/%d/smaps" % pid) as f:
+        for line in f:
+            words = line.split()
+            if "-" in words[0] and len(words) >= 5 and not words[0].endswith(":"):
+                out.append([words[0], 0, (words[3], words[4], words[2]), " ".join(words[5:])])
+            elif words[0] == "Rss:":
+                out[-1][1] = int(words[1])
+    return out
+
+
+def rss(pid, path):
+    return sum(m[1] for m in mappings(pid) if m[3] == path)
+
+
+def two_names_of_one_file_share_it():
+    with Daemon() as d:
+        link = os.path.join(d.folder.name, "link.gguf")
+        os.symlink(MODEL, link)
+        d.moectl("load", "twin=" + link)
+        run_known(d, "--model", "twin")
+        run_known(d, "--model", "tiny")
+        m = models(d)
+        assert m["twin"]["file"] == link
+        assert m["twin"]["shared"] == [{"model": "tiny", "bytes": m["tiny"]["shared"][0]["bytes"]}], m
+        assert m["twin"]["shared"][0]["bytes"] > 0.5 * m["twin"]["size"], m
+        assert len([x for x in mappings(d.pid()) if x[3] == MODEL]) == 1, "one mapping serves both"
+        d.moectl("unload", "tiny")
+        run_known(d, "--model", "twin")
+        assert models(d)["twin"]["shared"] == []
+
+
+def equal_tensors_of_two_files_share_pages():
+    with open(MODEL, "rb") as f:
+        data = bytearray(f.read())
+    with Daemon() as d:
+        path = os.path.join(d.folder.name, "tuned.gguf")
+        data[-100] ^= 1  # somewhere in the last tensor
+        with open(path, "wb") as f:
+            f.write(data)
+        alone = d.run(prompts()[1], "--ignore-eog", "--max-tokens", 900)["tokens"]
+        client = d.start_run(prompts()[1], "--ignore-eog", "--max-tokens", 900)
+        d.moectl("load", "tuned=" + path)
+        shared = wait_until(lambda: models(d)["tuned"]["shared"], "what they share is found")
+        assert shared[0]["model"] == "tiny" and models(d)["tiny"]["shared"][0]["bytes"] == shared[0]["bytes"]
+        assert 0.5 * len(data) < shared[0]["bytes"] < len(data), shared
+        assert "with tiny" in d.moectl("models").stdout
+        own = d.run(prompts()[1], "--model", "tuned", "--ignore-eog", "--max-tokens", 900)["tokens"]
+        assert finish(client)["tokens"] == alone
+        # The first file's pages are where the second one's were.
+        size = sum(int(b, 16) - int(a, 16) for a, b in
+                   (m[0].split("-") for m in mappings(d.pid()) if m[3] == MODEL))
+        assert size >= os.path.getsize(MODEL) + shared[0]["bytes"], (size, shared)
+        # It lives on when the first one goes, and a third one finds the same pages.
+        d.moectl("load", "third=" + path)
+        d.moectl("unload", "tiny")
+        assert d.run(prompts()[1], "--model", "tuned", "--ignore-eog", "--max-tokens", 900)["tokens"] == own
+        d.moectl("load", "tiny=" + MODEL)
+        wait_until(lambda: {s["model"] for s in models(d)["tiny"]["shared"]} == {"tuned", "third"}, "they share")
+        run_known(d, "--model", "tiny")
+
+
 def main():
     with Daemon() as d:
-        alone = a_model_is_loaded_while_others_generate(d)
-        what_is_replaced_ends_as_it_would_have(d, alone)
-        an_unloaded_model_ends_what_it_has(d, alone)
+        whole = a_model_is_loaded_while_others_generate(d)
+        what_is_replaced_ends_as_it_would_have(d, whole)
+        an_unloaded_model_ends_what_it_has(d, whole)
         connections_go_on_when_the_default_is_replaced(d)
         the_last_one_may_go(d)
         a_bad_file_changes_nothing(d)
         others_may_not(d)
     drop_ins_and_reload()
     a_file_that_was_replaced_is_seen_by_a_reload()
+    an_idle_model_gives_its_memory_back_and_wakes()
+    what_is_cut_while_it_is_idle_is_told()
+    two_names_of_one_file_share_it()
+    equal_tensors_of_two_files_share_pages()
 
 
 main()

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine.h"
+#include "model-file.h"
+#include "test.h"
+
+#define MODEL REFERENCE_DATA "/models/olmoe/model.gguf"
+
+static const _Atomic bool go_on, stop = true;
+
+static char *read_all(const char *path, size_t *ret_size) {
+        FILE *f = fopen(path, "re");
+        struct stat st;
+        char *data;
+
+        assert_se(f && fstat(fileno(f), &st) == 0);
+        data = malloc((size_t) st.st_size);
+        assert_se(data && fread(data, 1, (size_t) st.st_size, f) == (size_t) st.st_size);
+        fclose(f);
+        *ret_size = (size_t) st.st_size;
+        return data;
+}
+
+/* Opens a copy of the model in which the byte at `wrong` (0: none) is another. */
+static struct model_file *open_copy(size_t wrong) {
+        char path[] = "/tmp/moed-share-XXXXXX";
+        struct reason reason = REASON_INIT;
+        struct model_file *f;
+        size_t size;
+        char *data = read_all(MODEL, &size);
+        int fd = mkstemp(path);
+
+        assert_se(fd >= 0);
+        if (wrong)
+                data[wrong] ^= 1;
+        assert_se(write(fd, data, size) == (ssize_t) size);
+        close(fd);
+        free(data);
+        assert_se(model_file_open(&f, path, &reason) == 0);
+        unlink(path);
+        return f;
+}
+
+static const struct gguf_tensor *largest(const struct model_file *f) {
+        const struct gguf_tensor *best = gguf_tensor_at(f->gguf, 0);
+
+        for (size_t i = 1; i < gguf_n_tensors(f->gguf); i++)
+                if (gguf_tensor_at(f->gguf, i)->size > best->size)
+                        best = gguf_tensor_at(f->gguf, i);
+        return best;
+}
+
+/* Whether the mapping shows the model's bytes, but for one. */
+static bool shows(const struct model_file *f, size_t wrong) {
+        size_t size;
+        char *data = read_all(MODEL, &size);
+        bool same;
+
+        if (wrong)
+                data[wrong] ^= 1;
+        same = gguf_file(f->gguf, 0)->size == size && memcmp(gguf_file(f->gguf, 0)->data, data, size) == 0;
+        free(data);
+        return same;
+}
+
+TEST(equal_tensors_are_found_and_the_bytes_stay) {
+        struct model_file *a = open_copy(0), *b = open_copy(0);
+        uint64_t page = (uint64_t) sysconf(_SC_PAGESIZE);
+
+        assert_se(!model_file_same(a, b) && model_file_shared(a, b) == 0);
+        assert_se(model_file_share(b, &a, 1, &go_on) == 0);
+        assert_se(model_file_shared(a, b) > a->weight_bytes / 2 && model_file_shared(a, b) < a->weight_bytes);
+        assert_se(model_file_shared(a, b) == model_file_shared(b, a) && model_file_shared(a, b) % page == 0);
+        assert_se(shows(a, 0) && shows(b, 0));
+        /* What b shows is a's, also when nobody else wants a any more. */
+        model_file_unref(a);
+        assert_se(shows(b, 0));
+        model_file_unref(b);
+}
+
+TEST(one_other_byte_keeps_a_tensor_apart) {
+        struct model_file *a = open_copy(0), *b, *c;
+        const struct gguf_tensor *t = largest(a);
+        size_t wrong = (size_t) (t->offset + t->size / 2);
+        uint64_t all;
+
+        b = open_copy(wrong);
+        c = open_copy(0);
+        assert_se(model_file_share(b, &a, 1, &go_on) == 0);
+        assert_se(model_file_share(c, (struct model_file *[]) { a, b }, 2, &go_on) == 0);
+        all = model_file_shared(c, a);
+        assert_se(model_file_shared(a, b) < all && all - model_file_shared(a, b) > t->size - 3 * 4096);
+        /* Through their common origin, without having been compared. */
+        assert_se(model_file_shared(c, b) == model_file_shared(a, b));
+        assert_se(shows(a, 0) && shows(b, wrong) && shows(c, 0));
+        model_file_unref(a);
+        model_file_unref(c);
+        assert_se(shows(b, wrong));
+        model_file_unref(b);
+}
+
+TEST(only_older_files_are_looked_at_and_once) {
+        struct model_file *a = open_copy(0), *b = open_copy(0);
+
+        assert_se(model_file_share(a, &b, 1, &go_on) == 0 && model_file_shared(a, b) == 0);
+        assert_se(model_file_share(b, &a, 1, &stop) == 0 && model_file_shared(a, b) == 0);
+        assert_se(model_file_share(b, &a, 1, &go_on) == 0 && model_file_shared(a, b) == 0);
+        model_file_unref(a);
+        model_file_unref(b);
+}
+
+TEST(one_file_is_the_same_until_it_changes) {
+        char path[] = "/tmp/moed-share-XXXXXX", other[sizeof(path) + 1];
+        struct model_file *a, *b;
+        size_t size;
+        char *data = read_all(MODEL, &size);
+        int fd = mkstemp(path);
+
+        assert_se(fd >= 0 && write(fd, data, size) == (ssize_t) size);
+        assert_se(model_file_open(&a, path, NULL) == 0 && model_file_open(&b, path, NULL) == 0);
+        assert_se(model_file_same(a, b) && !model_file_changed(a, path));
+        assert_se(model_file_shared(a, a) == a->weight_bytes);
+        model_file_unref(b);
+        snprintf(other, sizeof(other), "%s~", path);
+        assert_se(rename(path, other) == 0 && model_file_changed(a, path) && !model_file_changed(a, other));
+        assert_se(ftruncate(fd, (off_t) size + 1) == 0 && model_file_changed(a, other));
+        assert_se(model_file_open(&b, other, NULL) == 0 && !model_file_same(a, b));
+        unlink(other);
+        close(fd);
+        free(data);
+        model_file_unref(a);
+        model_file_unref(b);
+}
+
+TEST(models_of_one_file_sleep_and_wake_by_themselves) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 8 };
+        struct backend *backend;
+        struct model_file *f = open_copy(0);
+        struct model *a, *b;
+        uint32_t pages;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        assert_se(model_new(&a, backend, f, &options, NULL) == 0 && model_new(&b, backend, f, &options, NULL) == 0);
+        model_file_unref(f);
+        pages = model_kv_pages_free(a);
+        assert_se(pages > 0 && f->n_awake == 2);
+        model_sleep(a);
+        model_sleep(a);
+        assert_se(!model_awake(a) && model_awake(b) && f->n_awake == 1 && f->buffers && model_kv_pages_free(a) == 0);
+        assert_se(model_info(a)->context == model_info(b)->context && model_tokenizer(a) == model_tokenizer(b));
+        model_sleep(b);
+        assert_se(f->n_awake == 0 && !f->buffers);
+        assert_se(model_file_fetch(f, &go_on) == 0 && shows(f, 0));
+        assert_se(model_wake(a) == 0 && model_wake(a) == 0 && f->n_awake == 1 && model_kv_pages_free(a) == pages);
+        model_free(b);
+        model_free(a);
+        backend_freep(&backend);
+}
