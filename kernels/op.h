@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* One argument struct per operation, the same for ref/, cpu/ and cuda/. Activations are float32, rows of tokens;
- * weights are in the file's block format. Every pointer is a device address: only a backend may follow it.
+/* One argument struct per operation, the same for ref/, cpu/ and cuda/. Activations are float32, rows of
+ * tokens; weights are in the file's block format. Every pointer is a device address: only a backend may
+ * follow it.
  *
  * An operation computes each of its rows from that row alone, in an order fixed by the row's own content
  * (promise P2): the same bits whatever other rows the call carries. */
@@ -12,7 +13,8 @@
 
 #include "quant.h"
 
-/* An address in a backend's memory. On the CPU it happens to be a host address; above kernels/ nobody may know. */
+/* An address in a backend's memory. On the CPU it happens to be a host address; above kernels/ nobody may
+ * know. */
 struct device_ptr {
         uint64_t address;
 };
@@ -63,8 +65,8 @@ struct op_rms_norm {
         float eps;
 };
 
-/* y[r,:] = w * (x[r,:] - mean) / sqrt(variance + eps) + b   for n rows of `dim` next to each other; w, b: f32 [dim];
- * y may be x. (arXiv 1607.06450) */
+/* y[r,:] = w * (x[r,:] - mean) / sqrt(variance + eps) + b   for n rows of `dim` next to each other; w, b:
+ * f32 [dim]; y may be x. (arXiv 1607.06450) */
 struct op_layer_norm {
         uint32_t n, dim;
         struct device_ptr x, w, b, y;
@@ -89,9 +91,9 @@ struct op_matmul {
 
 enum { ROPE_PAIRS_MAX = 512 }; /* more is refused with -EOPNOTSUPP */
 
-/* A product per head: y[t,h,:] = W_h x[t,h,:], or W_hᵀ x[t,h,:] with `transposed`. W_h are w.stack matrices of w.rows ×
- * w.cols; head h's begins h × head_rows rows after w.data, so that they may be slices of a larger matrix. Strides in
- * floats, of a token and of a head. */
+/* A product per head: y[t,h,:] = W_h x[t,h,:], or W_hᵀ x[t,h,:] with `transposed`. W_h are w.stack matrices
+ * of w.rows × w.cols; head h's begins h × head_rows rows after w.data, so that they may be slices of a
+ * larger matrix. Strides in floats, of a token and of a head. */
 struct op_head_matmul {
         uint32_t n;
         struct weight w;
@@ -114,9 +116,9 @@ enum rope_pairs {
 };
 
 /* Turns pair i of every head by the angle position × frequencies[i] and scales it by `magnitude`, in place.
- * x: [n][heads][head_dim], `stride` floats between tokens; `dims` values of each head from `offset` take part.
- * frequencies: f32 [dims/2], made once by the engine (bases, Llama 3.1 factors and YaRN are all in them).
- * (arXiv 2104.09864; 2309.00071) */
+ * x: [n][heads][head_dim], `stride` floats between tokens; `dims` values of each head from `offset` take
+ * part. frequencies: f32 [dims/2], made once by the engine (bases, Llama 3.1 factors and YaRN are all in
+ * them). (arXiv 2104.09864; 2309.00071) */
 struct op_rope {
         uint32_t n, heads, head_dim, dims, offset, stride;
         enum rope_pairs pairs;
@@ -126,12 +128,12 @@ struct op_rope {
         struct device_ptr x, positions, frequencies;
 };
 
-/* Pages of one layer: K as [page][kv_heads][KV_PAGE_TOKENS][k_dim], V as [page][kv_heads][KV_PAGE_TOKENS][v_dim],
- * of type F16 or F32. With v null a value is the first v_dim ≤ k_dim values of its key (the latent of MLA,
- * arXiv 2405.04434).
+/* Pages of one layer: K as [page][kv_heads][KV_PAGE_TOKENS][k_dim], V as
+ * [page][kv_heads][KV_PAGE_TOKENS][v_dim], of type F16 or F32. With v null a value is the first v_dim ≤
+ * k_dim values of its key (the latent of MLA, arXiv 2405.04434).
  *
- * With a ratio there is one entry for `ratio` tokens, of one head, and entry i is there from position (i + 1) × ratio - 1
- * on. It lies in the page of that position, which has kv_page_entries() of them. */
+ * With a ratio there is one entry for `ratio` tokens, of one head, and entry i is there from position (i +
+ * 1) × ratio - 1 on. It lies in the page of that position, which has kv_page_entries() of them. */
 struct kv_layer {
         struct device_ptr k, v;
         enum quant_type type;
@@ -157,17 +159,19 @@ static inline uint32_t kv_value_stride(const struct kv_layer *kv) {
         return kv->v.address ? kv->v_dim : kv->k_dim;
 }
 
-/* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v: [n][kv_heads][v_dim], unused
- * where values are part of the keys. With a ratio only rows that end an entry are written, as that entry. */
+/* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v:
+ * [n][kv_heads][v_dim], unused where values are part of the keys. With a ratio only rows that end an entry
+ * are written, as that entry. */
 struct op_kv_store {
         struct op_rows rows;
         struct kv_layer kv;
         struct device_ptr k, v;
 };
 
-/* out[t,h,:] = softmax over s ≤ pos(t) (and s > pos(t) - window, if a window) of (scale q·k_s) times v_s; head h
- * reads kv head h / (heads / kv_heads). The keys of the batch's own rows are in their pages already.
- * q: [n][heads][k_dim], out: [n][heads][v_dim]. sinks: f32 [heads], a logit without value, or null. softcap: 0 for none. */
+/* out[t,h,:] = softmax over s ≤ pos(t) (and s > pos(t) - window, if a window) of (scale q·k_s) times v_s;
+ * head h reads kv head h / (heads / kv_heads). The keys of the batch's own rows are in their pages already.
+ * q: [n][heads][k_dim], out: [n][heads][v_dim]. sinks: f32 [heads], a logit without value, or null. softcap:
+ * 0 for none. */
 struct op_attention {
         struct op_rows rows;
         struct kv_layer kv;
@@ -178,10 +182,10 @@ struct op_attention {
         struct device_ptr q, out;
 };
 
-/* The lightning indexer (DeepSeek V3.2): chosen[t,:] are the numbers of the k entries with the best
- * Σ_h weights[t,h] × max(q[t,h]·key, 0) among those that row t sees, rising, -1 past the last; of equals the lower number.
- * Where no more than k are seen all are chosen. keys: one head of k_dim. q: [n][heads][k_dim], weights: f32 [n][heads],
- * chosen: i32 [n][k]. A score that is not a number counts as the lowest. */
+/* The lightning indexer (DeepSeek V3.2): chosen[t,:] are the numbers of the k entries with the best Σ_h
+ * weights[t,h] × max(q[t,h]·key, 0) among those that row t sees, rising, -1 past the last; of equals the
+ * lower number. Where no more than k are seen all are chosen. keys: one head of k_dim. q: [n][heads][k_dim],
+ * weights: f32 [n][heads], chosen: i32 [n][k]. A score that is not a number counts as the lowest. */
 struct op_index {
         struct op_rows rows;
         struct kv_layer keys;
@@ -189,11 +193,12 @@ struct op_index {
         struct device_ptr q, weights, chosen;
 };
 
-/* Attention with one key head whose values are part of the keys: softmax of scale q·k over the keys of the last
- * `window` positions (0: none) and then, in rising order, over the entries that were chosen (i32 [n][chosen_max],
- * rising, -1 past the last), or with chosen null over all that the row sees. The dims of both planes are the same, both
- * have v null; entries.k may be null. sinks: f32 [heads], a logit without value, or null. A row that sees no key at all
- * and has no sink gets zeros. q: [n][heads][k_dim], out: [n][heads][v_dim]. */
+/* Attention with one key head whose values are part of the keys: softmax of scale q·k over the keys of the
+ * last `window` positions (0: none) and then, in rising order, over the entries that were chosen (i32
+ * [n][chosen_max], rising, -1 past the last), or with chosen null over all that the row sees. The dims of
+ * both planes are the same, both have v null; entries.k may be null. sinks: f32 [heads], a logit without
+ * value, or null. A row that sees no key at all and has no sink gets zeros. q: [n][heads][k_dim], out:
+ * [n][heads][v_dim]. */
 struct op_sparse_attention {
         struct op_rows rows;
         struct kv_layer kv, entries;
@@ -203,16 +208,18 @@ struct op_sparse_attention {
         struct device_ptr q, out;
 };
 
-/* One entry for every `ratio` tokens (DeepSeek V4's compressors): per channel the mean of the tokens' values v, weighted
- * by the softmax of g + bias[position mod ratio,:]. With `overlap` v and g have two halves per token: an entry takes the
- * second of its own tokens and, before them, the first of the tokens of the entry before. v, g: [n][halves × dim],
- * bias: f32 [ratio][halves × dim], y: [n][dim], zeros in rows that end no entry.
+/* One entry for every `ratio` tokens (DeepSeek V4's compressors): per channel the mean of the tokens' values
+ * v, weighted by the softmax of g + bias[position mod ratio,:]. With `overlap` v and g have two halves per
+ * token: an entry takes the second of its own tokens and, before them, the first of the tokens of the entry
+ * before. v, g: [n][halves × dim], bias: f32 [ratio][halves × dim], y: [n][dim], zeros in rows that end no
+ * entry.
  *
- * What a sequence's unfinished entry has summed up is in `state`, for each page as it was after the page's last
- * position that has been computed: running maximum, sum of weights and weighted sum (arXiv 1805.02867), in this order,
- * of the entry and with `overlap` of the next one: f32 [page][halves][3][dim]. It is read from the page of the position
- * before a sequence's first row, and left in the pages of its rows. So rows of one sequence are computed one after the
- * other, whichever calls they come in, and a sequence may be cut to whole pages only. */
+ * What a sequence's unfinished entry has summed up is in `state`, for each page as it was after the page's
+ * last position that has been computed: running maximum, sum of weights and weighted sum (arXiv 1805.02867),
+ * in this order, of the entry and with `overlap` of the next one: f32 [page][halves][3][dim]. It is read
+ * from the page of the position before a sequence's first row, and left in the pages of its rows. So rows of
+ * one sequence are computed one after the other, whichever calls they come in, and a sequence may be cut to
+ * whole pages only. */
 struct op_compress {
         struct op_rows rows;
         uint32_t ratio, dim;
@@ -222,13 +229,13 @@ struct op_compress {
 
 /* Hyper-connections (DeepSeek V4): a row has `streams` streams of `dim` values each, x: [n][streams][dim].
  *
- * mix: z [n][(2 + streams) × streams] becomes, in place, pre [streams], post [streams] and C [streams][streams]:
+ * mix: z [n][(2 + streams) × streams] becomes, in place, pre [streams], post [streams] and C
+ * [streams][streams]:
  *   pre_i = sigmoid(s_0 z_i + b_i) + ε,   post_i = 2 sigmoid(s_1 z_{n+i} + b_{n+i}),
  *   C_jk  = softmax over k of (s_2 z_{2n+jn+k} + b_{2n+jn+k}), + ε; then divided by (its sum over j) + ε, and
  *   iterations - 1 times by (its sum over k) + ε and by (its sum over j) + ε.
  * base: f32, one for each z; scale: f32 [3]. With `head` z and mix are pre alone, and scale has one value.
- * in:  y[t,:] = Σ_i pre_i x[t,i,:]
- * out: x[t,k,:] = post_k y[t,:] + Σ_j C_jk x[t,j,:] */
+ * in:  y[t,:] = Σ_i pre_i x[t,i,:] out: x[t,k,:] = post_k y[t,:] + Σ_j C_jk x[t,j,:] */
 struct op_hyper {
         uint32_t n, streams, dim;
         uint32_t iterations;
@@ -246,8 +253,8 @@ enum act_kind {
         ACT_SWIGLU_OAI, /* gate × sigmoid(1.702 gate) × (up + 1): gpt-oss */
 };
 
-/* y[i] = act(gate[i]) × up[i], n rows of `dim`, contiguous; y may be gate. With a limit (0: none) gate is cut to at most
- * that, and up to between -limit and limit. */
+/* y[i] = act(gate[i]) × up[i], n rows of `dim`, contiguous; y may be gate. With a limit (0: none) gate is
+ * cut to at most that, and up to between -limit and limit. */
 struct op_glu {
         uint32_t n, dim;
         enum act_kind act;
@@ -278,10 +285,10 @@ enum route_gate {
 };
 
 /* Chooses experts for each row: the caps[t] ≤ k best, by falling score, ties to the lower expert number.
- * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer.
- * Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`),
- * counts i32 [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not counted). Entries past the count are
- * id -1, weight 0. A score that is not finite counts as the lowest. */
+ * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer. Out: ids i32
+ * [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`), counts i32
+ * [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not
+ * counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
 struct op_route {
         uint32_t n, experts, k;
         enum route_gate gate;
@@ -289,21 +296,24 @@ struct op_route {
         float scale;
         struct device_ptr logits;
         struct device_ptr bias; /* f32 [experts] or null */
-        /* Group-limited routing, 0, 0 for none: only experts of the groups_used best of `groups` equal groups. A
-         * group scores as its best expert, with ROUTE_SIGMOID as the sum of its two best, bias included. */
+        /* Group-limited routing, 0, 0 for none: only experts of the groups_used best of `groups` equal
+         * groups. A group scores as its best expert, with ROUTE_SIGMOID as the sum of its two best, bias
+         * included. */
         uint32_t groups, groups_used;
-        /* A table instead of a choice by scores, or null: i32 [rows of it][k], the experts of token id r; a row may use the
-         * caps[t] of them that score best. An expert that is listed twice or does not exist is not used again. */
+        /* A table instead of a choice by scores, or null: i32 [rows of it][k], the experts of token id r; a
+         * row may use the caps[t] of them that score best. An expert that is listed twice or does not exist
+         * is not used again. */
         struct device_ptr table, token_ids;
         uint32_t table_rows;
         struct device_ptr caps;
         struct device_ptr ids, weights, counts, used;
 };
 
-/* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in that
- * order; each product plus the expert's bias where there are any, act and limit as in op_glu. x, y: [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read
- * once per call however many rows chose it (a backend may cut very large calls to bound its scratch). Entries with an
- * id outside the stack are skipped. */
+/* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in
+ * that order; each product plus the expert's bias where there are any, act and limit as in op_glu. x, y:
+ * [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read once
+ * per call however many rows chose it (a backend may cut very large calls to bound its scratch). Entries
+ * with an id outside the stack are skipped. */
 struct op_moe {
         uint32_t n, k;
         enum act_kind act;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* DeepSeek sparse attention (DeepSeek V3.2): a small scorer, the lightning indexer, with keys of its own chooses which
- * positions a row attends to. A row that sees no more than it may choose takes the same way, so that its bits do not
- * depend on the batch. */
+/* DeepSeek sparse attention (DeepSeek V3.2): a small scorer, the lightning indexer, with keys of its own
+ * chooses which positions a row attends to. A row that sees no more than it may choose takes the same way,
+ * so that its bits do not depend on the batch. */
 #include "forward.h"
 
 /* The first dims of each head. */
@@ -34,7 +34,8 @@ static int project(struct step *s, const struct model_layer *layer) {
         return r;
 }
 
-/* The factors on the scores, 1/√heads and 1/√dim, are positive and the same for all: they change no choice. */
+/* The factors on the scores, 1/√heads and 1/√dim, are positive and the same for all: they change no
+ * choice. */
 static int choose(struct step *s, const struct model_layer *layer) {
         const struct arch_params *h = &s->model->arch.params;
         int r;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Multi-head latent attention (arXiv 2405.04434, section 2.1) in its absorbed form, for prompts and single tokens alike:
- * with k = [K l | k_rope] and v = V l of a latent l, q·k = (Kᵀ q_nope)·l + q_rope·k_rope, and Σ p v = V Σ p l. All heads
- * share one key, the latent and k_rope, whose first part is the value; nothing else is kept of a token. */
+/* Multi-head latent attention (arXiv 2405.04434, section 2.1) in its absorbed form, for prompts and single
+ * tokens alike: with k = [K l | k_rope] and v = V l of a latent l, q·k = (Kᵀ q_nope)·l + q_rope·k_rope, and
+ * Σ p v = V Σ p l. All heads share one key, the latent and k_rope, whose first part is the value; nothing
+ * else is kept of a token. */
 #include "forward.h"
 
 static uint32_t query_dim(const struct arch_params *h) {
@@ -32,8 +33,8 @@ static int project_latent(struct step *s, const struct model_layer *layer) {
 
         r = forward_project(s, s->a.normed, &w[ARCH_ATTN_KV_A], s->a.k);
         if (!r)
-                r = forward_norm_strided(s, s->batch.rows, h->kv_lora, s->a.k, h->k_dim, &w[ARCH_ATTN_KV_A_NORM],
-                                         s->a.k, h->k_dim);
+                r = forward_norm_strided(s, s->batch.rows, h->kv_lora, s->a.k, h->k_dim,
+                                         &w[ARCH_ATTN_KV_A_NORM], s->a.k, h->k_dim);
         return r;
 }
 
@@ -83,9 +84,10 @@ static int expand_values(struct step *s, const struct model_layer *layer, uint32
 
         if (parts & ARCH_MLA_WHOLE) {
                 const struct weight *w = &layer->weights[ARCH_ATTN_KV_B];
+                size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
 
                 op.w = *w;
-                op.w.data = device_offset(w->data, h->qk_nope * quant_row_bytes(quant_info(w->type), w->cols));
+                op.w.data = device_offset(w->data, h->qk_nope * row_bytes);
                 op.w.rows = h->mla_v;
                 op.w.stack = h->heads;
                 op.head_rows = h->qk_nope + h->mla_v;

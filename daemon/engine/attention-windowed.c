@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Attention of DeepSeek V4: one key per token that is also the value, a window of them, and beside it entries that each
- * compress several tokens: few tokens with an overlap, chosen by an indexer (CSA), or many (HCA). Since values are
- * rotated as keys, what comes out is turned back by the row's own position. */
+/* Attention of DeepSeek V4: one key per token that is also the value, a window of them, and beside it
+ * entries that each compress several tokens: few tokens with an overlap, chosen by an indexer (CSA), or many
+ * (HCA). Since values are rotated as keys, what comes out is turned back by the row's own position. */
 #include "forward.h"
 
 static uint32_t head_dim(const struct step *s) {
@@ -9,15 +9,16 @@ static uint32_t head_dim(const struct step *s) {
 }
 
 /* The last dims of each head. */
-static struct op_rope rope_of(const struct step *s, const struct arch_layer *made_of, struct device_ptr x, uint32_t heads,
-                              uint32_t dim) {
+static struct op_rope rope_of(const struct step *s, const struct arch_layer *made_of, struct device_ptr x,
+                              uint32_t heads, uint32_t dim) {
         struct op_rope op = forward_rope(s, made_of->rope, x, heads, dim);
 
         op.offset = dim - op.dims;
         return op;
 }
 
-static int rotate(struct step *s, const struct arch_layer *made_of, struct device_ptr x, uint32_t heads, uint32_t dim) {
+static int rotate(struct step *s, const struct arch_layer *made_of, struct device_ptr x, uint32_t heads,
+                  uint32_t dim) {
         struct op_rope op = rope_of(s, made_of, x, heads, dim);
 
         return forward_ops(s)->rope(s->stream, &op);
@@ -73,9 +74,9 @@ static int store_entries(struct step *s, const struct arch_layer *made_of, const
                 r = forward_project(s, s->a.normed, c->gate, s->a.compress_gate);
         if (!r)
                 r = forward_ops(s)->compress(s->stream, &(struct op_compress) {
-                        .rows = forward_rows(s), .ratio = ratio, .dim = dim, .overlap = made_of->parts & ARCH_CSA,
-                        .v = s->a.compress_v, .g = s->a.compress_gate, .bias = c->bias->data, .state = c->state,
-                        .y = s->a.entry,
+                        .rows = forward_rows(s), .ratio = ratio, .dim = dim,
+                        .overlap = made_of->parts & ARCH_CSA, .v = s->a.compress_v,
+                        .g = s->a.compress_gate, .bias = c->bias->data, .state = c->state, .y = s->a.entry,
                 });
         if (!r)
                 r = forward_norm(s, s->batch.rows, dim, s->a.entry, c->norm, s->a.entry);

@@ -17,13 +17,15 @@ struct op_rows forward_rows(const struct step *s) {
         };
 }
 
-struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads, uint32_t head_dim) {
+struct op_rope forward_rope(const struct step *s, uint32_t rope, struct device_ptr x, uint32_t heads,
+                            uint32_t head_dim) {
         const struct model *m = s->model;
 
         return (struct op_rope) {
                 .n = s->batch.rows, .heads = heads, .head_dim = head_dim, .dims = m->arch.params.rope_dims,
-                .stride = heads * head_dim, .pairs = m->arch.arch->pairs, .magnitude = m->arch.ropes[rope].magnitude,
-                .x = x, .positions = s->batch.device_positions, .frequencies = model_frequencies(m, rope),
+                .stride = heads * head_dim, .pairs = m->arch.arch->pairs,
+                .magnitude = m->arch.ropes[rope].magnitude, .x = x,
+                .positions = s->batch.device_positions, .frequencies = model_frequencies(m, rope),
         };
 }
 
@@ -34,7 +36,8 @@ int forward_sublayer(struct step *s, uint32_t parts, const struct weight *norm) 
         r = forward_norm(s, s->batch.rows, hidden, s->a.x, norm, s->a.normed);
         if (r || !(parts & ARCH_HYPER))
                 return r;
-        return forward_ops(s)->fill_zero(s->stream, s->a.x, (uint64_t) s->batch.rows * hidden * sizeof(float));
+        return forward_ops(s)->fill_zero(s->stream, s->a.x,
+                                         (uint64_t) s->batch.rows * hidden * sizeof(float));
 }
 
 int forward_norm(struct step *s, uint32_t n, uint32_t dim, struct device_ptr x, const struct weight *w,
@@ -153,7 +156,8 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                 });
 }
 
-/* The shared expert times the sigmoid of its gate: a choice of one from one, which no cap touches and no one counts. */
+/* The shared expert times the sigmoid of its gate: a choice of one from one, which no cap touches and no
+ * one counts. */
 static int gated_expert(struct step *s, const struct weight *w, struct device_ptr y) {
         const struct step_activations *a = &s->a;
         int r;
@@ -271,7 +275,8 @@ static int gather_wanted(struct step *s, struct device_ptr y) {
         if (s->model->arch.params.streams)
                 return hyper_end(s, s->batch.device_wanted, n, y);
         return forward_ops(s)->gather(s->stream, &(struct op_gather) {
-                .n = n, .dim = s->model->arch.params.hidden, .x = s->a.x, .index = s->batch.device_wanted, .y = y,
+                .n = n, .dim = s->model->arch.params.hidden, .x = s->a.x, .index = s->batch.device_wanted,
+                .y = y,
         });
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Hyper-connections (DeepSeek V4; arXiv 2409.19606): between sublayers a row is several streams. What a sublayer gets is a
- * mix of them, what it gives is spread over them; the weights of both come from the streams themselves. */
+/* Hyper-connections (DeepSeek V4; arXiv 2409.19606): between sublayers a row is several streams. What a
+ * sublayer gets is a mix of them, what it gives is spread over them; the weights of both come from the
+ * streams themselves. */
 #include "forward.h"
 
 static uint32_t width_of(const struct step *s) {
@@ -11,8 +12,8 @@ static struct op_hyper hyper_of(const struct step *s, uint32_t n) {
         const struct arch_params *h = &s->model->arch.params;
 
         return (struct op_hyper) {
-                .n = n, .streams = h->streams, .dim = h->hidden, .iterations = h->sinkhorn, .epsilon = h->hyper_eps,
-                .mix = s->a.mix, .x = s->a.streams, .y = s->a.x,
+                .n = n, .streams = h->streams, .dim = h->hidden, .iterations = h->sinkhorn,
+                .epsilon = h->hyper_eps, .mix = s->a.mix, .x = s->a.streams, .y = s->a.x,
         };
 }
 
@@ -43,7 +44,8 @@ int hyper_begin(struct step *s) {
         return r;
 }
 
-int hyper_enter(struct step *s, const struct weight *w, const struct weight *base, const struct weight *scale) {
+int hyper_enter(struct step *s, const struct weight *w, const struct weight *base,
+                const struct weight *scale) {
         struct op_hyper op = hyper_of(s, s->batch.rows);
         int r;
 

@@ -19,11 +19,13 @@ static struct device_ptr layout_add(struct layout *l, uint64_t page_bytes) {
 }
 
 static uint64_t plane_bytes(const struct kv_layer *kv, uint32_t dim) {
-        return (uint64_t) kv_page_entries(kv->ratio) * kv->kv_heads * dim * quant_row_bytes(quant_info(kv->type), 1);
+        return (uint64_t) kv_page_entries(kv->ratio) * kv->kv_heads * dim *
+               quant_row_bytes(quant_info(kv->type), 1);
 }
 
 /* A plane of keys of one head, whose values are part of them. */
-static struct kv_layer keys_add(struct layout *l, enum quant_type type, uint32_t k_dim, uint32_t v_dim, uint32_t ratio) {
+static struct kv_layer keys_add(struct layout *l, enum quant_type type, uint32_t k_dim, uint32_t v_dim,
+                                uint32_t ratio) {
         struct kv_layer kv = { .type = type, .kv_heads = 1, .k_dim = k_dim, .v_dim = v_dim, .ratio = ratio };
 
         kv.k = layout_add(l, plane_bytes(&kv, k_dim));

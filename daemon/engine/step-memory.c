@@ -51,6 +51,7 @@ static struct device_ptr carve(const struct step *s, struct device_ptr base, uin
 static uint64_t carve_activations(struct step *s, struct device_ptr base) {
         const struct arch_params *h = &s->model->arch.params;
         uint64_t size = 0, ffn = MAX(h->ffn, h->shared_ffn), streams = (uint64_t) h->streams * h->hidden;
+        uint64_t query = MAX(h->qk_nope + h->rope_dims, h->mla_v);
         uint64_t entry = h->csa_ratio ? MAX(h->k_dim, h->index_dim) : h->hca_ratio ? h->k_dim : 0;
 
         s->a = (struct step_activations) {
@@ -62,8 +63,7 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim),
                 .attended = carve(s, base, &size, (uint64_t) h->heads * h->v_dim),
                 .q_low = carve(s, base, &size, h->q_lora),
-                .q_heads = carve(s, base, &size, h->kv_lora ? (uint64_t) h->heads * MAX(h->qk_nope + h->rope_dims, h->mla_v)
-                                                            : 0),
+                .q_heads = carve(s, base, &size, h->kv_lora ? h->heads * query : 0),
                 .index_q = carve(s, base, &size, (uint64_t) h->index_heads * h->index_dim),
                 .index_k = carve(s, base, &size, h->index_dim),
                 .index_weights = carve(s, base, &size, h->index_heads),

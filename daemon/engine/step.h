@@ -19,9 +19,11 @@ struct step_activations {
         struct device_ptr x, normed, branch; /* f32 [hidden] */
         struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
         struct device_ptr q_low;             /* f32 [q_lora] */
-        struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value], before and after the latent */
-        struct device_ptr index_q, index_k, index_weights; /* f32 [index_heads × index_dim], [index_dim], [index_heads] */
-        struct device_ptr compress_v, compress_gate, entry; /* f32 [both halves of a compressor's values], [its entry] */
+        struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value] around the latent */
+        struct device_ptr index_q, index_k;  /* f32 [index_heads × index_dim], [index_dim] */
+        struct device_ptr index_weights;     /* f32 [index_heads] */
+        struct device_ptr compress_v, compress_gate; /* f32 [both halves of a compressor's values] */
+        struct device_ptr entry;             /* f32 [its entry] */
         struct device_ptr out_low;           /* f32 [out_groups × out_lora] */
         struct device_ptr streams, streams_normed; /* f32 [streams × hidden] */
         struct device_ptr mix;               /* f32 [(2 + streams) × streams] */

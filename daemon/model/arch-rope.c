@@ -22,8 +22,8 @@ static int read_base(struct arch_model *m, const struct gguf *g, const char *nam
         if (arch_get_f32(m, g, name, otherwise, &base, reason))
                 return ARCH_E_REFUSED;
         if (base <= 1.0f)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.%s is %g, expected more than 1", gguf_name(g),
-                                     m->arch->name, name, (double) base);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s.%s is %g, expected more than 1",
+                                     gguf_name(g), m->arch->name, name, (double) base);
         s->base = base;
         return 0;
 }

@@ -261,8 +261,9 @@ static int check_type(const struct gguf *g, const struct gguf_tensor *t, const s
         if (rule->rows == DIM_ONE || rule->plain || rule->type) {
                 if (t->type == rule->type)
                         return 0;
-                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected %s", gguf_name(g),
-                                     name, type ? type->name : "unknown", quant_info(rule->type)->name);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: tensor %s has type %s, expected %s",
+                                     gguf_name(g), name, type ? type->name : "unknown",
+                                     quant_info(rule->type)->name);
         }
         if (info && info->weights)
                 return 0;
@@ -352,8 +353,8 @@ static uint32_t layer_parts(const struct arch_model *m, const struct gguf *g, ui
 }
 
 /* Limits per layer; a missing list means none. */
-static int read_limit(const struct arch_model *m, const struct gguf *g, const char *name, uint32_t index, float *ret,
-                      struct reason *reason) {
+static int read_limit(const struct arch_model *m, const struct gguf *g, const char *name, uint32_t index,
+                      float *ret, struct reason *reason) {
         struct gguf_array limits;
         double limit;
         char key[96];
@@ -363,8 +364,8 @@ static int read_limit(const struct arch_model *m, const struct gguf *g, const ch
         if (gguf_get_array(g, key, &limits, reason))
                 return ARCH_E_REFUSED;
         if (index >= limits.n || !gguf_array_f64(&limits, index, &limit) || !(limit >= 0.0 && limit <= 1e30))
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s[%u] is missing or no limit", gguf_name(g), key,
-                                     index);
+                return reason_return(reason, ARCH_E_REFUSED, "%s: %s[%u] is missing or no limit",
+                                     gguf_name(g), key, index);
         *ret = (float) limit;
         return 0;
 }

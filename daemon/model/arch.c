@@ -274,8 +274,8 @@ static int read_floats(struct arch_model *m, const struct gguf *g, struct reason
         return 0;
 }
 
-/* Newer files give the lengths of the latent form beside those of the heads, older ones only the latter. Attention
- * runs over the latent: its one key is the latent and the rotated values, its value the latent. */
+/* Newer files give the lengths of the latent form beside those of the heads, older ones only the latter.
+ * Attention runs over the latent: its one key is the latent and the rotated values, its value the latent. */
 static int derive_mla(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
         uint32_t key = h->qk_nope ? h->qk_nope : h->k_dim;
@@ -306,15 +306,17 @@ static int check_indexer(struct arch_model *m, const struct gguf *g, struct reas
         }
         if (h->index_heads == 0 || h->index_k == 0 || h->index_dim < h->rope_dims || h->q_lora == 0)
                 return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: an indexer of %u heads of %u values (%u rotary) that chooses %u keys, from "
-                                     "queries of rank %u; expected some of each",
-                                     gguf_name(g), h->index_heads, h->index_dim, h->rope_dims, h->index_k, h->q_lora);
+                                     "%s: an indexer of %u heads of %u values (%u rotary) that chooses %u "
+                                     "keys, from queries of rank %u; expected some of each",
+                                     gguf_name(g), h->index_heads, h->index_dim, h->rope_dims, h->index_k,
+                                     h->q_lora);
         return 0;
 }
 
-/* `attention.compress_ratios`: 0 for a layer with a window only. Entries of less than a page of tokens are those that an
- * indexer chooses from; those of more are all attended to. */
-int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret, struct reason *reason) {
+/* `attention.compress_ratios`: 0 for a layer with a window only. Entries of less than a page of tokens are
+ * those that an indexer chooses from; those of more are all attended to. */
+int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret,
+                    struct reason *reason) {
         struct arch_params *h = &m->params;
         struct gguf_array ratios;
         uint32_t *known;
@@ -326,13 +328,13 @@ int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, 
         if (layer >= ratios.n || !gguf_array_i64(&ratios, layer, &ratio) || ratio < 0 || ratio > 1 << 16 ||
             (ratio > 0 && KV_PAGE_TOKENS % ratio && ratio % KV_PAGE_TOKENS))
                 return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: %s[%u] is no number of tokens that divides %d or is a multiple of it",
+                                     "%s: %s[%u] is no number of tokens that divides %d or is a multiple",
                                      gguf_name(g), key, layer, (int) KV_PAGE_TOKENS);
         known = ratio < KV_PAGE_TOKENS ? &h->csa_ratio : &h->hca_ratio;
         if (ratio > 0 && *known > 0 && *known != ratio)
-                return reason_return(reason, ARCH_E_REFUSED, "%s: %s has %u and %u; expected one number below %d and one "
-                                     "from there on", gguf_name(g), key, *known, (unsigned) ratio,
-                                     (int) KV_PAGE_TOKENS);
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s has %u and %u; expected one number below %d and one from there on",
+                                     gguf_name(g), key, *known, (unsigned) ratio, (int) KV_PAGE_TOKENS);
         if (ratio > 0)
                 *known = (uint32_t) ratio;
         *ret = (uint32_t) ratio;
@@ -349,9 +351,10 @@ static int check_windowed(struct arch_model *m, const struct gguf *g, struct rea
         if (h->window == 0 || h->q_lora == 0 || h->out_lora == 0 || h->out_groups == 0 || h->heads % h->out_groups ||
             h->kv_heads != 1 || h->k_dim != h->v_dim || h->streams == 0 || h->sinkhorn == 0)
                 return reason_return(reason, ARCH_E_REFUSED,
-                                     "%s: a window of %u, queries of rank %u, %u heads in %u groups of rank %u, %u KV "
-                                     "heads and %u streams make no model of %s", gguf_name(g), h->window, h->q_lora,
-                                     h->heads, h->out_groups, h->out_lora, h->kv_heads, h->streams, m->arch->name);
+                                     "%s: a window of %u, queries of rank %u, %u heads in %u groups of rank "
+                                     "%u, %u KV heads and %u streams make no model of %s",
+                                     gguf_name(g), h->window, h->q_lora, h->heads, h->out_groups, h->out_lora,
+                                     h->kv_heads, h->streams, m->arch->name);
         return 0;
 }
 
@@ -436,7 +439,8 @@ static int check_experts(struct arch_model *m, const struct gguf *g, struct reas
         return check_groups(m, g, reason);
 }
 
-/* `expert_gating_func`: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus); absent or 0: the architecture's own. */
+/* `expert_gating_func`: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus); absent or 0:
+ * the architecture's own. */
 static int read_router(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
         char key[96];

@@ -40,7 +40,7 @@ enum arch_part {
         ARCH_MLA = 1 << 18,          /* multi-head latent attention (arXiv 2405.04434) */
         ARCH_MLA_Q = 1 << 19,        /* its queries from the hidden state, or */
         ARCH_MLA_Q_LORA = 1 << 20,   /* from a low-rank projection of it */
-        ARCH_MLA_SPLIT = 1 << 21,    /* its matrices from the latent to keys and values, the former transposed, or */
+        ARCH_MLA_SPLIT = 1 << 21,    /* its matrices from the latent to keys (transposed) and values, or */
         ARCH_MLA_WHOLE = 1 << 22,    /* both in one, head after head */
         ARCH_DSA = 1 << 23,          /* attends to the positions that an indexer chose (DeepSeek V3.2) */
         ARCH_INDEXER = 1 << 24,      /* has an indexer of its own; else the last one's choice counts */
@@ -85,13 +85,13 @@ struct arch_params {
         uint32_t groups, groups_used;               /* 0: experts are not chosen by groups */
         uint32_t rope_dims;
         uint32_t index_heads, index_dim, index_k;   /* indexer: how many keys it chooses at most */
-        uint32_t window;                            /* positions that such a layer looks back, with its own; 0: none */
+        uint32_t window;                            /* positions that such a layer sees, its own among them */
         uint32_t csa_ratio, hca_ratio;              /* tokens of a compressed entry; 0: no layer has such */
         uint32_t out_groups, out_lora;              /* output matrix in two: groups of heads, rank of each */
         uint32_t streams, sinkhorn;                 /* hyper-connections: 0, or how many; iterations */
         float hyper_eps;
         uint32_t hash_layers;                       /* the first ones */
-        uint32_t nextn;                             /* blocks after the layers that only predict further tokens */
+        uint32_t nextn;                             /* blocks behind, which predict further tokens */
         float eps;
         float attention_scale; /* on q·k */
         float embedding_scale, expert_scale;
@@ -200,8 +200,8 @@ struct arch_model {
         const struct gguf_tensor *tensors[_ARCH_TENSOR_MAX];
         struct arch_layer *layers; /* [params.layers] */
         uint32_t moe_layers;
-        /* What a layer with such a rope turns by: [rope_dims / 2] radians per position, and the length of what comes out;
-         * where no layer has it, NULL. */
+        /* What a layer with such a rope turns by: [rope_dims / 2] radians per position, and the length of
+         * what comes out; where no layer has it, NULL. */
         struct arch_rope {
                 float *frequencies;
                 float magnitude;
@@ -224,7 +224,8 @@ int arch_read_tensors(struct arch_model *m, const struct gguf *g, struct reason 
 int arch_read_rope(struct arch_model *m, const struct gguf *g, struct reason *reason);
 
 /* Tokens of one compressed entry of a layer, 0: it has none. */
-int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret, struct reason *reason);
+int arch_read_ratio(struct arch_model *m, const struct gguf *g, uint32_t layer, uint32_t *ret,
+                    struct reason *reason);
 
 /* Reads `ARCHITECTURE.suffix`; a missing key yields `otherwise`. 0 or ARCH_E_REFUSED. */
 int arch_get_u32(const struct arch_model *m, const struct gguf *g, const char *suffix, uint32_t otherwise,

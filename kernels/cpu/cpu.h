@@ -30,7 +30,8 @@ static inline struct cpu_backend *cpu_backend(struct stream *s) {
  * offset. A total that would overflow sticks at SIZE_MAX, which scratch_get() refuses. */
 size_t scratch_plan(size_t *total, size_t count, size_t bytes);
 
-/* At least `total` bytes aligned to 64, contents undefined, until the next call; NULL: no memory, or only planned. */
+/* At least `total` bytes aligned to 64, contents undefined, until the next call; NULL: no memory, or only
+ * planned. */
 void *scratch_get(struct scratch *s, size_t total);
 
 /* Weight rows of one piece of work: large enough to be worth handing out, small enough that all threads get

@@ -5,7 +5,8 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One product per head. A piece of work is some rows (transposed: some columns) of one head's matrix, for all tokens. */
+/* One product per head. A piece of work is some rows (transposed: some columns) of one head's matrix, for all
+ * tokens. */
 struct heads {
         const struct op_head_matmul *op;
         const struct cpu_variant *variant;
@@ -29,7 +30,8 @@ static const uint8_t *head_rows(const struct op_head_matmul *op, uint32_t head, 
 /* Tokens of a slice: their pointers and inputs are in the worker's scratch. */
 enum { SLICE = 16 };
 
-static void multiply_slice(struct heads *a, uint32_t head, uint32_t piece, uint32_t from, uint32_t to, char *scratch) {
+static void multiply_slice(struct heads *a, uint32_t head, uint32_t piece, uint32_t from, uint32_t to,
+                           char *scratch) {
         const struct op_head_matmul *op = a->op;
         enum dot_input form = dot_input(op->w.type);
         const void *x[SLICE];
@@ -99,7 +101,7 @@ static void heads_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
 int cpu_head_matmul(struct stream *s, const struct op_head_matmul *op) {
         struct cpu_backend *b = cpu_backend(s);
         unsigned threads = pool_threads(b->pool);
-        struct heads a = { .op = op, .variant = b->variant };
+        struct heads a = {.op = op, .variant = b->variant};
         uint32_t length;
         size_t total = 0;
         int r;

@@ -23,14 +23,15 @@ static int hyper_run(struct stream *s, struct hyper a, uint64_t row_nsec) {
 }
 
 int cpu_hyper_mix(struct stream *s, const struct op_hyper *op) {
-        return hyper_run(s, (struct hyper) { op, ref_hyper_mix },
+        return hyper_run(s, (struct hyper){op, ref_hyper_mix},
                          (uint64_t) op->streams * op->streams * (20 + 3 * op->iterations));
 }
 
 int cpu_hyper_in(struct stream *s, const struct op_hyper *op) {
-        return hyper_run(s, (struct hyper) { op, ref_hyper_in }, (uint64_t) op->streams * op->dim);
+        return hyper_run(s, (struct hyper){op, ref_hyper_in}, (uint64_t) op->streams * op->dim);
 }
 
 int cpu_hyper_out(struct stream *s, const struct op_hyper *op) {
-        return hyper_run(s, (struct hyper) { op, ref_hyper_out }, (uint64_t) op->streams * op->streams * op->dim);
+        return hyper_run(s, (struct hyper){op, ref_hyper_out},
+                         (uint64_t) op->streams * op->streams * op->dim);
 }

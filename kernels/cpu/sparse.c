@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Keys from all over the pages are brought to float32, BLOCK of them at a time, and multiplied with several heads at once
- * by the variant's float kernel. Blocks begin at a row's first key: its bits do not depend on other rows. */
+/* Keys from all over the pages are brought to float32, BLOCK of them at a time, and multiplied with several
+ * heads at once by the variant's float kernel. Blocks begin at a row's first key: its bits do not depend on
+ * other rows. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
@@ -14,8 +15,8 @@ enum {
 };
 
 /* scores[h × BLOCK + j] = q_h · keys_j */
-static void multiply(const struct cpu_variant *v, const float *keys, uint32_t n, const float *q, uint32_t heads,
-                     uint32_t dim, float *scores) {
+static void multiply(const struct cpu_variant *v, const float *keys, uint32_t n, const float *q,
+                     uint32_t heads, uint32_t dim, float *scores) {
         for (uint32_t from = 0; from < heads; from += HEADS) {
                 const void *x[HEADS];
                 float *y[HEADS];
@@ -45,8 +46,8 @@ struct index_run {
 };
 
 /* scores[i] of the entries [from, from + n). */
-static void index_block(const struct index_run *a, uint32_t t, const int32_t *pages, uint32_t from, uint32_t n,
-                        float *scores, float *keys, float *products) {
+static void index_block(const struct index_run *a, uint32_t t, const int32_t *pages, uint32_t from,
+                        uint32_t n, float *scores, float *keys, float *products) {
         const struct op_index *op = a->op;
         const struct quant_info *info = quant_info(op->keys.type);
         const float *weights = (const float *) host_address(op->weights) + (size_t) t * op->heads;
@@ -57,8 +58,8 @@ static void index_block(const struct index_run *a, uint32_t t, const int32_t *pa
                                  (const char *) host_address(op->keys.k) +
                                          kv_entry(op->keys.ratio, pages, from + j) * dim * info->block_bytes,
                                  dim);
-        multiply(a->variant, keys, n, (const float *) host_address(op->q) + (size_t) t * op->heads * dim, op->heads,
-                 dim, products);
+        multiply(a->variant, keys, n, (const float *) host_address(op->q) + (size_t) t * op->heads * dim,
+                 op->heads, dim, products);
         for (uint32_t j = 0; j < n; j++) {
                 float sum = 0.0f;
 
@@ -75,7 +76,8 @@ static void index_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
         float *scores = (float *) scratch;
 
         for (uint64_t t = begin; t < end; t++) {
-                uint32_t n = kv_visible(op->keys.ratio, ((const int32_t *) host_address(op->rows.positions))[t]);
+                uint32_t n =
+                        kv_visible(op->keys.ratio, ((const int32_t *) host_address(op->rows.positions))[t]);
                 const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
                                        (size_t) ((const int32_t *) host_address(op->rows.sequences))[t] *
                                                op->rows.page_table_stride;
@@ -94,7 +96,7 @@ static void index_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
 
 int cpu_index(struct stream *s, const struct op_index *op) {
         struct cpu_backend *b = cpu_backend(s);
-        struct index_run a = { .op = op, .variant = b->variant };
+        struct index_run a = {.op = op, .variant = b->variant};
         size_t total = 0;
         int r;
 
@@ -121,8 +123,8 @@ struct sparse_run {
 };
 
 /* The running softmax of one head over a block (arXiv 1805.02867). */
-static void sparse_head(const struct sparse_run *a, const float *keys, uint32_t n, const float *products, float *max,
-                        float *sum, float *out) {
+static void sparse_head(const struct sparse_run *a, const float *keys, uint32_t n, const float *products,
+                        float *max, float *sum, float *out) {
         const struct op_sparse_attention *op = a->op;
         float before = *max, correction;
 
@@ -144,8 +146,8 @@ static void sparse_head(const struct sparse_run *a, const float *keys, uint32_t 
         }
 }
 
-static void load_keys(const struct op_sparse_attention *op, const struct sparse_keys *list, uint32_t from, uint32_t n,
-                      float *keys) {
+static void load_keys(const struct op_sparse_attention *op, const struct sparse_keys *list, uint32_t from,
+                      uint32_t n, float *keys) {
         for (uint32_t j = 0; j < n; j++) {
                 enum quant_type type = from + j < list->recent ? op->kv.type : op->entries.type;
 
@@ -160,7 +162,8 @@ static void sparse_one(const struct sparse_run *a, uint32_t t, uint32_t head, ch
         uint32_t heads = MIN(op->heads - head, (uint32_t) HEADS);
         const float *q = (const float *) host_address(op->q) + ((size_t) t * op->heads + head) * op->kv.k_dim;
         float *out = (float *) host_address(op->out) + ((size_t) t * op->heads + head) * op->kv.v_dim;
-        float *keys = (float *) scratch, *products = (float *) (scratch + a->scores_at), max[HEADS], sum[HEADS];
+        float *keys = (float *) scratch, *products = (float *) (scratch + a->scores_at), max[HEADS],
+              sum[HEADS];
         struct sparse_keys list = sparse_keys(op, t);
 
         memset(out, 0, (size_t) heads * op->kv.v_dim * sizeof(*out));
@@ -192,7 +195,8 @@ static void sparse_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
 
 int cpu_sparse_attention(struct stream *s, const struct op_sparse_attention *op) {
         struct cpu_backend *b = cpu_backend(s);
-        struct sparse_run a = { .op = op, .variant = b->variant, .groups = DIV_ROUND_UP(op->heads, (uint32_t) HEADS) };
+        struct sparse_run a = {
+                .op = op, .variant = b->variant, .groups = DIV_ROUND_UP(op->heads, (uint32_t) HEADS)};
         size_t total = 0;
         int r;
 

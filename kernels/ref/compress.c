@@ -15,7 +15,7 @@ static struct sums sums_at(const struct op_compress *op, int32_t page, uint32_t 
         uint32_t halves = op->overlap ? 2 : 1;
         float *at = (float *) host_address(op->state) + ((size_t) page * halves + half) * 3 * op->dim;
 
-        return (struct sums) { at, at + op->dim, at + 2 * (size_t) op->dim };
+        return (struct sums){at, at + op->dim, at + 2 * (size_t) op->dim};
 }
 
 static void sums_clear(const struct sums *s, uint32_t begin, uint32_t end) {
@@ -84,7 +84,8 @@ static void compress_row(const struct op_compress *op, uint32_t t, const int32_t
 }
 
 void ref_compress(const struct op_compress *op, uint32_t begin, uint32_t end) {
-        const int32_t *positions = host_address(op->rows.positions), *sequences = host_address(op->rows.sequences);
+        const int32_t *positions = host_address(op->rows.positions),
+                      *sequences = host_address(op->rows.sequences);
 
         for (uint32_t t = 0; t < op->rows.n; t++) {
                 const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +

@@ -6,11 +6,13 @@
 #include "ref.h"
 
 size_t head_matmul_scratch(const struct op_head_matmul *op) {
-        return MAX(dot_input_bytes(dot_input(op->w.type), op->w.cols), dot_input_bytes(DOT_FLOAT, op->w.cols));
+        return MAX(dot_input_bytes(dot_input(op->w.type), op->w.cols),
+                   dot_input_bytes(DOT_FLOAT, op->w.cols));
 }
 
 /* y = Wᵀ x: the sum of W's rows, each times its value of x, in rising order. */
-static void multiply_transposed(const struct weight *w, const char *rows, float *row, const float *x, float *y) {
+static void multiply_transposed(const struct weight *w, const char *rows, float *row, const float *x,
+                                float *y) {
         const struct quant_info *info = quant_info(w->type);
         size_t row_bytes = quant_row_bytes(info, w->cols);
 
@@ -37,7 +39,8 @@ void ref_head_matmul(const struct op_head_matmul *op, void *scratch, uint64_t be
         for (uint64_t item = begin; item < end; item++) {
                 size_t t = item / w->stack, h = item % w->stack;
                 const char *rows = (const char *) host_address(w->data) + h * head_bytes;
-                const float *x = (const float *) host_address(op->x) + t * op->x_stride + h * op->x_head_stride;
+                const float *x =
+                        (const float *) host_address(op->x) + t * op->x_stride + h * op->x_head_stride;
                 float *y = (float *) host_address(op->y) + t * op->y_stride + h * op->y_head_stride;
 
                 if (op->transposed)

@@ -35,10 +35,12 @@ void ref_sparse_attention(const struct op_sparse_attention *op, uint64_t begin, 
 /* Items: rows. `scores`: room for as many as a row sees. */
 void ref_index(const struct op_index *op, float *scores, uint32_t begin, uint32_t end);
 
-/* Where entry i of a sequence lies, counted in entries from the plane's beginning. `pages`: its row of the page table. */
+/* Where entry i of a sequence lies, counted in entries from the plane's beginning. `pages`: its row of the
+ * page table. */
 size_t kv_entry(uint32_t ratio, const int32_t *pages, uint32_t i);
 
-/* The keys of one row of a sparse attention, in order: `recent` of the window, from position `first` on; then entries. */
+/* The keys of one row of a sparse attention, in order: `recent` of the window, from position `first` on;
+ * then entries. */
 struct sparse_keys {
         const int32_t *pages, *chosen;
         uint32_t first, recent, count;
@@ -48,7 +50,8 @@ struct sparse_keys sparse_keys(const struct op_sparse_attention *op, uint32_t t)
 /* Where key i begins. */
 const char *sparse_key(const struct op_sparse_attention *op, const struct sparse_keys *keys, uint32_t i);
 
-/* Writes the numbers of the k best of n scores, rising, of equals the lower; k < n. Not-a-number is the lowest. */
+/* Writes the numbers of the k best of n scores, rising, of equals the lower; k < n. Not-a-number is the
+ * lowest. */
 void choose_best(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
 
 /* Items: row × heads + head. `scratch`: head_matmul_scratch(op) bytes, aligned to 64. */

@@ -11,7 +11,8 @@ size_t kv_entry(uint32_t ratio, const int32_t *pages, uint32_t i) {
         uint32_t last = ratio ? (i + 1) * ratio - 1 : i;
         size_t page = (size_t) pages[last / KV_PAGE_TOKENS];
 
-        return page * kv_page_entries(ratio) + last % KV_PAGE_TOKENS / MAX(MIN(ratio, (uint32_t) KV_PAGE_TOKENS), 1U);
+        return page * kv_page_entries(ratio) +
+               last % KV_PAGE_TOKENS / MAX(MIN(ratio, (uint32_t) KV_PAGE_TOKENS), 1U);
 }
 
 static const int32_t *row_pages(const struct op_rows *rows, uint32_t t) {
@@ -52,7 +53,7 @@ void choose_best(int32_t *chosen, const float *scores, uint32_t n, uint32_t k) {
 
         /* The k-th best rank, a byte after the other; `wanted`: how many of the ranks that begin so. */
         for (int shift = 24; shift >= 0; shift -= 8) {
-                uint32_t counts[256] = { 0 }, byte = 255;
+                uint32_t counts[256] = {0}, byte = 255;
 
                 for (uint32_t i = 0; i < n; i++) {
                         uint32_t rank = rank_of(scores[i]);
@@ -78,15 +79,18 @@ static float index_score(const struct op_index *op, const float *q, const float 
         float score = 0.0f;
 
         for (uint32_t h = 0; h < op->heads; h++)
-                score += weights[h] * fmaxf(dot(op->keys.type, q + (size_t) h * op->keys.k_dim, key, op->keys.k_dim),
-                                            0.0f);
+                score +=
+                        weights[h] *
+                        fmaxf(dot(op->keys.type, q + (size_t) h * op->keys.k_dim, key, op->keys.k_dim), 0.0f);
         return score;
 }
 
 void ref_index(const struct op_index *op, float *scores, uint32_t begin, uint32_t end) {
         for (uint32_t t = begin; t < end; t++) {
-                uint32_t n = kv_visible(op->keys.ratio, ((const int32_t *) host_address(op->rows.positions))[t]);
-                const float *q = (const float *) host_address(op->q) + (size_t) t * op->heads * op->keys.k_dim;
+                uint32_t n =
+                        kv_visible(op->keys.ratio, ((const int32_t *) host_address(op->rows.positions))[t]);
+                const float *q =
+                        (const float *) host_address(op->q) + (size_t) t * op->heads * op->keys.k_dim;
                 const float *weights = (const float *) host_address(op->weights) + (size_t) t * op->heads;
                 int32_t *chosen = (int32_t *) host_address(op->chosen) + (size_t) t * op->k;
 
@@ -95,14 +99,15 @@ void ref_index(const struct op_index *op, float *scores, uint32_t begin, uint32_
                 if (n <= op->k)
                         continue;
                 for (uint32_t i = 0; i < n; i++)
-                        scores[i] = index_score(op, q, weights, plane_key(&op->keys, row_pages(&op->rows, t), i));
+                        scores[i] =
+                                index_score(op, q, weights, plane_key(&op->keys, row_pages(&op->rows, t), i));
                 choose_best(chosen, scores, n, op->k);
         }
 }
 
 struct sparse_keys sparse_keys(const struct op_sparse_attention *op, uint32_t t) {
         uint32_t position = ((const int32_t *) host_address(op->rows.positions))[t];
-        struct sparse_keys keys = { .pages = row_pages(&op->rows, t) };
+        struct sparse_keys keys = {.pages = row_pages(&op->rows, t)};
 
         keys.recent = MIN(op->window, position + 1);
         keys.first = position + 1 - keys.recent;

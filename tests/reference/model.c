@@ -396,7 +396,8 @@ static void compare_choices(struct run *u, const struct choices *c, uint32_t row
         snprintf(file, sizeof(file), "%.40s.i32", what);
         expected = file_read_exactly(u->path, file, n * sizeof(int32_t));
         if (n == 0 || !expected) {
-                said(u, false, what, "%u indexers chose; %s cannot be read, or has another size", c->indexers, file);
+                said(u, false, what, "%u indexers chose; %s cannot be read, or has another size", c->indexers,
+                     file);
                 return;
         }
         for (size_t i = 0; i < n; i++)
@@ -436,7 +437,8 @@ static bool read_expectations(struct run *u) {
         u->hidden = (uint32_t) json_int(expect, "hidden", 0);
         u->layers = (uint32_t) json_int(expect, "layers", 0);
         layers = json_object_get(expect, "layers_7");
-        u->width = json_array_size(layers) == 3 ? (uint32_t) json_integer_value(json_array_get(layers, 2)) : u->hidden;
+        u->width = json_array_size(layers) == 3 ? (uint32_t) json_integer_value(json_array_get(layers, 2))
+                                                : u->hidden;
         u->n_prompts = (uint32_t) json_array_size(lengths);
         if (!(u->sigma > 0.0) || u->n_prompts == 0 || u->n_prompts > ELEMENTS(u->lengths) || u->hidden == 0)
                 return false;

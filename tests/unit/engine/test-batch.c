@@ -95,7 +95,8 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
         assert_se(r == 0);
 }
 
-/* Neighbours stand on both sides, are at other positions each, and take turns with prompts of several rows. */
+/* Neighbours stand on both sides, are at other positions each, and take turns with prompts of several
+ * rows. */
 static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequences,
                                const struct subject *subjects, uint32_t from, uint32_t to, uint32_t round) {
         uint32_t n = 0;
@@ -237,7 +238,9 @@ TEST(logits_do_not_depend_on_neighbours_chunks_or_threads) {
 
 /* Kinds of attention that the committed models do not have. The last compresses 128 tokens to one. */
 TEST(latent_sparse_and_compressed_attention_do_not_either) {
-        static const char *const names[] = { "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "deepseek_v4" };
+        static const char *const names[] = {
+                "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "deepseek_v4",
+        };
         const char *root = getenv("MOED_FIXTURES");
         unsigned checked = 0;
         char path[4096];
@@ -266,11 +269,11 @@ static const char *shared_model(const char *name) {
 }
 
 /* Feeds what is missing up to `end`, and keeps the last logits. */
-static void feed_to(struct step *step, struct sequence *q, const struct subject *subject, uint32_t end, float *logits,
-                    uint32_t vocab) {
+static void feed_to(struct step *step, struct sequence *q, const struct subject *subject, uint32_t end,
+                    float *logits, uint32_t vocab) {
         uint32_t at = sequence_length(q);
-        struct step_part part = { .sequence = q, .tokens = subject->tokens + at, .allowances = subject->allowances + at,
-                                  .count = end - at, .logits = true };
+        struct step_part part = { .sequence = q, .tokens = subject->tokens + at,
+                                  .allowances = subject->allowances + at, .count = end - at, .logits = true };
 
         assert_se(sequence_reserve(q, end - at) == 0);
         run(step, &part, 1);
@@ -327,8 +330,8 @@ TEST(a_token_costs_its_latent_and_the_key_of_an_indexer) {
         check_kv("deepseek_v32", QUANT_F16, 3 * (40 + 64) * 2);
         /* The third of four layers has none. */
         check_kv("glm_moe_dsa", QUANT_F16, 4 * 40 * 2 + 3 * 64 * 2);
-        /* Keys of 32; two layers with an entry a page and sums of one, two with 8 entries a page and sums of two, and the
-         * same for an indexer of 64. */
+        /* Keys of 32; two layers with an entry a page and sums of one, two with 8 entries a page and sums of
+         * two, and the same for an indexer of 64. */
         check_kv("deepseek_v4", QUANT_F16,
                  5 * 32 * 2 + 2 * (32 * 2 + 3 * 32 * 4) / 32 + 2 * ((32 + 64) * 8 * 2 + 2 * 3 * (32 + 64) * 4) / 32);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the DeepSeek line needs beside the ordinary: products per head, keys that hold their values, chosen and
- * compressed keys, hyper-connections. */
+/* What the DeepSeek line needs beside the ordinary: products per head, keys that hold their values, chosen
+ * and compressed keys, hyper-connections. */
 #include <math.h>
 #include <string.h>
 
@@ -12,7 +12,7 @@
 
 /* option: bit 0 transposed, 1 slices of a larger matrix */
 static float *try_head_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->heads + t->type };
+        struct sample s = {t->dim + t->heads + t->type};
         uint32_t rows = 7, spare = t->option & 2 ? 3 : 0, in = t->option & 1 ? rows : t->dim,
                  out = t->option & 1 ? t->dim : rows, width = t->heads * (out + 1);
         struct weight w = trial_weight(d, &s, t->type, t->heads, rows + spare, t->dim);
@@ -21,7 +21,8 @@ static float *try_head_matmul(struct device *d, const struct trial *t, size_t *r
                 .w = w,
                 .head_rows = rows + spare,
                 .transposed = t->option & 1,
-                .x = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * (in + 2)), t->from, t->heads * (in + 2)),
+                .x = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * (in + 2)), t->from,
+                               t->heads * (in + 2)),
                 .x_stride = t->heads * (in + 2),
                 .x_head_stride = in + 2,
                 .y = device_put(d, NULL, (size_t) t->n * width * sizeof(float)),
@@ -36,24 +37,28 @@ static float *try_head_matmul(struct device *d, const struct trial *t, size_t *r
 }
 
 TEST(head_products_agree_plain_transposed_and_in_slices) {
-        static const uint32_t rows[] = { 1, 3, 17, 40 };
+        static const uint32_t rows[] = {1, 3, 17, 40};
 
         for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                 for (uint32_t i = 0; i < 8; i++)
                         trial_check(try_head_matmul,
-                                    (struct trial) { .n = rows[i / 2], .type = *type, .heads = 1 + 2 * (i % 3),
-                                                     .option = i % 4, .dim = 256 * (1 + i % 2) },
+                                    (struct trial){.n = rows[i / 2],
+                                                   .type = *type,
+                                                   .heads = 1 + 2 * (i % 3),
+                                                   .option = i % 4,
+                                                   .dim = 256 * (1 + i % 2)},
                                     3e-3);
         for (uint32_t dim = 1; dim < 60; dim += 13)
                 for (uint32_t option = 0; option < 4; option++)
-                        trial_check(try_head_matmul,
-                                    (struct trial) { .n = 5, .type = QUANT_F32, .heads = 3, .option = option,
-                                                     .dim = dim },
-                                    1e-5);
+                        trial_check(
+                                try_head_matmul,
+                                (struct trial){
+                                        .n = 5, .type = QUANT_F32, .heads = 3, .option = option, .dim = dim},
+                                1e-5);
 }
 
 static float *try_copy(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         struct op_copy op = {
                 .n = t->count,
                 .dim = t->dim,
@@ -68,7 +73,7 @@ static float *try_copy(struct device *d, const struct trial *t, size_t *ret_widt
 }
 
 static float *try_layer_norm(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim };
+        struct sample s = {t->dim};
         struct op_layer_norm op = {
                 .n = t->count,
                 .dim = t->dim,
@@ -85,15 +90,15 @@ static float *try_layer_norm(struct device *d, const struct trial *t, size_t *re
 
 TEST(copies_and_layer_norms_agree_over_odd_sizes) {
         for (uint32_t dim = 1; dim <= 150; dim += 11) {
-                trial_check(try_copy, (struct trial) { .n = 1 + dim % 7, .dim = dim }, 0.0);
-                trial_check(try_layer_norm, (struct trial) { .n = 1 + dim % 7, .dim = dim }, 1e-5);
+                trial_check(try_copy, (struct trial){.n = 1 + dim % 7, .dim = dim}, 0.0);
+                trial_check(try_layer_norm, (struct trial){.n = 1 + dim % 7, .dim = dim}, 1e-5);
         }
 }
 
 TEST(a_layer_norm_has_mean_zero_and_variance_one) {
-        float x[] = { 1.0f, 2.0f, 3.0f, 6.0f }, w[] = { 1.0f, 1.0f, 1.0f, 2.0f }, b[] = { 0.0f, 0.0f, 0.5f, 0.0f };
+        float x[] = {1.0f, 2.0f, 3.0f, 6.0f}, w[] = {1.0f, 1.0f, 1.0f, 2.0f}, b[] = {0.0f, 0.0f, 0.5f, 0.0f};
         struct device d;
-        struct op_layer_norm op = { .n = 1, .dim = 4 };
+        struct op_layer_norm op = {.n = 1, .dim = 4};
 
         device_init(&d, sample_backend_ref());
         op.x = op.y = device_put(&d, x, sizeof(x));
@@ -107,13 +112,17 @@ TEST(a_layer_norm_has_mean_zero_and_variance_one) {
         device_deinit(&d);
 }
 
-static struct kv_layer plane(struct device *d, struct sample *s, enum quant_type type, uint32_t k_dim, uint32_t v_dim,
-                             uint32_t ratio) {
+static struct kv_layer plane(struct device *d, struct sample *s, enum quant_type type, uint32_t k_dim,
+                             uint32_t v_dim, uint32_t ratio) {
         size_t values = (size_t) TRIAL_PAGES * kv_page_entries(ratio) * k_dim;
 
-        return (struct kv_layer) {
+        return (struct kv_layer){
                 .k = device_take(d, sample_weights(s, type, values), values * quant_info(type)->block_bytes),
-                .type = type, .kv_heads = 1, .k_dim = k_dim, .v_dim = v_dim, .ratio = ratio,
+                .type = type,
+                .kv_heads = 1,
+                .k_dim = k_dim,
+                .v_dim = v_dim,
+                .ratio = ratio,
         };
 }
 
@@ -126,20 +135,21 @@ static struct op_rows rows_from(struct op_rows rows, const struct trial *t) {
 
 /* Stores and reads keys that hold their values. */
 static float *try_latent_attention(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->heads };
+        struct sample s = {t->dim + t->heads};
         uint32_t v_dim = t->dim - t->dim / 4;
-        struct op_kv_store store = { .kv = plane(d, &s, t->type, t->dim, v_dim, 0) };
+        struct op_kv_store store = {.kv = plane(d, &s, t->type, t->dim, v_dim, 0)};
         struct op_attention op;
 
         store.k = trial_floats(d, &s, (size_t) t->n * t->dim);
         trial_rows(d, t, &store.rows);
         assert_se(d->ops->kv_store(d->stream, &store) == 0);
-        op = (struct op_attention) {
+        op = (struct op_attention){
                 .rows = rows_from(store.rows, t),
                 .kv = store.kv,
                 .heads = t->heads,
                 .scale = 1.7f / sqrtf((float) t->dim),
-                .q = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from, t->heads * t->dim),
+                .q = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from,
+                               t->heads * t->dim),
                 .out = device_put(d, NULL, (size_t) t->n * t->heads * v_dim * sizeof(float)),
         };
         assert_se(d->ops->attention(d->stream, &op) == 0);
@@ -150,12 +160,14 @@ TEST(attention_agrees_where_keys_hold_the_values) {
         for (uint32_t dim = 4; dim <= 100; dim += 24)
                 for (unsigned f16 = 0; f16 < 2; f16++)
                         trial_check(try_latent_attention,
-                                    (struct trial) { .n = 20, .dim = dim, .heads = 1 + dim % 5,
-                                                     .type = f16 ? QUANT_F16 : QUANT_F32 },
+                                    (struct trial){.n = 20,
+                                                   .dim = dim,
+                                                   .heads = 1 + dim % 5,
+                                                   .type = f16 ? QUANT_F16 : QUANT_F32},
                                     1e-5);
 }
 
-static const uint32_t ratios[] = { 0, 4, 64 };
+static const uint32_t ratios[] = {0, 4, 64};
 
 /* Of the entries that each row sees every third, at most `max`. */
 static struct device_ptr some_entries(struct device *d, const struct trial *t, const struct op_rows *rows,
@@ -167,14 +179,15 @@ static struct device_ptr some_entries(struct device *d, const struct trial *t, c
         device_get(d, positions, rows->positions, t->n * sizeof(*positions));
         for (uint32_t i = 0; i < t->n; i++)
                 for (uint32_t j = 0; j < max; j++)
-                        chosen[i * max + j] = 3 * j < kv_visible(ratio, (uint32_t) positions[i]) ? (int32_t) (3 * j) : -1;
+                        chosen[i * max + j] =
+                                3 * j < kv_visible(ratio, (uint32_t) positions[i]) ? (int32_t) (3 * j) : -1;
         return device_take(d, chosen, (size_t) t->n * max * sizeof(*chosen));
 }
 
 /* option: bit 0 window, 1 sinks, 2 chosen entries, 3 no entries, the rest: ratio */
 static float *try_sparse_attention(struct device *d, const struct trial *t, size_t *ret_width) {
         enum { CHOSEN = 37 };
-        struct sample s = { t->dim + t->heads };
+        struct sample s = {t->dim + t->heads};
         uint32_t v_dim = t->dim - t->dim / 4, ratio = ratios[t->option >> 4];
         struct op_sparse_attention op = {
                 .kv = plane(d, &s, t->type, t->dim, v_dim, 0),
@@ -182,7 +195,8 @@ static float *try_sparse_attention(struct device *d, const struct trial *t, size
                 .window = t->option & 1 ? 40 : 0,
                 .scale = 1.7f / sqrtf((float) t->dim),
                 .sinks = t->option & 2 ? trial_floats(d, &s, t->heads) : DEVICE_NULL,
-                .q = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from, t->heads * t->dim),
+                .q = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * t->dim), t->from,
+                               t->heads * t->dim),
                 .out = device_put(d, NULL, (size_t) t->n * t->heads * v_dim * sizeof(float)),
         };
 
@@ -203,14 +217,17 @@ TEST(sparse_attention_agrees_over_windows_entries_and_choices) {
                 if ((option & 12) == 12)
                         continue;
                 trial_check(try_sparse_attention,
-                            (struct trial) { .n = 14, .dim = 5 + option, .heads = 1 + option % 20,
-                                             .type = option % 3 ? QUANT_F16 : QUANT_F32, .option = option },
+                            (struct trial){.n = 14,
+                                           .dim = 5 + option,
+                                           .heads = 1 + option % 20,
+                                           .type = option % 3 ? QUANT_F16 : QUANT_F32,
+                                           .option = option},
                             1e-5);
         }
 }
 
 TEST(a_row_that_sees_no_key_gets_zeros) {
-        struct trial t = { .n = 3, .count = 3, .dim = 8, .heads = 2, .type = QUANT_F32, .option = 8 };
+        struct trial t = {.n = 3, .count = 3, .dim = 8, .heads = 2, .type = QUANT_F32, .option = 8};
         _cleanup_(freep) float *got = NULL;
         struct device d;
         size_t width;
@@ -229,7 +246,8 @@ static struct op_index make_index(struct device *d, const struct trial *t, struc
                 .keys = plane(d, s, t->type, t->dim, 0, ratios[t->option]),
                 .heads = t->heads,
                 .k = INDEX_K,
-                .q = trial_row(trial_floats(d, s, (size_t) t->n * t->heads * t->dim), t->from, t->heads * t->dim),
+                .q = trial_row(trial_floats(d, s, (size_t) t->n * t->heads * t->dim), t->from,
+                               t->heads * t->dim),
                 .weights = trial_row(trial_floats(d, s, (size_t) t->n * t->heads), t->from, t->heads),
                 .chosen = device_put(d, NULL, (size_t) t->n * INDEX_K * sizeof(int32_t)),
         };
@@ -241,7 +259,7 @@ static struct op_index make_index(struct device *d, const struct trial *t, struc
 
 /* The numbers as floats. */
 static float *try_index(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->heads };
+        struct sample s = {t->dim + t->heads};
         struct op_index op = make_index(d, t, &s);
         _cleanup_(freep) int32_t *chosen = malloc((size_t) t->count * INDEX_K * sizeof(*chosen));
         float *values = malloc((size_t) t->count * INDEX_K * sizeof(*values));
@@ -258,26 +276,32 @@ TEST(the_index_agrees) {
         for (uint32_t option = 0; option < ELEMENTS(ratios); option++)
                 for (uint32_t dim = 3; dim < 70; dim += 22)
                         trial_check(try_index,
-                                    (struct trial) { .n = 14, .dim = dim, .heads = 1 + dim % 19, .option = option,
-                                                     .type = dim % 2 ? QUANT_F16 : QUANT_F32 },
+                                    (struct trial){.n = 14,
+                                                   .dim = dim,
+                                                   .heads = 1 + dim % 19,
+                                                   .option = option,
+                                                   .type = dim % 2 ? QUANT_F16 : QUANT_F32},
                                     0.0);
 }
 
 /* One sequence of 40 keys of one value, one query of 1: scores are the keys, or 0 below. */
 static void check_choice(const float *keys, uint32_t n, uint32_t k, const int32_t *expected) {
-        int32_t pages[] = { 1, 0 }, position = (int32_t) n - 1, zero = 0, chosen[16];
+        int32_t pages[] = {1, 0}, position = (int32_t) n - 1, zero = 0, chosen[16];
         float one = 1.0f, slots[2 * KV_PAGE_TOKENS];
-        struct op_index op = { .heads = 1, .k = k };
+        struct op_index op = {.heads = 1, .k = k};
         struct device d;
 
         memcpy(slots + KV_PAGE_TOKENS, keys, MIN(n, 32U) * sizeof(float));
         memcpy(slots, keys + 32, (MAX(n, 32U) - 32) * sizeof(float));
         device_init(&d, sample_backend("c", 2));
-        op.keys = (struct kv_layer) { .k = device_put(&d, slots, sizeof(slots)), .type = QUANT_F32, .kv_heads = 1,
-                                      .k_dim = 1 };
-        op.rows = (struct op_rows) {
-                .n = 1, .positions = device_put(&d, &position, 4), .sequences = device_put(&d, &zero, 4),
-                .page_table = device_put(&d, pages, sizeof(pages)), .page_table_stride = 2,
+        op.keys = (struct kv_layer){
+                .k = device_put(&d, slots, sizeof(slots)), .type = QUANT_F32, .kv_heads = 1, .k_dim = 1};
+        op.rows = (struct op_rows){
+                .n = 1,
+                .positions = device_put(&d, &position, 4),
+                .sequences = device_put(&d, &zero, 4),
+                .page_table = device_put(&d, pages, sizeof(pages)),
+                .page_table_stride = 2,
                 .position_max = (uint32_t) position,
         };
         op.q = op.weights = device_put(&d, &one, sizeof(one));
@@ -289,14 +313,15 @@ static void check_choice(const float *keys, uint32_t n, uint32_t k, const int32_
 }
 
 TEST(the_index_chooses_the_best_in_rising_order) {
-        float keys[40] = { [3] = 2.0f, [7] = 5.0f, [8] = 5.0f, [20] = NAN, [33] = 1e-30f, [35] = -4.0f, [39] = 3.0f };
+        float keys[40] = {
+                [3] = 2.0f, [7] = 5.0f, [8] = 5.0f, [20] = NAN, [33] = 1e-30f, [35] = -4.0f, [39] = 3.0f};
 
-        check_choice(keys, 40, 4, (int32_t[]) { 3, 7, 8, 39 });
+        check_choice(keys, 40, 4, (int32_t[]){3, 7, 8, 39});
         /* Of two that tie the lower; then zeros from the start on. */
-        check_choice(keys, 40, 1, (int32_t[]) { 7 });
-        check_choice(keys, 40, 7, (int32_t[]) { 0, 1, 3, 7, 8, 33, 39 });
+        check_choice(keys, 40, 1, (int32_t[]){7});
+        check_choice(keys, 40, 7, (int32_t[]){0, 1, 3, 7, 8, 33, 39});
         /* No more than can be chosen: all. */
-        check_choice(keys, 3, 5, (int32_t[]) { 0, 1, 2, -1, -1 });
+        check_choice(keys, 3, 5, (int32_t[]){0, 1, 2, -1, -1});
 }
 
 /* Two sequences, fed in turns: `chunk` rows of the first, then one of the other. */
@@ -310,7 +335,7 @@ struct compress {
 static void compress_call(struct device *d, struct op_compress *op, const struct compress *c, uint32_t first,
                           uint32_t n, uint32_t other, float *y) {
         size_t width = c->halves * c->dim, rows = n + 1;
-        int32_t positions[COMPRESS_ROWS + 1], sequences[COMPRESS_ROWS + 1] = { 0 };
+        int32_t positions[COMPRESS_ROWS + 1], sequences[COMPRESS_ROWS + 1] = {0};
         float *v = malloc(rows * width * sizeof(*v)), *g = malloc(rows * width * sizeof(*g));
 
         assert_se(v && g);
@@ -333,11 +358,11 @@ static void compress_call(struct device *d, struct op_compress *op, const struct
 }
 
 static float *compress_all(struct backend *backend, const struct compress *c, uint32_t chunk) {
-        int32_t pages[2][COMPRESS_STRIDE] = { { 7, 2, 9, 0, 4 }, { 3, 8, 1, 6, 5 } };
+        int32_t pages[2][COMPRESS_STRIDE] = {{7, 2, 9, 0, 4}, {3, 8, 1, 6, 5}};
         float *y = calloc((size_t) COMPRESS_ROWS * c->dim, sizeof(*y));
         _cleanup_(freep) float *state = NULL;
         size_t state_size = (size_t) COMPRESS_PAGES * c->halves * 3 * c->dim * sizeof(float);
-        struct op_compress op = { .ratio = c->ratio, .dim = c->dim, .overlap = c->halves == 2 };
+        struct op_compress op = {.ratio = c->ratio, .dim = c->dim, .overlap = c->halves == 2};
         struct device d;
 
         device_init(&d, backend);
@@ -388,12 +413,12 @@ static void check_entries(const struct compress *c, const float *y) {
 }
 
 static void check_compress(uint32_t ratio, uint32_t dim, uint32_t halves) {
-        static const uint32_t chunks[] = { 1, 7, 32, COMPRESS_ROWS };
-        struct sample s = { ratio + dim };
+        static const uint32_t chunks[] = {1, 7, 32, COMPRESS_ROWS};
+        struct sample s = {ratio + dim};
         _cleanup_(freep) float *v = sample_floats(&s, (size_t) COMPRESS_ROWS * halves * dim);
         _cleanup_(freep) float *g = sample_floats(&s, (size_t) COMPRESS_ROWS * halves * dim);
         _cleanup_(freep) float *bias = sample_floats(&s, (size_t) ratio * halves * dim);
-        struct compress c = { ratio, dim, halves, v, g, bias };
+        struct compress c = {ratio, dim, halves, v, g, bias};
         _cleanup_(freep) float *whole = compress_all(sample_backend_ref(), &c, COMPRESS_ROWS);
 
         check_entries(&c, whole);
@@ -415,11 +440,11 @@ TEST(an_entry_is_what_its_tokens_are_however_they_come) {
 
 /* The entries that a store with a ratio writes are those that attention reads. */
 TEST(a_store_with_a_ratio_writes_each_entry_once) {
-        int32_t pages[] = { 2, 0, 1, 3 }, positions[100], sequences[100] = { 0 }, chosen[] = { 2 };
+        int32_t pages[] = {2, 0, 1, 3}, positions[100], sequences[100] = {0}, chosen[] = {2};
         float k[100], out = 0.0f, q = 0.0f;
         struct device d;
-        struct op_kv_store store = { 0 };
-        struct op_sparse_attention op = { .heads = 1, .scale = 1.0f, .chosen_max = 1 };
+        struct op_kv_store store = {0};
+        struct op_sparse_attention op = {.heads = 1, .scale = 1.0f, .chosen_max = 1};
 
         for (int i = 0; i < 100; i++) {
                 positions[i] = i;
@@ -427,13 +452,20 @@ TEST(a_store_with_a_ratio_writes_each_entry_once) {
         }
         device_init(&d, sample_backend("c", 2));
         for (uint32_t ratio = 4; ratio <= 32; ratio *= 8) {
-                store.kv = (struct kv_layer) { .k = device_put(&d, NULL, 4 * KV_PAGE_TOKENS * sizeof(float)),
-                                               .type = QUANT_F32, .kv_heads = 1, .k_dim = 1, .v_dim = 1, .ratio = ratio };
+                store.kv = (struct kv_layer){.k = device_put(&d, NULL, 4 * KV_PAGE_TOKENS * sizeof(float)),
+                                             .type = QUANT_F32,
+                                             .kv_heads = 1,
+                                             .k_dim = 1,
+                                             .v_dim = 1,
+                                             .ratio = ratio};
                 store.k = device_put(&d, k, sizeof(k));
-                store.rows = (struct op_rows) {
-                        .n = 100, .positions = device_put(&d, positions, sizeof(positions)),
+                store.rows = (struct op_rows){
+                        .n = 100,
+                        .positions = device_put(&d, positions, sizeof(positions)),
                         .sequences = device_put(&d, sequences, sizeof(sequences)),
-                        .page_table = device_put(&d, pages, sizeof(pages)), .page_table_stride = 4, .position_max = 99,
+                        .page_table = device_put(&d, pages, sizeof(pages)),
+                        .page_table_stride = 4,
+                        .position_max = 99,
                 };
                 assert_se(d.ops->kv_store(d.stream, &store) == 0);
                 op.rows = store.rows;
@@ -453,11 +485,17 @@ TEST(a_store_with_a_ratio_writes_each_entry_once) {
 
 /* dim values in heads streams; option: 0 mix, 1 head's mix, 2 in, 3 out */
 static float *try_hyper(struct device *d, const struct trial *t, size_t *ret_width) {
-        struct sample s = { t->dim + t->heads };
+        struct sample s = {t->dim + t->heads};
         uint32_t mix = t->option == 1 ? t->heads : (2 + t->heads) * t->heads, row = t->heads * t->dim;
         struct op_hyper op = {
-                .n = t->count, .streams = t->heads, .dim = t->dim, .iterations = 20, .head = t->option == 1,
-                .epsilon = 1e-6f, .base = trial_floats(d, &s, mix), .scale = trial_floats(d, &s, 3),
+                .n = t->count,
+                .streams = t->heads,
+                .dim = t->dim,
+                .iterations = 20,
+                .head = t->option == 1,
+                .epsilon = 1e-6f,
+                .base = trial_floats(d, &s, mix),
+                .scale = trial_floats(d, &s, 3),
                 .mix = trial_row(trial_floats(d, &s, (size_t) t->n * mix), t->from, mix),
                 .x = trial_row(trial_floats(d, &s, (size_t) t->n * row), t->from, row),
                 .y = trial_row(trial_floats(d, &s, (size_t) t->n * t->dim), t->from, t->dim),
@@ -479,12 +517,13 @@ TEST(hyper_connections_agree) {
         for (uint32_t option = 0; option < 4; option++)
                 for (uint32_t streams = 1; streams <= 6; streams++)
                         trial_check(try_hyper,
-                                    (struct trial) { .n = 9, .dim = 7 * streams, .heads = streams, .option = option },
+                                    (struct trial){
+                                            .n = 9, .dim = 7 * streams, .heads = streams, .option = option},
                                     1e-6);
 }
 
 TEST(a_mix_neither_adds_nor_loses) {
-        struct trial t = { .n = 5, .count = 5, .dim = 3, .heads = 4 };
+        struct trial t = {.n = 5, .count = 5, .dim = 3, .heads = 4};
         _cleanup_(freep) float *mix = NULL;
         struct device d;
         size_t width;
@@ -496,7 +535,8 @@ TEST(a_mix_neither_adds_nor_loses) {
                         const float *c = mix + i * width + 8;
 
                         assert_se(fabsf(c[j] + c[4 + j] + c[8 + j] + c[12 + j] - 1.0f) < 1e-4f);
-                        assert_se(fabsf(c[4 * j] + c[4 * j + 1] + c[4 * j + 2] + c[4 * j + 3] - 1.0f) < 1e-3f);
+                        assert_se(fabsf(c[4 * j] + c[4 * j + 1] + c[4 * j + 2] + c[4 * j + 3] - 1.0f) <
+                                  1e-3f);
                         assert_se(mix[i * width + j] > 0.0f && mix[i * width + 4 + j] < 2.0f);
                 }
         device_deinit(&d);
@@ -504,10 +544,15 @@ TEST(a_mix_neither_adds_nor_loses) {
 
 TEST(a_turn_back_undoes_a_turn_and_entries_turn_by_their_first_position) {
         enum { DIM = 12 };
-        float x[2][DIM], turned[2][DIM], frequencies[DIM / 2] = { 1.0f, 0.5f, 0.2f, 0.1f, 0.01f, 0.001f };
-        int32_t positions[] = { 131, 128 };
-        struct op_rope op = { .n = 2, .heads = 1, .head_dim = DIM, .dims = DIM, .stride = DIM, .magnitude = 1.0f,
-                              .multiple = 4 };
+        float x[2][DIM], turned[2][DIM], frequencies[DIM / 2] = {1.0f, 0.5f, 0.2f, 0.1f, 0.01f, 0.001f};
+        int32_t positions[] = {131, 128};
+        struct op_rope op = {.n = 2,
+                             .heads = 1,
+                             .head_dim = DIM,
+                             .dims = DIM,
+                             .stride = DIM,
+                             .magnitude = 1.0f,
+                             .multiple = 4};
         struct device d;
 
         for (int i = 0; i < DIM; i++)
@@ -518,7 +563,8 @@ TEST(a_turn_back_undoes_a_turn_and_entries_turn_by_their_first_position) {
         op.frequencies = device_put(&d, frequencies, sizeof(frequencies));
         assert_se(d.ops->rope(d.stream, &op) == 0);
         device_get(&d, turned, op.x, sizeof(turned));
-        assert_se(memcmp(turned[0], turned[1], sizeof(turned[0])) == 0 && fabsf(turned[0][0] - x[0][0]) > 0.1f);
+        assert_se(memcmp(turned[0], turned[1], sizeof(turned[0])) == 0 &&
+                  fabsf(turned[0][0] - x[0][0]) > 0.1f);
         op.inverse = true;
         assert_se(d.ops->rope(d.stream, &op) == 0);
         device_get(&d, turned, op.x, sizeof(turned));

@@ -17,7 +17,7 @@ struct device_ptr trial_row(struct device_ptr p, uint32_t row, size_t width) {
 }
 
 struct weight trial_weight(struct device *d, struct sample *s, enum quant_type type, uint32_t stack,
-                            uint32_t rows, uint32_t cols) {
+                           uint32_t rows, uint32_t cols) {
         size_t values = (size_t) stack * rows * cols;
 
         return (struct weight){

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* An operation tried through backend.h: each variant of the cpu backend against the ref backend, and against itself
- * with other thread counts and with each row alone. */
+/* An operation tried through backend.h: each variant of the cpu backend against the ref backend, and against
+ * itself with other thread counts and with each row alone. */
 
 #include "device.h"
 #include "sample.h"
@@ -22,7 +22,7 @@ typedef float *trial_fn(struct device *d, const struct trial *trial, size_t *ret
 /* Random values and weights on the device. */
 struct device_ptr trial_floats(struct device *d, struct sample *s, size_t n);
 struct weight trial_weight(struct device *d, struct sample *s, enum quant_type type, uint32_t stack,
-                            uint32_t rows, uint32_t cols);
+                           uint32_t rows, uint32_t cols);
 /* Row `row` of rows of `width` four-byte values. */
 struct device_ptr trial_row(struct device_ptr p, uint32_t row, size_t width);
 /* What a trial returns. */
@@ -34,8 +34,8 @@ enum { TRIAL_PAGES = 24, TRIAL_STRIDE = 8 };
 
 void trial_rows(struct device *d, const struct trial *t, struct op_rows *rows);
 
-/* Results of cpu and ref are to differ by no more than `tolerance` of their root mean square; what the cpu backend makes
- * with other numbers of threads, or of a row alone, by no bit. */
+/* Results of cpu and ref are to differ by no more than `tolerance` of their root mean square; what the cpu
+ * backend makes with other numbers of threads, or of a row alone, by no bit. */
 void trial_check(trial_fn *fn, struct trial trial, double tolerance);
 /* The same of one variant. */
 void trial_check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial trial, double tolerance);
