@@ -49,6 +49,14 @@ static inline uint16_t f16_from_f32(float f) {
         return sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
 }
 
+static inline uint16_t bf16_from_f32(float f) {
+        uint32_t bits = float_bits(f);
+
+        if ((bits & 0x7fffffff) > 0x7f800000)
+                return (uint16_t) (bits >> 16 | 64);
+        return (uint16_t) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static inline float bf16_to_f32(uint16_t h) {
         return float_from_bits((uint32_t) h << 16);
 }

@@ -9,6 +9,8 @@
 #include <stdint.h>
 
 typedef void dequantize_fn(float *dst, const void *src, size_t n);
+/* The other way; `dst` needs no alignment. */
+typedef void quantize_fn(void *dst, const float *src, size_t n);
 
 /* quant-legacy.c: blocks of 32, and the 4-bit floats */
 dequantize_fn dequantize_q8_0, dequantize_q4_0, dequantize_q4_1, dequantize_q5_0, dequantize_q5_1,
@@ -21,6 +23,9 @@ dequantize_fn dequantize_q2_k, dequantize_q3_k, dequantize_q4_k, dequantize_q5_k
 /* quant-iq.c: codes of 4 or 8 values */
 dequantize_fn dequantize_iq2_xxs, dequantize_iq2_xs, dequantize_iq2_s, dequantize_iq3_xxs, dequantize_iq3_s,
         dequantize_iq1_s, dequantize_iq1_m;
+
+/* quant-make.c */
+quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q8_0;
 
 /* The levels of IQ4_NL and IQ4_XS. */
 extern const int8_t quant_levels_iq4[16];

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <float.h>
 #include <string.h>
 
 #include "block.h"
@@ -28,10 +29,10 @@ static void dequantize_bf16(float *dst, const void *src, size_t n) {
 }
 
 static const struct quant_info table[_QUANT_MAX] = {
-        [QUANT_F32] = {"F32", 1, 4, true, dequantize_f32},
-        [QUANT_F16] = {"F16", 1, 2, true, dequantize_f16},
-        [QUANT_BF16] = {"BF16", 1, 2, true, dequantize_bf16},
-        [QUANT_Q8_0] = {"Q8_0", 32, sizeof(struct block_q8_0), true, dequantize_q8_0},
+        [QUANT_F32] = {"F32", 1, 4, true, dequantize_f32, quantize_f32, FLT_MAX},
+        [QUANT_F16] = {"F16", 1, 2, true, dequantize_f16, quantize_f16, 65504.0f},
+        [QUANT_BF16] = {"BF16", 1, 2, true, dequantize_bf16, quantize_bf16, 0x1.fep127f},
+        [QUANT_Q8_0] = {"Q8_0", 32, sizeof(struct block_q8_0), true, dequantize_q8_0, quantize_q8_0, 127.0f * 65504.0f},
         [QUANT_Q4_0] = {"Q4_0", 32, sizeof(struct block_q4_0), true, dequantize_q4_0},
         [QUANT_Q4_1] = {"Q4_1", 32, sizeof(struct block_q4_1), true, dequantize_q4_1},
         [QUANT_Q5_0] = {"Q5_0", 32, sizeof(struct block_q5_0), true, dequantize_q5_0},

@@ -46,6 +46,10 @@ struct quant_info {
         bool weights;          /* usable as a matrix: it has a dot product (I32 has none) */
         /* The definition of the format: writes `n` values, n a multiple of block_values. `src` needs no alignment. */
         void (*dequantize)(float *dst, const void *src, size_t n);
+        /* The other way, rounding to nearest, of finite values of at most `max`; NULL: this build cannot make the format.
+         * `dst` needs no alignment. */
+        void (*quantize)(void *dst, const float *src, size_t n);
+        float max; /* magnitude; where there is quantize() */
 };
 
 /* The row of the table for a type number from a file, or NULL when this build does not know it. */
