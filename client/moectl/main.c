@@ -31,6 +31,8 @@ static const struct verb verbs[] = {
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,
           "No daemon need run; but its program, moed, does the work." },
+        { "convert", "--type TYPE IN OUT", "Writes a model file with its matrices in another type.", verb_convert,
+          "Routers and norms become F32. OUT appears when it is complete." },
         { "doctor", "[MODEL|FILE]", "Says what is missing on this machine, and how to mend it.", verb_doctor,
           "With a model's name or file, also what memory that takes." },
         { "reload", "", "Makes the daemon read its configuration again.", verb_reload },

@@ -27,7 +27,7 @@ _moectl_reply() {
 
 _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
-        local verbs="run chat score models load unload ps stats budget tokenize bench inspect doctor reload"
+        local verbs="run chat score models load unload ps stats budget tokenize bench inspect convert doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()
@@ -37,6 +37,7 @@ _moectl() {
         done
         case $previous in
         -m | --model) _moectl_reply "$(_moectl_models)" "$word"; return ;;
+        -t | --type) [[ $verb != convert ]] || { _moectl_reply "F32 F16 BF16 Q8_0" "$word"; return; } ;;
         --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         esac
         if [[ $word == -* ]]; then
@@ -48,9 +49,9 @@ _moectl() {
                 compopt -o filenames
         elif [[ $verb == unload ]]; then
                 _moectl_reply "$(_moectl_models)" "$word"
-        elif [[ $verb == inspect || $verb == doctor ]]; then
+        elif [[ $verb == inspect || $verb == convert || $verb == doctor ]]; then
                 compopt -o filenames
-                mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $verb == inspect ]] || compgen -W "$(_moectl_models)" -- "$word")
+                mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $verb != doctor ]] || compgen -W "$(_moectl_models)" -- "$word")
         elif [[ $verb == budget ]]; then
                 case $line in
                 *budget*\ set\ *\ *) mapfile -t COMPREPLY < <(compgen -W "ExpertsMax= Weight=" -- "$word"); compopt -o nospace ;;

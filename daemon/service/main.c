@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
+#include "convert-tool.h"
 #include "inspect.h"
 #include "listener.h"
 #include "manager.h"
@@ -187,6 +188,9 @@ int main(int argc, char **argv) {
         if (daemon.options.check_config)
                 return check_config(&daemon.options);
         log_init("moed", daemon.options.has_log_level ? daemon.options.log_level : LOG_INFO);
+        if (daemon.options.convert)
+                return convert_main(daemon.options.convert, daemon.options.files[0], daemon.options.files[1],
+                                    daemon.options.force);
         if (daemon.options.inspect)
                 return inspect(&daemon.options);
         if (options_load_config(&daemon.options, &config, NULL, &reason) != 0) {

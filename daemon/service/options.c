@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/util.h"
 #include "config-value.h"
 #include "default-model.h"
 #include "options.h"
 
 static const char help[] =
         "Usage: moed [OPTION]...\n"
+        "       moed --convert TYPE [--force] IN OUT\n"
         "Serve mixture-of-experts language models to the programs of this machine.\n"
         "\n"
         "  -c, --config FILE        read FILE and FILE.d/*.conf instead of moed.conf\n"
@@ -28,6 +30,8 @@ static const char help[] =
         "      --context N          tokens of the longest text, if the model has not fewer\n"
         "      --inspect FILE       say what this GGUF file is and what it would cost here, and exit\n"
         "      --json               with --inspect: for programs\n"
+        "      --convert TYPE       write the GGUF file IN as OUT, with matrices of that type, and exit\n"
+        "      --force              with --convert: replace OUT if it is there\n"
         "      --check-config       say what is wrong with the configuration, and exit\n"
         "  -h, --help               show this and exit\n"
         "  -V, --version            show the version and exit\n"
@@ -117,6 +121,12 @@ static int options_value(struct options *options, int option, const char *value)
         case 'J':
                 options->json = true;
                 return -1;
+        case 'T':
+                options->convert = value;
+                return -1;
+        case 'F':
+                options->force = true;
+                return -1;
         case 'h':
                 fputs(help, stdout);
                 return EX_OK;
@@ -137,6 +147,7 @@ int options_parse(struct options *ret, int argc, char **argv) {
                 { "version", no_argument, NULL, 'V' },         { "system", no_argument, NULL, 'S' },
                 { "user", no_argument, NULL, 'U' },            { "context", required_argument, NULL, 'x' },
                 { "inspect", required_argument, NULL, 'I' },   { "json", no_argument, NULL, 'J' },
+                { "convert", required_argument, NULL, 'T' },   { "force", no_argument, NULL, 'F' },
                 {},
         };
         struct options options = { .scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER };
@@ -146,6 +157,11 @@ int options_parse(struct options *ret, int argc, char **argv) {
                 r = options_value(&options, option, optarg);
                 if (r >= 0)
                         return r;
+        }
+        for (unsigned i = 0; options.convert && i < ELEMENTS(options.files); i++) {
+                if (optind == argc)
+                        return usage("%s", "--convert takes a file to read and one to write");
+                options.files[i] = argv[optind++];
         }
         if (optind < argc)
                 return usage("unexpected argument: %s", argv[optind]);

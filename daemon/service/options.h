@@ -17,6 +17,9 @@ struct options {
         bool check_config;
         const char *inspect; /* the file; NULL: serve */
         bool json;
+        const char *convert;  /* to this type, files[0] into files[1]; NULL: serve */
+        const char *files[2];
+        bool force;
         enum config_scope scope;
         bool has_threads, has_context, has_kv_type, has_log_level;
         uint32_t threads, context;

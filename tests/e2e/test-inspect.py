@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What `moectl inspect` and `moectl doctor MODEL` promise: a file is described without a daemon, a bad one is refused in one
-sentence, and what is forecast is what the daemon then takes."""
+"""What `moectl inspect`, `doctor MODEL` and `convert` promise: a file is described without a daemon, a bad one is refused in one
+sentence, what is forecast is what the daemon then takes, and what is converted is complete or not there."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import tempfile
 
 from moedtest import MOECTL, MODEL, MOED, SOURCE, Daemon, join
 
-DATAERR, NOINPUT, UNAVAILABLE, USAGE = 65, 66, 69, 64
+USAGE, DATAERR, NOINPUT, UNAVAILABLE, CANTCREAT = 64, 65, 66, 69, 73
 MAKE_MODEL = os.path.join(SOURCE, "tests/lib/make-model.py")
 
 
@@ -88,6 +88,33 @@ def daemon_that_is_missing_is_named():
     moectl("doctor", MODEL, status=UNAVAILABLE, MOED_DAEMON="/nonexistent/moed")
 
 
+def converted_model_serves(folder):
+    path = os.path.join(folder, "q8.gguf")
+    moectl("convert", "--type", "q8_0", MODEL, path)
+    got = inspect(path)
+    assert got["supported"] and "Q8_0" in [t["type"] for t in got["types"]] and got["file_bytes"] < os.path.getsize(MODEL)
+    with Daemon(model=path) as d:
+        assert len(d.run([5, 6, 7], "--max-tokens", 8, "--ignore-eog")["tokens"]) == 8
+    p = moectl("convert", "--type", "F32", MODEL, path, status=CANTCREAT)
+    assert "--force" in p.stderr and inspect(path)["file_bytes"] == got["file_bytes"]
+    moectl("convert", "--force", "-t", "F32", MODEL, path)
+    with open(path, "rb") as a, open(MODEL, "rb") as b:
+        assert a.read() == b.read()
+    assert os.listdir(folder).count("q8.gguf") == 1 and not [x for x in os.listdir(folder) if x.startswith("q8.gguf.")]
+
+
+def mistakes_in_a_conversion_are_told(folder):
+    new = os.path.join(folder, "new.gguf")
+    p = moectl("convert", "--type", "Q4_K", MODEL, new, status=USAGE)
+    assert "Q8_0" in p.stderr
+    moectl("convert", MODEL, new, status=USAGE)
+    moectl("convert", "--type", "F16", MODEL, status=USAGE)
+    moectl("convert", "--type", "F16", "/nonexistent", new, status=NOINPUT)
+    moectl("convert", "--type", "F16", __file__, new, status=DATAERR)
+    moectl("convert", "--type", "F16", MODEL, "/nonexistent/new.gguf", status=NOINPUT)
+    assert not os.path.exists(new)
+
+
 def resident(pid):
     with open("/proc/%d/smaps_rollup" % pid) as f:
         return sum(int(line.split()[1]) * 1024 for line in f if line.startswith("Rss:"))
@@ -118,5 +145,7 @@ daemon_that_is_missing_is_named()
 with tempfile.TemporaryDirectory(prefix="moed-") as temporary:
     hostile_files_are_refused_in_one_sentence(temporary)
     unsupported_is_named(temporary)
+    converted_model_serves(temporary)
+    mistakes_in_a_conversion_are_told(temporary)
     if not os.environ.get("MOED_TEST_SANITIZED"):
         forecast_is_what_the_daemon_takes(temporary)
