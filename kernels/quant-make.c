@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* From float32 to the formats that need no search for their scales: what the `gguf` Python package (quants.py) makes, bit
- * for bit. Values are finite and fit the format (quant_info.max). */
+/* From float32 to the formats that need no search for their scales: what the `gguf` Python package
+ * (quants.py) makes, bit for bit. Values are finite and fit the format (quant_info.max). */
 #include <math.h>
 #include <string.h>
 

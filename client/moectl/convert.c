@@ -8,11 +8,11 @@ int verb_convert(struct cli *cli, const struct verb *verb, int argc, char **argv
         const char *type = NULL;
         bool force = false;
         const struct arg args[] = {
-                { "type", 't', ARG_TEXT, &type, "TYPE", "of the matrices: F32, F16, BF16 or Q8_0" },
-                { "force", 'f', ARG_FLAG, &force, NULL, "replace a file that is there already" },
+                {"type", 't', ARG_TEXT, &type, "TYPE", "of the matrices: F32, F16, BF16 or Q8_0"},
+                {"force", 'f', ARG_FLAG, &force, NULL, "replace a file that is there already"},
                 {},
         };
-        char *call[8] = { NULL, (char *) "--convert" };
+        char *call[8] = {NULL, (char *) "--convert"};
         int n, code, at = 2;
 
         code = cli_parse(cli, verb, args, argc, argv, &n);

@@ -16,7 +16,8 @@ enum { ANSWER_MAX = 1024 * 1024 };
 
 /* The first that can be run of those that lie at a known place from here; false: it is left to $PATH. */
 static bool find_near(char ret[static PATH_MAX]) {
-        static const char *const places[] = { "moed", "../../daemon/service/moed", "../libexec/moed", "../sbin/moed" };
+        static const char *const places[] = {"moed", "../../daemon/service/moed", "../libexec/moed",
+                                             "../sbin/moed"};
         char here[PATH_MAX];
         ssize_t n = readlink("/proc/self/exe", here, sizeof(here) - 1);
         char *slash;

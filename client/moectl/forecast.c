@@ -38,7 +38,7 @@ int forecast_ask(const struct cli *cli, const char *model_or_file, struct json *
         }
         if (code)
                 return code;
-        return daemon_ask((char *[]) { NULL, (char *) "--inspect", file, (char *) "--json", NULL }, ret);
+        return daemon_ask((char *[]){NULL, (char *) "--inspect", file, (char *) "--json", NULL}, ret);
 }
 
 static uint64_t figure(const struct json *inspection, const char *object, const char *key) {
@@ -51,14 +51,16 @@ static void find_fit(struct finding *ret, const struct json *inspection) {
         char a[16], b[16];
 
         find(ret, strcmp(fits, "yes") == 0 || strcmp(fits, "unknown") == 0 ? HEALTH_OK : HEALTH_NOTE,
-             strcmp(fits, "no") == 0 ? "This machine has less memory than that: weights will be read from the disk again and "
-                                       "again. A smaller model or type, or a shorter context, is faster."
-                                     : "Other programs hold memory that this needs.",
-             "%s in all, %s available", format_bytes(a, figure(inspection, "forecast", "total")), format_bytes(b, available));
+             strcmp(fits, "no") == 0
+                     ? "This machine has less memory than that: weights will be read from the disk again and "
+                       "again. A smaller model or type, or a shorter context, is faster."
+                     : "Other programs hold memory that this needs.",
+             "%s in all, %s available", format_bytes(a, figure(inspection, "forecast", "total")),
+             format_bytes(b, available));
 }
 
 size_t forecast_find(struct finding *ret, const struct json *inspection) {
-        static const char *const names[FORECAST_FINDINGS] = { "model", "weights", "KV", "scratch", "fits" };
+        static const char *const names[FORECAST_FINDINGS] = {"model", "weights", "KV", "scratch", "fits"};
         const struct json *supported = json_get(inspection, "supported");
         char a[16], b[16];
 
@@ -74,8 +76,10 @@ size_t forecast_find(struct finding *ret, const struct json *inspection) {
              format_bytes(a, figure(inspection, "forecast", "weights")));
         find(&ret[2], HEALTH_OK, "", "%s per 1,000 tokens, %s for a context of %" PRIu64,
              format_bytes(a, figure(inspection, "forecast", "kv_per_1000_tokens")),
-             format_bytes(b, figure(inspection, "forecast", "kv")), figure(inspection, "forecast", "context"));
-        find(&ret[3], HEALTH_OK, "", "%s, and %s of tables", format_bytes(a, figure(inspection, "forecast", "scratch")),
+             format_bytes(b, figure(inspection, "forecast", "kv")),
+             figure(inspection, "forecast", "context"));
+        find(&ret[3], HEALTH_OK, "", "%s, and %s of tables",
+             format_bytes(a, figure(inspection, "forecast", "scratch")),
              format_bytes(b, figure(inspection, "forecast", "tables")));
         find_fit(&ret[4], inspection);
         return FORECAST_FINDINGS;

@@ -9,12 +9,12 @@ int verb_inspect(struct cli *cli, const struct verb *verb, int argc, char **argv
         uint32_t context = 0;
         const char *kv_type = NULL;
         const struct arg args[] = {
-                { "context", 0, ARG_U32, &context, "N", "forecast memory for N tokens of text", 16, 1 << 24 },
-                { "kv-type", 0, ARG_TEXT, &kv_type, "TYPE", "f16 or f32: how keys and values are kept" },
+                {"context", 0, ARG_U32, &context, "N", "forecast memory for N tokens of text", 16, 1 << 24},
+                {"kv-type", 0, ARG_TEXT, &kv_type, "TYPE", "f16 or f32: how keys and values are kept"},
                 {},
         };
         char number[16];
-        char *call[12] = { NULL, (char *) "--inspect" };
+        char *call[12] = {NULL, (char *) "--inspect"};
         int n, code, at = 3;
 
         code = cli_parse(cli, verb, args, argc, argv, &n);

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What a model will cost on the cpu backend, before it is served: the model is opened and steps are run on it by the very
- * functions that do so later, over a backend that only counts (backend_plan_new()). So a forecast follows every change
- * of the engine by itself. */
+/* What a model will cost on the cpu backend, before it is served: the model is opened and steps are run on it
+ * by the very functions that do so later, over a backend that only counts (backend_plan_new()). So a forecast
+ * follows every change of the engine by itself. */
 
 #include "engine.h"
 
 struct model_forecast {
-        uint64_t file_bytes;      /* mapped; resident as far as it was read: in the long run, all of it */
-        uint64_t tables;          /* on the heap: the file's index, the vocabulary, the lists of pages */
-        uint64_t kv_token;        /* of a token's keys and values, over all layers */
-        uint64_t step;            /* activations of `rows` rows, the logits of one */
-        uint64_t scratch;         /* the most that an operation needs beside them */
-        uint64_t token_weights;   /* bytes of weights read for a token that is computed alone */
-        uint32_t context, rows;   /* what it was made for */
+        uint64_t file_bytes;    /* mapped; resident as far as it was read: in the long run, all of it */
+        uint64_t tables;        /* on the heap: the file's index, the vocabulary, the lists of pages */
+        uint64_t kv_token;      /* of a token's keys and values, over all layers */
+        uint64_t step;          /* activations of `rows` rows, the logits of one */
+        uint64_t scratch;       /* the most that an operation needs beside them */
+        uint64_t token_weights; /* bytes of weights read for a token that is computed alone */
+        uint32_t context, rows; /* what it was made for */
 };
 
 struct forecast_options {
@@ -23,7 +23,7 @@ struct forecast_options {
         uint32_t rows;    /* of the largest step, at most model.rows_max */
 };
 
-/* Forecasts for the file at `path`. 0, ENGINE_E_MODEL with a reason, negative errno. `tables` is told by the C library's
- * allocator: other threads must not allocate meanwhile. */
+/* Forecasts for the file at `path`. 0, ENGINE_E_MODEL with a reason, negative errno. `tables` is told by the
+ * C library's allocator: other threads must not allocate meanwhile. */
 int model_forecast(struct model_forecast *ret, const char *path, const struct forecast_options *options,
                    struct reason *reason);

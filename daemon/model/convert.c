@@ -17,10 +17,10 @@
 static const struct {
         uint32_t type, file_type;
 } targets[] = {
-        { QUANT_F32, 0 },
-        { QUANT_F16, 1 },
-        { QUANT_Q8_0, 7 },
-        { QUANT_BF16, 32 },
+        {QUANT_F32, 0},
+        {QUANT_F16, 1},
+        {QUANT_Q8_0, 7},
+        {QUANT_BF16, 32},
 };
 
 struct convert {
@@ -46,7 +46,8 @@ int convert_type(const char *name, uint32_t *ret, struct reason *reason) {
                 }
                 n += (size_t) snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", is);
         }
-        return reason_return(reason, CONVERT_E_REFUSED, "this build does not make the type %.40s; it makes %s", name, known);
+        return reason_return(reason, CONVERT_E_REFUSED,
+                             "this build does not make the type %.40s; it makes %s", name, known);
 }
 
 static int put(struct convert *c, const void *data, size_t size) {
@@ -79,8 +80,9 @@ static int put_padding(struct convert *c, uint64_t at) {
 
 static uint64_t scalar_bytes(enum gguf_type type) {
         static const uint8_t bytes[_GGUF_TYPE_MAX] = {
-                [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_BOOL] = 1, [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4,
-                [GGUF_I32] = 4, [GGUF_F32] = 4,  [GGUF_U64] = 8,  [GGUF_I64] = 8, [GGUF_F64] = 8,
+                [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_BOOL] = 1, [GGUF_U16] = 2,
+                [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,  [GGUF_F32] = 4,
+                [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
         };
 
         return bytes[type];
@@ -149,9 +151,9 @@ static int put_metadata(struct convert *c) {
         return r;
 }
 
-/* Routers, tables of positions, and the small matrices that mix streams: what they would save is little, and every
- * expert's choice hangs on them. */
-static const char *const precise[] = { "ffn_gate_inp", "_norm", "_ape", "hc_" };
+/* Routers, tables of positions, and the small matrices that mix streams: what they would save is little, and
+ * every expert's choice hangs on them. */
+static const char *const precise[] = {"ffn_gate_inp", "_norm", "_ape", "hc_"};
 
 static bool is_precise(const struct gguf_tensor *t) {
         static const char ending[] = ".weight";
@@ -216,8 +218,9 @@ static int put_tensor_list(struct convert *c) {
 static int check_values(struct convert *c, const struct gguf_tensor *t, const struct quant_info *to) {
         for (uint64_t i = 0; i < t->dims[0]; i++)
                 if (!(fabsf(c->values[i]) <= to->max))
-                        return refuse(c, t, isfinite(c->values[i]) ? "has a value that is too large for the type"
-                                                                   : "has a value that is no finite number");
+                        return refuse(c, t,
+                                      isfinite(c->values[i]) ? "has a value that is too large for the type"
+                                                             : "has a value that is no finite number");
         return 0;
 }
 
@@ -272,8 +275,9 @@ static int put_all(struct convert *c) {
         return !r && fflush(c->out) != 0 ? -errno : r;
 }
 
-int convert_write(const struct gguf *g, uint32_t type, FILE *out, const atomic_bool *stop, struct reason *reason) {
-        struct convert c = { .g = g, .type = type, .out = out, .stop = stop, .reason = reason };
+int convert_write(const struct gguf *g, uint32_t type, FILE *out, const atomic_bool *stop,
+                  struct reason *reason) {
+        struct convert c = {.g = g, .type = type, .out = out, .stop = stop, .reason = reason};
         _cleanup_(freep) void *values = NULL, *made = NULL;
         uint64_t longest = 1;
 
@@ -304,7 +308,8 @@ static int publish(const char *temporary, const char *path, bool replace) {
         return unlink(temporary) < 0 ? -errno : 0;
 }
 
-static int write_and_sync(const struct gguf *g, uint32_t type, int fd, const atomic_bool *stop, struct reason *reason) {
+static int write_and_sync(const struct gguf *g, uint32_t type, int fd, const atomic_bool *stop,
+                          struct reason *reason) {
         mode_t mask = umask(0);
         FILE *out = fdopen(fd, "w");
         int r;

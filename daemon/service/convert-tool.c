@@ -43,7 +43,7 @@ static int failed(const char *path, int error, const struct reason *reason) {
 }
 
 int convert_main(const char *type, const char *in, const char *out, bool force) {
-        struct sigaction action = { .sa_handler = on_signal };
+        struct sigaction action = {.sa_handler = on_signal};
         _cleanup_(gguf_freep) struct gguf *g = NULL;
         struct reason reason = REASON_INIT;
         uint32_t number;

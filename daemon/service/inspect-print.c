@@ -7,7 +7,7 @@
 #include "inspect.h"
 #include "utf8.h"
 
-/* A line for people, but for what came from the file: control characters must not move a terminal's cursor. */
+/* A line for people, but for what came from the file: a terminal's cursor must not be moved by it. */
 static void line(FILE *out, const char *title, const char *format, ...) _printf_(3, 4);
 static void line(FILE *out, const char *title, const char *format, ...) {
         struct reason clean;
@@ -22,7 +22,7 @@ static void line(FILE *out, const char *title, const char *format, ...) {
 }
 
 static const char *bytes_text(char ret[static 24], uint64_t bytes) {
-        static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+        static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
         double value = (double) bytes;
         size_t unit = 0;
 
@@ -40,8 +40,8 @@ static const char *bytes_text(char ret[static 24], uint64_t bytes) {
 static void print_tensors(const struct inspection *i, FILE *out) {
         char a[24], b[24];
 
-        line(out, "size", "%s, of which tensors %s; %.2f G parameters", bytes_text(a, i->file_bytes),
-             bytes_text(b, i->weight_bytes), (double) i->parameters / 1e9);
+        line(out, "size", "%s, of which tensors %s; %.*f M parameters", bytes_text(a, i->file_bytes),
+             bytes_text(b, i->weight_bytes), i->parameters < 100000000 ? 1 : 0, (double) i->parameters / 1e6);
         for (size_t t = 0; t < i->n_types; t++) {
                 const struct inspect_type *type = &i->types[t];
 
@@ -57,11 +57,11 @@ static void print_identity(const struct inspection *i, FILE *out) {
         print_tensors(i, out);
         line(out, "layers", "%" PRIu64 ", of %" PRIu64 " values", i->layers, i->hidden);
         if (i->experts > 0)
-                line(out, "experts", "%" PRIu64 " of %" PRIu64 " used for each token, %" PRIu64 " shared", i->experts_used,
-                     i->experts, i->experts_shared);
+                line(out, "experts", "%" PRIu64 " of %" PRIu64 " used for each token, %" PRIu64 " shared",
+                     i->experts_used, i->experts, i->experts_shared);
         line(out, "context", "%" PRIu64 " tokens", i->context);
-        line(out, "tokenizer", "%.*s%s%.*s, %" PRIu64 " tokens", TEXT(i->tokenizer), i->pre_tokenizer.size ? ", " : "",
-             TEXT(i->pre_tokenizer), i->vocabulary);
+        line(out, "tokenizer", "%.*s%s%.*s, %" PRIu64 " tokens", TEXT(i->tokenizer),
+             i->pre_tokenizer.size ? ", " : "", TEXT(i->pre_tokenizer), i->vocabulary);
         line(out, "chat template", "%s",
              strcmp(i->chat_template, "unknown") == 0 ? "unknown: conversations are given as plain text"
              : i->chat_template[0]                    ? i->chat_template
@@ -81,10 +81,10 @@ static void print_forecast(const struct inspection *i, FILE *out) {
         char a[24], b[24];
 
         line(out, "weights", "%s, mapped from the file", bytes_text(a, f->file_bytes));
-        line(out, "KV", "%s per 1,000 tokens as %s, %s for a context of %u", bytes_text(a, f->kv_token * 1000), i->kv_type,
-             bytes_text(b, inspection_kv(i)), f->context);
-        line(out, "scratch", "%s for %u rows at once, and %s of tables", bytes_text(a, f->step + f->scratch), f->rows,
-             bytes_text(b, f->tables));
+        line(out, "KV", "%s per 1,000 tokens as %s, %s for a context of %u",
+             bytes_text(a, f->kv_token * 1000), i->kv_type, bytes_text(b, inspection_kv(i)), f->context);
+        line(out, "scratch", "%s for %u rows at once, and %s of tables", bytes_text(a, f->step + f->scratch),
+             f->rows, bytes_text(b, f->tables));
         line(out, "memory", "%s in all, the daemon's own %s included", bytes_text(a, inspection_total(i)),
              bytes_text(b, i->program));
 }
@@ -99,11 +99,15 @@ static void print_machine(const struct inspection *i, FILE *out) {
                 line(out, "fits", "not now: %s of %s are available", bytes_text(a, i->memory_available),
                      bytes_text(b, i->memory_total));
         else if (strcmp(answer, "no") == 0)
-                line(out, "fits", "no: this machine has %s; weights would be read from the disk again and again",
+                line(out, "fits",
+                     "no: this machine has %s; weights would be read from the disk again and again",
                      bytes_text(a, i->memory_total));
         if (i->bandwidth > 0)
-                line(out, "speed", "at most about %.3g tokens/s, an estimate: a token alone reads %s of weights, and memory "
-                     "gives %s/s now", inspection_speed(i), bytes_text(a, i->forecast.token_weights),
+                line(out, "speed",
+                     "at most about %.3g tokens/s, an estimate: a token alone reads %s of weights, and "
+                     "memory "
+                     "gives %s/s now",
+                     inspection_speed(i), bytes_text(a, i->forecast.token_weights),
                      bytes_text(b, i->bandwidth));
 }
 

@@ -22,7 +22,8 @@ static uint64_t read_number(const struct inspection *i, const char *suffix) {
         uint64_t value = 0;
         char key[160];
 
-        snprintf(key, sizeof(key), "%.*s.%s", (int) MIN(i->architecture.size, UINT64_C(64)), i->architecture.data, suffix);
+        snprintf(key, sizeof(key), "%.*s.%s", (int) MIN(i->architecture.size, UINT64_C(64)),
+                 i->architecture.data, suffix);
         (void) gguf_get_u64(i->gguf, key, &value, NULL);
         return value;
 }
@@ -33,7 +34,7 @@ static struct inspect_type *type_of(struct inspection *i, uint32_t number) {
         for (size_t t = 0; t < i->n_types; t++)
                 if (i->types[t].name == name)
                         return &i->types[t];
-        i->types[i->n_types] = (struct inspect_type) { .name = name };
+        i->types[i->n_types] = (struct inspect_type){.name = name};
         return &i->types[i->n_types++];
 }
 
@@ -108,13 +109,14 @@ static void read_machine(struct inspection *i, uint32_t threads) {
 
 static int forecast(struct inspection *i, const struct config *config, const char *path) {
         struct forecast_options options = {
-                .model = {
-                        .kv_type = config->kv_type == CONFIG_KV_F32 ? QUANT_F32 : QUANT_F16,
-                        .kv_bytes = config->kv_memory,
-                        .rows_max = config->rows_max,
-                        .context_max = config->context_max,
-                        .context_extend = config->context_extend,
-                },
+                .model =
+                        {
+                                .kv_type = config->kv_type == CONFIG_KV_F32 ? QUANT_F32 : QUANT_F16,
+                                .kv_bytes = config->kv_memory,
+                                .rows_max = config->rows_max,
+                                .context_max = config->context_max,
+                                .context_extend = config->context_extend,
+                        },
                 .threads = config->threads,
                 .rows = config->rows_max, /* of one long prompt, when nobody else generates */
         };

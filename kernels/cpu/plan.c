@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The cpu backend's twin that computes nothing: buffers are numbers, and of an operation only the scratch is laid out,
- * by the operation's own function, which then finds none and returns. */
+/* The cpu backend's twin that computes nothing: buffers are numbers, and of an operation only the scratch is
+ * laid out, by the operation's own function, which then finds none and returns. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -67,7 +67,8 @@ static int plan_fill_zero(struct stream *s, struct device_ptr dst, uint64_t size
         return 0;
 }
 
-/* What an operation of the cpu backend returned without scratch: it asked for some, and has been noted, or cannot run. */
+/* What an operation of the cpu backend returned without scratch: it asked for some, and has been noted, or
+ * cannot run. */
 static int planned(int r) {
         return r == -ENOMEM ? 0 : r;
 }
@@ -81,7 +82,8 @@ static void read_weight(struct stream *s, const struct weight *w, uint64_t matri
 static void read_kv(struct stream *s, const struct kv_layer *kv, uint64_t entries) {
         uint64_t values = kv->k_dim + (kv->v.address ? kv->v_dim : 0);
 
-        plan_of(s->backend)->cost.kv += entries * kv->kv_heads * values * quant_row_bytes(quant_info(kv->type), 1);
+        plan_of(s->backend)->cost.kv +=
+                entries * kv->kv_heads * values * quant_row_bytes(quant_info(kv->type), 1);
 }
 
 static int plan_embed(struct stream *s, const struct op_embed *op) {

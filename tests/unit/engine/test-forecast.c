@@ -9,7 +9,9 @@
 #include "tiny.h"
 
 static const struct forecast_options options = {
-        .model = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 64 }, .threads = 2, .rows = 64,
+        .model = {.kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 64},
+        .threads = 2,
+        .rows = 64,
 };
 
 TEST(plan_has_every_operation_of_the_cpu_backend) {
@@ -30,7 +32,8 @@ TEST(plan_reserves_no_memory) {
         assert_se(backend_plan_new(&plan, 1) == 0);
         assert_se(plan->ops->buffer_new(plan, UINT64_C(1) << 60, &buffer) == 0);
         assert_se(plan->ops->buffer_import(plan, "x", 77, &import) == 0);
-        assert_se(backend_plan_cost(plan).memory == UINT64_C(1) << 60 && backend_plan_cost(plan).imported == 77);
+        assert_se(backend_plan_cost(plan).memory == UINT64_C(1) << 60 &&
+                  backend_plan_cost(plan).imported == 77);
         plan->ops->buffer_free(buffer);
         plan->ops->buffer_free(import);
         assert_se(backend_plan_cost(plan).memory == 0 && backend_plan_cost(plan).imported == 0);
@@ -56,7 +59,7 @@ static uint64_t bytes_of_a_token(const char *path) {
 }
 
 TEST(a_token_reads_its_weights_and_its_experts) {
-        const char *path = tiny_write(&(struct tiny) { .architecture = NULL });
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
         struct model_forecast f;
 
         assert_se(model_forecast(&f, path, &options, NULL) == 0);
@@ -66,7 +69,7 @@ TEST(a_token_reads_its_weights_and_its_experts) {
 TEST(forecast_is_what_the_model_tells) {
         _cleanup_(backend_freep) struct backend *backend = NULL;
         _cleanup_(model_freep) struct model *m = NULL;
-        const char *path = tiny_write(&(struct tiny) { .architecture = NULL });
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
         struct model_forecast f;
 
         assert_se(backend_ref_new(&backend) == 0);
@@ -78,7 +81,7 @@ TEST(forecast_is_what_the_model_tells) {
 }
 
 TEST(more_rows_take_more_scratch) {
-        const char *path = tiny_write(&(struct tiny) { .architecture = NULL });
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
         struct forecast_options more = options;
         struct model_forecast a, b;
 
@@ -92,7 +95,7 @@ TEST(more_rows_take_more_scratch) {
 }
 
 TEST(context_shrinks_to_what_the_arena_holds) {
-        const char *path = tiny_write(&(struct tiny) { .architecture = NULL });
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
         struct forecast_options small = options;
         struct model_forecast f;
 
@@ -109,8 +112,8 @@ TEST(what_cannot_run_is_refused_with_its_name) {
         struct reason reason = REASON_INIT;
         struct model_forecast f;
 
-        assert_se(model_forecast(&f, tiny_write(&(struct tiny) { .omit_tensor = "blk.1.attn_q.weight" }), &options,
-                                 &reason) == ENGINE_E_MODEL);
+        assert_se(model_forecast(&f, tiny_write(&(struct tiny){.omit_tensor = "blk.1.attn_q.weight"}),
+                                 &options, &reason) == ENGINE_E_MODEL);
         assert_se(strstr(reason.text, "blk.1.attn_q.weight"));
         assert_se(model_forecast(&f, "/nonexistent/x.gguf", &options, &reason) == -ENOENT);
 }

@@ -8,9 +8,38 @@
 
 /* What the `gguf` Python package (quants.quantize) makes of the same values. */
 static const float values[32] = {
-        0.0f, 1.0f, -1.0f, 0.5f, -0.5f, 127.0f, -127.0f, 2.5f, -2.5f, 3.5f, -3.5f, 63.5f, -63.5f, 0.25f, 100.49999f, -100.5f,
-        1e-3f, -1e-3f, 12.3456f, -77.7777f,
-        0.0f, 0.1f, 0.2f, (float) (0.1 * 3), 0.4f, 0.5f, (float) (0.1 * 6), (float) (0.1 * 7), 0.8f, 0.9f, 1.0f, 1.1f,
+        0.0f,
+        1.0f,
+        -1.0f,
+        0.5f,
+        -0.5f,
+        127.0f,
+        -127.0f,
+        2.5f,
+        -2.5f,
+        3.5f,
+        -3.5f,
+        63.5f,
+        -63.5f,
+        0.25f,
+        100.49999f,
+        -100.5f,
+        1e-3f,
+        -1e-3f,
+        12.3456f,
+        -77.7777f,
+        0.0f,
+        0.1f,
+        0.2f,
+        (float) (0.1 * 3),
+        0.4f,
+        0.5f,
+        (float) (0.1 * 6),
+        (float) (0.1 * 7),
+        0.8f,
+        0.9f,
+        1.0f,
+        1.1f,
 };
 
 static const uint8_t expected_q8_0[34] = {
@@ -47,9 +76,9 @@ TEST(formats_are_the_reference_s_to_the_bit_on_many_values) {
                 uint32_t type;
                 uint64_t hashes[2];
         } expected[] = {
-                { QUANT_Q8_0, { UINT64_C(0x563364640fb8f9aa), UINT64_C(0x803af876d40f906b) } },
-                { QUANT_F16, { UINT64_C(0x1c124fbcf1a2ab5d), UINT64_C(0x01fd9649fe8ce543) } },
-                { QUANT_BF16, { UINT64_C(0x54c90dfc67c8fd52), UINT64_C(0xfeece2d93a7e712b) } },
+                {QUANT_Q8_0, {UINT64_C(0x563364640fb8f9aa), UINT64_C(0x803af876d40f906b)}},
+                {QUANT_F16, {UINT64_C(0x1c124fbcf1a2ab5d), UINT64_C(0x01fd9649fe8ce543)}},
+                {QUANT_BF16, {UINT64_C(0x54c90dfc67c8fd52), UINT64_C(0xfeece2d93a7e712b)}},
         };
         static float many[32000];
         static uint8_t made[64000];
@@ -65,8 +94,8 @@ TEST(formats_are_the_reference_s_to_the_bit_on_many_values) {
 }
 
 TEST(zeros_and_the_smallest_values_make_zeros) {
-        float zeros[32] = { 0.0f }, smallest[32] = { 0x1p-149f, -0x1p-149f, 0x1p-128f };
-        uint8_t made[34], none[34] = { 0 };
+        float zeros[32] = {0.0f}, smallest[32] = {0x1p-149f, -0x1p-149f, 0x1p-128f};
+        uint8_t made[34], none[34] = {0};
 
         quant_info(QUANT_Q8_0)->quantize(made, zeros, 32);
         assert_se(memcmp(made, none, sizeof(made)) == 0);
@@ -77,7 +106,7 @@ TEST(zeros_and_the_smallest_values_make_zeros) {
 TEST(the_largest_value_of_a_format_survives) {
         for (uint32_t type = 0; type < _QUANT_MAX; type++) {
                 const struct quant_info *info = quant_info(type);
-                float large[32] = { 0.0f }, back[32];
+                float large[32] = {0.0f}, back[32];
                 uint8_t made[128];
 
                 if (!info || !info->quantize)
@@ -90,5 +119,6 @@ TEST(the_largest_value_of_a_format_survives) {
 }
 
 TEST(formats_that_need_a_search_are_not_made) {
-        assert_se(!quant_info(QUANT_Q4_K)->quantize && !quant_info(QUANT_Q4_0)->quantize && !quant_info(QUANT_I32)->quantize);
+        assert_se(!quant_info(QUANT_Q4_K)->quantize && !quant_info(QUANT_Q4_0)->quantize &&
+                  !quant_info(QUANT_I32)->quantize);
 }

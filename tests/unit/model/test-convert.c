@@ -12,21 +12,24 @@
 #include "test.h"
 
 static atomic_bool stop;
+/* The bytes of the sources of a test: they must outlive what is opened on them. */
+static uint8_t *kept[4];
+static unsigned n_kept;
 
 /* A matrix of 64 columns, one of 48, a norm, a router, whole numbers, and metadata of every kind. */
 static struct gguf *source(float first) {
-        static const uint64_t wide[] = { 64, 2 }, narrow[] = { 48, 2 }, vector[] = { 64 }, ids[] = { 8, 2 };
+        static const uint64_t wide[] = {64, 2}, narrow[] = {48, 2}, vector[] = {64}, ids[] = {8, 2};
         struct gguf_builder b = GGUF_BUILDER_INIT;
-        float values[128] = { first, -0.5f };
-        int32_t numbers[16] = { 7 };
+        float values[128] = {first, -0.5f};
+        int32_t numbers[16] = {7};
         struct gguf *g;
         uint8_t *data;
         size_t size;
 
         gguf_builder_string(&b, "general.architecture", "qwen3moe");
         gguf_builder_u32(&b, "general.file_type", 0);
-        gguf_builder_strings(&b, "words", (const char *const[]) { "a", "", "ccc" }, 3);
-        gguf_builder_i32s(&b, "numbers", (const int32_t[]) { 1, -2, 3 }, 3);
+        gguf_builder_strings(&b, "words", (const char *const[]){"a", "", "ccc"}, 3);
+        gguf_builder_i32s(&b, "numbers", (const int32_t[]){1, -2, 3}, 3);
         gguf_builder_u32(&b, "split.count", 1);
         gguf_builder_bool(&b, "yes", true);
         gguf_builder_tensor(&b, "wide.weight", QUANT_F32, 2, wide, values, sizeof(values));
@@ -36,7 +39,9 @@ static struct gguf *source(float first) {
         gguf_builder_tensor(&b, "ids.weight", QUANT_I32, 2, ids, numbers, sizeof(numbers));
         data = gguf_builder_finish(&b, &size);
         assert_se(gguf_open_memory(&g, data, size, "source.gguf", NULL) == 0);
-        return g; /* the process ends soon: `data` stays */
+        assert_se(n_kept < 4);
+        kept[n_kept++] = data;
+        return g;
 }
 
 static const char *place(const char *name) {
@@ -66,7 +71,7 @@ TEST(matrices_change_their_type_and_all_else_stays) {
         assert_se(type_in(made, "blk.0.ffn_gate_inp.weight") == QUANT_F32);
         quant_info(QUANT_Q8_0)->dequantize(back, gguf_tensor(made, "wide.weight")->data, 64);
         assert_se(fabsf(back[0] - 2.0f) < 1e-3f && fabsf(back[1] + 0.5f) < 1e-2f && back[2] == 0.0f);
-        assert_se(memcmp(gguf_tensor(made, "ids.weight")->data, &(int32_t) { 7 }, 4) == 0);
+        assert_se(memcmp(gguf_tensor(made, "ids.weight")->data, &(int32_t){7}, 4) == 0);
         assert_se(gguf_get_array(made, "words", &words, NULL) == 0 && words.n == 3);
         assert_se(gguf_string_equal(gguf_array_string(&words, 2), "ccc"));
         assert_se(gguf_get_bool(made, "yes", &yes, NULL) == 0 && yes && !gguf_has(made, "split.count"));
@@ -101,7 +106,7 @@ TEST(file_that_is_there_is_replaced_only_when_asked) {
 }
 
 TEST(values_that_do_not_fit_are_refused_with_the_tensor_and_leave_no_file) {
-        static const float bad[] = { NAN, INFINITY, 1e6f };
+        static const float bad[] = {NAN, INFINITY, 1e6f};
         struct reason reason = REASON_INIT;
 
         for (size_t i = 0; i < 3; i++) {
