@@ -16,6 +16,11 @@ static atomic_bool stop;
 static uint8_t *kept[4];
 static unsigned n_kept;
 
+static void free_kept(void) {
+        while (n_kept > 0)
+                free(kept[--n_kept]);
+}
+
 /* A matrix of 64 columns, one of 48, a norm, a router, whole numbers, and metadata of every kind. */
 static struct gguf *source(float first) {
         static const uint64_t wide[] = {64, 2}, narrow[] = {48, 2}, vector[] = {64}, ids[] = {8, 2};
@@ -40,6 +45,8 @@ static struct gguf *source(float first) {
         data = gguf_builder_finish(&b, &size);
         assert_se(gguf_open_memory(&g, data, size, "source.gguf", NULL) == 0);
         assert_se(n_kept < 4);
+        if (n_kept == 0)
+                atexit(free_kept);
         kept[n_kept++] = data;
         return g;
 }
