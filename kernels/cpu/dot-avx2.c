@@ -274,9 +274,7 @@ const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",
         .needs = CPU_AVX2,
         .dot_input = dot_input_avx2,
-        .rms_norm = rms_norm_avx2,
-        .glu = glu_avx2,
-        .add = add_avx2,
+        ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
         .dot =
                 {

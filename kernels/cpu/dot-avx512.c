@@ -250,9 +250,7 @@ const struct cpu_variant cpu_variant_avx512 = {
         .name = "avx512",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
         .dot_input = dot_input_avx2,
-        .rms_norm = rms_norm_avx512,
-        .glu = glu_avx512,
-        .add = add_avx512,
+        ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
         .dot =
                 {

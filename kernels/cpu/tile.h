@@ -80,3 +80,6 @@ void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t 
         void attention_##_isa(const struct attention_job *job)
 ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);
+
+/* Their places in a variant's table. */
+#define ROWS_MEMBERS(_isa) .rms_norm = rms_norm_##_isa, .glu = glu_##_isa, .add = add_##_isa

@@ -56,6 +56,7 @@ const struct cpu_variant cpu_variant_c = {
 
 const struct cpu_variant *const cpu_variants[] = {
 #if defined(__x86_64__)
+        &cpu_variant_amx,
         &cpu_variant_avx512,
         &cpu_variant_avx2,
 #endif

@@ -49,7 +49,7 @@ struct cpu_variant {
 extern const struct cpu_variant *const cpu_variants[];
 extern const unsigned n_cpu_variants;
 
-extern const struct cpu_variant cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
+extern const struct cpu_variant cpu_variant_amx, cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
 
 /* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
  * name. */
