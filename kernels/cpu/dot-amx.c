@@ -8,7 +8,6 @@
 const struct cpu_variant cpu_variant_amx = {
         .name = "amx",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
-        .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
         .dot =

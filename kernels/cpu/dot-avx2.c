@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Dot products of quantised weights with 8-bit activations on AVX2, and the conversion of activations to 8
- * bits. Integer sums are exact; float sums run in 8 lanes, block after block. */
+/* Dot products of quantised weights with 8-bit activations on AVX2. Integer sums are exact; float sums run in
+ * 8 lanes, block after block. */
 
 #include "block.h"
 #include "machine.h"
@@ -206,74 +206,9 @@ ALWAYS_INLINE void tile_q6_k(const struct dot_job *job, uint32_t row, uint32_t t
 
 DOT_WALK(dot_q6_k_avx2, tile_q6_k, 1, 4)
 
-ALWAYS_INLINE __m256 magnitude(__m256 v) {
-        return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
-}
-
-/* 32 values to bytes. Only not-a-number leaves [-127, 127]: it becomes 0, as in the definition. */
-ALWAYS_INLINE __m256i quantize32(const float *x, __m256 inverse) {
-        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        __m256i q[4];
-
-        UNROLL for (int k = 0; k < 4; k++) {
-                __m256 v = _mm256_loadu_ps(x + 8 * k) * inverse;
-
-                v = _mm256_and_ps(v, _mm256_cmp_ps(magnitude(v), _mm256_set1_ps(127.5f), _CMP_LT_OQ));
-                q[k] = _mm256_cvtps_epi32(v);
-        }
-        /* Packing works within lanes of 16 bytes; the permutation puts the fours back in order. */
-        return _mm256_permutevar8x32_epi32(
-                _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])), order);
-}
-
-/* Returns the scale. */
-ALWAYS_INLINE float quantize_block(int8_t *q, const float *x, uint32_t n) {
-        __m256 largest = _mm256_setzero_ps();
-        float max;
-
-        /* The second operand is returned when one is not a number: such values are passed over. */
-        for (uint32_t i = 0; i < n; i += 8)
-                largest = _mm256_max_ps(magnitude(_mm256_loadu_ps(x + i)), largest);
-        max = vf_largest(largest);
-        if (!(max >= 1e-35f)) {
-                memset(q, 0, n);
-                return 0.0f;
-        }
-        for (uint32_t i = 0; i < n; i += 32)
-                _mm256_storeu_si256((__m256i *) (q + i), quantize32(x + i, _mm256_set1_ps(127.0f / max)));
-        return max / 127.0f;
-}
-
-static void dot_input_256(int8_t *q, float *d, int16_t *sums, const float *src, uint32_t blocks) {
-        for (uint32_t i = 0; i < blocks; i++, q += 256, src += 256, sums += 16) {
-                d[i] = quantize_block(q, src, 256);
-                for (unsigned j = 0; j < 16; j++) {
-                        __m128i v = _mm_loadu_si128((const void *) (q + 16 * j));
-                        __m256i s = _mm256_madd_epi16(_mm256_cvtepi8_epi16(v), _mm256_set1_epi16(1));
-                        __m128i r = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-
-                        r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0x4e));
-                        sums[j] = (int16_t) _mm_cvtsi128_si32(_mm_add_epi32(r, _mm_shuffle_epi32(r, 0xb1)));
-                }
-        }
-}
-
-void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols) {
-        float *d = (float *) ((char *) dst + cols);
-
-        if (input == DOT_FLOAT)
-                memcpy(dst, src, cols * sizeof(*src));
-        else if (input == DOT_Q8_256)
-                dot_input_256(dst, d, (int16_t *) (d + cols / 256), src, cols / 256);
-        else
-                for (uint32_t i = 0; i < cols / 32; i++)
-                        d[i] = quantize_block((int8_t *) dst + i * 32, src + i * 32, 32);
-}
-
 const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",
         .needs = CPU_AVX2,
-        .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
         .dot =

@@ -249,7 +249,6 @@ DOT_WALK(dot_q6_k_avx512, tile_q6_k, 1, 4)
 const struct cpu_variant cpu_variant_avx512 = {
         .name = "avx512",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
-        .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
         .dot =

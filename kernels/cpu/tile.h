@@ -70,10 +70,9 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
 
-void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols);
-
-/* From simd-rows.c and simd-attention.c, which are compiled for each. */
+/* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
+        void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
@@ -82,4 +81,5 @@ ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);
 
 /* Their places in a variant's table. */
-#define ROWS_MEMBERS(_isa) .rms_norm = rms_norm_##_isa, .glu = glu_##_isa, .add = add_##_isa
+#define ROWS_MEMBERS(_isa)                                                                                   \
+        .dot_input = dot_input_##_isa, .rms_norm = rms_norm_##_isa, .glu = glu_##_isa, .add = add_##_isa

@@ -15,7 +15,7 @@ size_t dot_input_bytes(enum dot_input input, uint32_t cols) {
         size_t bytes;
 
         if (input == DOT_Q8_32)
-                bytes = cols + cols / 32 * sizeof(float);
+                bytes = cols + cols / 32 * (sizeof(float) + sizeof(int16_t));
         else if (input == DOT_Q8_256)
                 bytes = cols + cols / 256 * sizeof(float) + cols / 16 * sizeof(int16_t);
         else
@@ -42,10 +42,19 @@ static float quantize(int8_t *q, const float *x, unsigned n) {
         return largest / 127.0f;
 }
 
+static int16_t sum(const int8_t *q, unsigned n) {
+        int16_t s = 0;
+
+        for (unsigned i = 0; i < n; i++)
+                s += q[i];
+        return s;
+}
+
 void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols) {
-        uint32_t block = input == DOT_Q8_32 ? 32 : 256;
+        uint32_t block = input == DOT_Q8_32 ? 32 : 256, summed = input == DOT_Q8_32 ? 32 : 16;
         int8_t *q = dst;
         float *d = (float *) ((char *) dst + cols);
+        int16_t *sums = (int16_t *) (d + cols / block);
 
         if (input == DOT_FLOAT) {
                 memcpy(dst, src, cols * sizeof(float));
@@ -53,15 +62,8 @@ void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t c
         }
         for (uint32_t i = 0; i < cols / block; i++)
                 d[i] = quantize(q + i * block, src + i * block, block);
-        if (input == DOT_Q8_256) {
-                int16_t *sums = (int16_t *) (d + cols / 256);
-
-                for (uint32_t i = 0; i < cols / 16; i++) {
-                        sums[i] = 0;
-                        for (unsigned j = 0; j < 16; j++)
-                                sums[i] += q[i * 16 + j];
-                }
-        }
+        for (uint32_t i = 0; i < cols / summed; i++)
+                sums[i] = sum(q + i * summed, summed);
 }
 
 static float dot_f32(const void *w, const float *x, uint32_t cols) {

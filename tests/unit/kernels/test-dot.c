@@ -148,6 +148,18 @@ TEST(bias_and_accumulation_come_after_the_product) {
         }
 }
 
+static void check_input(const struct cpu_variant *v, enum dot_input form, const float *x, uint32_t cols) {
+        size_t bytes = dot_input_bytes(form, cols);
+        _cleanup_(freep) char *a = aligned_alloc(64, bytes), *b = aligned_alloc(64, bytes);
+
+        assert_se(a && b);
+        memset(a, 0, bytes);
+        memset(b, 0, bytes);
+        ref_dot_input(form, a, x, cols);
+        v->dot_input(form, b, x, cols);
+        assert_se(memcmp(a, b, bytes) == 0);
+}
+
 TEST(activations_become_the_same_bytes_in_every_variant) {
         struct sample s = {3};
         _cleanup_(freep) float *x = sample_floats(&s, 1024);
@@ -159,18 +171,11 @@ TEST(activations_become_the_same_bytes_in_every_variant) {
         for (unsigned i = 768; i < 800; i++)
                 x[i] = i == 770 ? -1e30f : 0.5e30f / 127.0f;
         for (unsigned v = 0; v < n_cpu_variants; v++)
-                for (enum dot_input form = DOT_FLOAT; form < _DOT_INPUT_MAX; form++) {
-                        size_t bytes = dot_input_bytes(form, 1024);
-                        _cleanup_(freep) char *a = aligned_alloc(64, bytes), *b = aligned_alloc(64, bytes);
-
-                        if (!runs_here(cpu_variants[v]))
-                                continue;
-                        assert_se(a && b);
-                        memset(a, 0, bytes);
-                        memset(b, 0, bytes);
-                        ref_dot_input(form, a, x, 1024);
-                        cpu_variants[v]->dot_input(form, b, x, 1024);
-                        assert_se(memcmp(a, b, bytes) == 0);
+                for (enum dot_input form = DOT_FLOAT; runs_here(cpu_variants[v]) && form < _DOT_INPUT_MAX;
+                     form++) {
+                        check_input(cpu_variants[v], form, x, 1024);
+                        for (uint32_t cols = 32; form == DOT_Q8_32 && cols <= 320; cols += 32)
+                                check_input(cpu_variants[v], form, x + 1, cols);
                 }
 }
 
