@@ -58,6 +58,8 @@ static void dot_generic(const struct cpu_variant *v, enum quant_type type, const
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job) {
         if (v->dot[type])
                 v->dot[type](job);
+        else if (dot_input(type) != DOT_FLOAT)
+                v->dot_whole(job, type);
         else
                 dot_generic(v, type, job);
 }

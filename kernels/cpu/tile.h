@@ -69,6 +69,7 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
                 dot_q4_k_##_isa, dot_q6_k_##_isa
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
+void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
 
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \

@@ -43,6 +43,8 @@ struct cpu_variant {
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
+        /* The same for any type that is multiplied with 8-bit activations. */
+        void (*dot_whole)(const struct dot_job *job, enum quant_type type);
 };
 
 /* Best first; the last needs nothing. Tests and the benchmark walk this same table. */
