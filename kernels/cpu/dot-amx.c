@@ -11,14 +11,5 @@ const struct cpu_variant cpu_variant_amx = {
         ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
         .dot_whole = dot_whole_avx2,
-        .dot =
-                {
-                        [QUANT_F32] = dot_f32_avx512,
-                        [QUANT_F16] = dot_f16_avx512,
-                        [QUANT_BF16] = dot_bf16_avx512,
-                        [QUANT_Q8_0] = dot_q8_0_avx512,
-                        [QUANT_Q4_0] = dot_q4_0_avx512,
-                        [QUANT_Q4_K] = dot_q4_k_avx512,
-                        [QUANT_Q6_K] = dot_q6_k_avx512,
-                },
+        .dot = {DOT_MEMBERS_AVX512},
 };

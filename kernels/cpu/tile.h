@@ -69,7 +69,16 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
                 dot_q4_k_##_isa, dot_q6_k_##_isa
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
+dot_fn dot_q4_1_avx512, dot_q5_0_avx512, dot_q5_1_avx512, dot_iq4_nl_avx512, dot_mxfp4_avx512, dot_q5_k_avx512,
+        dot_iq4_xs_avx512;
 void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
+
+#define DOT_MEMBERS_AVX512                                                                                   \
+        [QUANT_F32] = dot_f32_avx512, [QUANT_F16] = dot_f16_avx512, [QUANT_BF16] = dot_bf16_avx512,          \
+        [QUANT_Q8_0] = dot_q8_0_avx512, [QUANT_Q4_0] = dot_q4_0_avx512, [QUANT_Q4_1] = dot_q4_1_avx512,      \
+        [QUANT_Q5_0] = dot_q5_0_avx512, [QUANT_Q5_1] = dot_q5_1_avx512, [QUANT_IQ4_NL] = dot_iq4_nl_avx512,  \
+        [QUANT_MXFP4] = dot_mxfp4_avx512, [QUANT_Q4_K] = dot_q4_k_avx512, [QUANT_Q5_K] = dot_q5_k_avx512,    \
+        [QUANT_Q6_K] = dot_q6_k_avx512, [QUANT_IQ4_XS] = dot_iq4_xs_avx512
 
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \

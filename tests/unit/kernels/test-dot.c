@@ -92,6 +92,11 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
                         const char *row = weights + i * job.row_bytes;
                         double tolerance, expected = ref_dot(type, row, b.x[t], cols);
 
+                        /* Whole numbers leave no room for another order. */
+                        if (dot_input(type) != DOT_FLOAT && v->needs & CPU_AVX512) {
+                                assert_se(b.y[t][i] == (float) expected);
+                                continue;
+                        }
                         quant_info(type)->dequantize(w, row, cols);
                         tolerance = 1e-5 * norm(w, cols) * norm(b.values + (size_t) t * cols, cols) + 1e-30;
                         assert_se(fabs(b.y[t][i] - expected) <= tolerance);
