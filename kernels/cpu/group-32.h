@@ -101,14 +101,7 @@ ALWAYS_INLINE struct format_32 format_q5_1(void) {
         return (struct format_32){sizeof(struct block_q5_1), 0, values_q5_1, scales_dm};
 }
 
-/* The levels of quant_levels_iq4 and quant_levels_fp4 by their codes, plus 127 and 12. */
-ALWAYS_INLINE __m512i levels_iq4(__m512i codes) {
-        return _mm512_shuffle_epi8(all_quarters(_mm_setr_epi8(0, 23, 44, 62, 78, 92, 105, 117, (char) 128, (char) 140,
-                                                              (char) 152, (char) 165, (char) 180, (char) 196,
-                                                              (char) 216, (char) 240)),
-                                   codes);
-}
-
+/* quant_levels_fp4 by code, plus 12. */
 ALWAYS_INLINE __m512i levels_fp4(__m512i codes) {
         return _mm512_shuffle_epi8(all_quarters(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0)),
                                    codes);

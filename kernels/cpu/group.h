@@ -141,3 +141,11 @@ ALWAYS_INLINE __m512i transpose_quarters(__m512i v) {
         return _mm512_permutexvar_epi32(
                 _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
+
+/* quant_levels_iq4 by code, plus 127. */
+ALWAYS_INLINE __m512i levels_iq4(__m512i codes) {
+        return _mm512_shuffle_epi8(all_quarters(_mm_setr_epi8(0, 23, 44, 62, 78, 92, 105, 117, (char) 128, (char) 140,
+                                                              (char) 152, (char) 165, (char) 180, (char) 196,
+                                                              (char) 216, (char) 240)),
+                                   codes);
+}

@@ -13,6 +13,7 @@ struct dot_job {
         size_t row_bytes;
         uint32_t cols, begin, end, n;
         const void *const *x; /* [n] rows in the type's dot_input() form */
+        const void *panels;   /* the same rows as the variant's pack() makes them, 16 to a panel, or NULL */
         float *const *y;      /* [n] */
         const float *bias;    /* or NULL */
         bool accumulate;
@@ -43,6 +44,11 @@ struct cpu_variant {
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
+        /* Where rows are wanted as panels: for jobs of at least so many rows of a type, 0: for none. All else is
+         * undefined then. A panel takes panel_bytes() and is aligned to 64 bytes. */
+        uint32_t (*panel_rows)(enum quant_type type);
+        size_t (*panel_bytes)(enum dot_input form, uint32_t cols);
+        void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
         /* The same for any type that is multiplied with 8-bit activations. */
         void (*dot_whole)(const struct dot_job *job, enum quant_type type);
 };

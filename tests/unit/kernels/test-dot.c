@@ -19,8 +19,18 @@ struct batch {
         float *values; /* [n][cols] */
         char *inputs;
         const void *x[ROWS_MAX];
+        void *panels;
         float *results, *y[ROWS_MAX];
 };
+
+static void batch_pack(struct batch *b, const struct cpu_variant *v, enum dot_input form) {
+        size_t bytes = v->panel_bytes(form, b->cols);
+
+        b->panels = aligned_alloc(64, DIV_ROUND_UP(b->n, 16U) * bytes);
+        assert_se(b->panels);
+        for (uint32_t t = 0; t < b->n; t += 16)
+                v->panel_pack(form, (char *) b->panels + t / 16 * bytes, b->x + t, MIN(b->n - t, 16U), b->cols);
+}
 
 static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_type type, uint32_t n,
                        uint32_t cols, uint32_t outputs, float *values) {
@@ -35,11 +45,14 @@ static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_
                 b->x[t] = b->inputs + t * bytes;
                 b->y[t] = b->results + (size_t) t * outputs;
         }
+        if (v->panel_rows && v->panel_rows(type) && n >= v->panel_rows(type))
+                batch_pack(b, v, dot_input(type));
 }
 
 static void batch_deinit(struct batch *b) {
         free(b->values);
         free(b->inputs);
+        free(b->panels);
         free(b->results);
 }
 
@@ -51,6 +64,7 @@ static struct dot_job batch_job(const struct batch *b, enum quant_type type, con
                 .end = b->outputs,
                 .n = b->n,
                 .x = b->x,
+                .panels = b->panels,
                 .y = b->y,
         };
 }
@@ -85,6 +99,7 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
 
                 single.n = 1;
                 single.x = &b.x[t];
+                single.panels = NULL;
                 single.y = &y;
                 cpu_variant_dot(v, type, &single);
                 assert_se(memcmp(alone, b.y[t], outputs * sizeof(float)) == 0);
