@@ -20,7 +20,7 @@ struct stream;
 
 enum {
         /* capabilities */
-        BACKEND_HOST_MEMORY = 1 << 0, /* buffer_import() makes host memory usable in place, without a copy */
+        BACKEND_HOST_MEMORY = 1 << 0, /* device addresses are host addresses: nothing need be copied from or to it */
         BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
 };
 
