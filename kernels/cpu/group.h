@@ -29,7 +29,7 @@ ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
                 g.row[i] = job->w + (row + MIN(i, rows - 1)) * job->row_bytes;
         g.offset = _mm512_mullo_epi32(_mm512_min_epi32(lanes, _mm512_set1_epi32((int) rows - 1)),
                                       _mm512_set1_epi32((int) job->row_bytes));
-        if (row + 2 * GROUP_ROWS <= job->end)
+        if (row + 2 * GROUP_ROWS <= job->rows)
                 g.ahead = (const char *) g.row[0] + GROUP_ROWS * job->row_bytes;
         return g;
 }
@@ -64,6 +64,8 @@ ALWAYS_INLINE void group_store(const struct dot_job *job, const struct group *g,
 
         if (job->bias)
                 v = v + _mm512_maskz_loadu_ps(g->there, job->bias + row);
+        if (job->scale)
+                v = v * _mm512_set1_ps(job->scale[t]);
         if (job->accumulate)
                 v = _mm512_maskz_loadu_ps(g->there, y) + v;
         _mm512_mask_storeu_ps(y, g->there, v);

@@ -7,16 +7,19 @@
 
 #include "ref.h"
 
-/* y[t][row] = w[row] · x[t] (+ bias[row]), or added to what is there, for begin ≤ row < end and t < n. */
+/* y[t][row] = w[row] · x[t] (+ bias[row]), or with `accumulate` y[t][row] += scale[t] × that, for begin ≤ row < end and
+ * t < n. */
 struct dot_job {
         const uint8_t *w; /* row 0; row_bytes between rows */
         size_t row_bytes;
         uint32_t cols, begin, end, n;
+        uint32_t rows;        /* that w has: those from `end` on may be fetched early */
         const void *const *x; /* [n] rows in the type's dot_input() form */
-        const void *panels;   /* the same rows as the variant's pack() makes them, 16 to a panel, or NULL */
+        const void *panels;   /* the same rows as the variant's panel_pack() makes them, 16 to a panel, or NULL */
         float *const *y;      /* [n] */
         const float *bias;    /* or NULL */
         bool accumulate;
+        const float *scale;   /* [n], or NULL: 1 */
 };
 
 typedef void dot_fn(const struct dot_job *job);
@@ -73,5 +76,7 @@ static inline void dot_store(const struct dot_job *job, uint32_t t, uint32_t row
 
         if (job->bias)
                 v += job->bias[row];
+        if (job->scale)
+                v *= job->scale[t];
         *y = job->accumulate ? *y + v : v;
 }
