@@ -13,7 +13,7 @@
 
 /* A block of sixteen weight rows. */
 struct slab {
-        _Alignas(64) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
+        _Alignas(PANEL_ALIGN) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
         int16_t mins[GROUP_ROWS][8];
         float d[GROUP_ROWS], dmin[GROUP_ROWS];
 };
@@ -29,16 +29,18 @@ struct format_amx {
 /* The products of a slab with one panel or two, not put together yet. */
 struct products {
         const struct slab *slab;
-        const struct panel_256 *x[2];
+        const panel_fours *x[2];
+        const struct panel_256 *scales[2];
         float (*acc[2])[PANEL_ROWS]; /* [16 weight rows][16 activation rows] */
         bool two;
-        _Alignas(64) int32_t digits[2][2][GROUP_ROWS][PANEL_ROWS]; /* [panel][low, high] */
+        /* Tile i collides with the loads of step i of the next products, which come when it is done (panel.h). */
+        _Alignas(PANEL_ALIGN) int32_t digits[2][2][GROUP_ROWS][PANEL_ROWS]; /* [panel][low, high] */
 };
 
 struct work {
         struct slab slabs[2];
         struct products products[2];
-        _Alignas(64) float acc[AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
+        _Alignas(PANEL_ALIGN) float acc[AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
@@ -131,7 +133,7 @@ ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, const struct group *g, size_
 
 /* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. */
 ALWAYS_INLINE void finish_rows(const struct products *p, int side, int from, struct format_amx f) {
-        const struct panel_256 *x = p->x[side];
+        const struct panel_256 *x = p->scales[side];
         __m512 dy = _mm512_load_ps(x->d);
 
         UNROLL for (int w = from; w < from + 4; w++) {
@@ -175,7 +177,7 @@ ALWAYS_INLINE void finish(const struct products *p, int from, struct format_amx 
 ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, struct format_amx f) {
         /* The instructions clobber memory, as the compiler sees it: what they need stays in registers. */
         const int8_t(*low)[GROUP_ROWS][64] = p->slab->digits[0], (*high)[GROUP_ROWS][64] = p->slab->digits[1];
-        const int8_t(*x0)[PANEL_ROWS][4] = p->x[0]->q, (*x1)[PANEL_ROWS][4] = p->x[1]->q;
+        const panel_fours *x0 = p->x[0], *x1 = p->x[1];
 
         AMX_ZERO(0);
         AMX_ZERO(1);
@@ -208,7 +210,8 @@ ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products 
 ALWAYS_INLINE void group_256(const struct dot_job *job, const struct group *g, struct work *k, uint32_t first,
                              uint32_t panels, struct format_amx f) {
         uint32_t blocks = job->cols / 256, turn = 0;
-        const struct panel_256 *x = (const struct panel_256 *) job->panels + (size_t) first * blocks;
+        size_t bytes = panel_bytes(DOT_Q8_256, job->cols);
+        const char *x = (const char *) job->panels + first * bytes;
         const struct products *before = NULL;
 
         memset(k->acc, 0, panels * sizeof(k->acc[0]));
@@ -220,7 +223,10 @@ ALWAYS_INLINE void group_256(const struct dot_job *job, const struct group *g, s
                         now->slab = &k->slabs[i % 2];
                         now->two = p + 1 < panels;
                         for (uint32_t side = 0; side <= now->two; side++) {
-                                now->x[side] = x + (size_t) (p + side) * blocks + i;
+                                const char *panel = x + (p + side) * bytes;
+
+                                now->x[side] = (const panel_fours *) panel + 64 * i;
+                                now->scales[side] = (const struct panel_256 *) panel_scales(panel, job->cols) + i;
                                 now->acc[side] = k->acc[p + side];
                         }
                         if (now->two)

@@ -7,7 +7,8 @@
 #include "cpu.h"
 #include "machine.h"
 
-enum { SCRATCH_ALIGN = 64 };
+/* What panels want (panel.h). */
+enum { SCRATCH_ALIGN = 4096 };
 
 size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
         size_t at = *total, size;
