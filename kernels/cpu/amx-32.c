@@ -32,9 +32,9 @@ ALWAYS_INLINE uint32_t slot(uint32_t b) {
 }
 
 struct work {
-        struct slab slabs[2];
+        struct slab slabs[2][AMX_GROUPS];
         struct products products[2];
-        _Alignas(PANEL_ALIGN) float acc[AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
+        _Alignas(PANEL_ALIGN) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
 ALWAYS_INLINE void unpack(struct slab *slab, const struct group *g, uint32_t from, uint32_t blocks, struct format_32 f) {
@@ -99,30 +99,35 @@ ALWAYS_INLINE void multiply(struct products *now, const struct products *before,
         UNROLL for (int w = 0; w < GROUP_ROWS; w++) _mm512_store_ps(before->acc[w], acc[w]);
 }
 
-ALWAYS_INLINE void group_32(const struct dot_job *job, const struct group *g, struct work *k, uint32_t first,
-                            uint32_t panels, struct format_32 f) {
+/* Panels are read from the second cache, once for all groups. */
+ALWAYS_INLINE void groups_32(const struct dot_job *job, const struct group *g, uint32_t groups, struct work *k,
+                             uint32_t first, uint32_t panels, struct format_32 f) {
         uint32_t blocks = job->cols / 32, turn = 0;
         size_t bytes = panel_bytes(DOT_Q8_32, job->cols);
         const char *x = (const char *) job->panels + first * bytes;
         bool has_m = f.scales == scales_dm;
         struct products *before = NULL;
 
-        memset(k->acc, 0, panels * sizeof(k->acc[0]));
-        for (uint32_t from = 0, slabs = 0; from < blocks; from += SLAB_BLOCKS) {
-                struct slab *slab = &k->slabs[slabs++ % 2];
+        for (uint32_t r = 0; r < groups; r++)
+                memset(k->acc[r], 0, panels * sizeof(k->acc[r][0]));
+        for (uint32_t from = 0, slabs = 0; from < blocks; from += SLAB_BLOCKS, slabs++) {
+                uint32_t here = MIN(blocks - from, (uint32_t) SLAB_BLOCKS);
 
-                unpack(slab, g, from, MIN(blocks - from, (uint32_t) SLAB_BLOCKS), f);
-                group_fetch(g, from * f.block_bytes, slab->blocks * f.block_bytes, 0, 1);
-                for (uint32_t p = 0; p < panels; p++) {
-                        struct products *now = &k->products[turn++ % 2];
-
-                        now->slab = slab;
-                        now->x = (const panel_fours *) (x + p * bytes) + 8 * from;
-                        now->scales = (const struct panel_32 *) panel_scales(x + p * bytes, job->cols) + from;
-                        now->acc = k->acc[p];
-                        multiply(now, before, has_m);
-                        before = now;
+                for (uint32_t r = 0; r < groups; r++) {
+                        unpack(&k->slabs[slabs % 2][r], &g[r], from, here, f);
+                        group_fetch(&g[r], from * f.block_bytes, here * f.block_bytes, 0, 1);
                 }
+                for (uint32_t p = 0; p < panels; p++)
+                        for (uint32_t r = 0; r < groups; r++) {
+                                struct products *now = &k->products[turn++ % 2];
+
+                                now->slab = &k->slabs[slabs % 2][r];
+                                now->x = (const panel_fours *) (x + p * bytes) + 8 * from;
+                                now->scales = (const struct panel_32 *) panel_scales(x + p * bytes, job->cols) + from;
+                                now->acc = k->acc[r][p];
+                                multiply(now, before, has_m);
+                                before = now;
+                        }
         }
         multiply(NULL, before, has_m);
 }
@@ -132,16 +137,16 @@ ALWAYS_INLINE void dot_32(const struct dot_job *job, struct format_32 f) {
         struct work k;
 
         amx_begin(&config);
-        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS) {
-                uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
+        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
+                for (uint32_t row = job->begin; row < job->end; row += AMX_GROUPS * GROUP_ROWS) {
+                        uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
+                        struct group g[AMX_GROUPS];
+                        uint32_t groups = amx_groups(job, row, g);
 
-                for (uint32_t row = job->begin; row < job->end; row += GROUP_ROWS) {
-                        struct group g = group_at(job, row);
-
-                        group_32(job, &g, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
-                        amx_store(job, &g, row, t, n, k.acc);
+                        groups_32(job, g, groups, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
+                        for (uint32_t r = 0; r < groups; r++)
+                                amx_store(job, &g[r], row + r * GROUP_ROWS, t, n, k.acc[r]);
                 }
-        }
         amx_end();
 }
 
