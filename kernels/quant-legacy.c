@@ -7,8 +7,7 @@ const int8_t quant_levels_iq4[16] = {
         -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 };
 
-/* E2M1, doubled. */
-static const int8_t levels_fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+const int8_t quant_levels_fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 void dequantize_q8_0(float *dst, const void *src, size_t n) {
         const struct block_q8_0 *b = src;
@@ -89,16 +88,11 @@ void dequantize_iq4_nl(float *dst, const void *src, size_t n) {
                 from_levels(dst, b->q, 32, quant_levels_iq4, f16_to_f32(b->d));
 }
 
-/* Half of 2^(e - 127): the levels are doubled. */
-static float half_e8m0(uint8_t e) {
-        return float_from_bits(e < 2 ? UINT32_C(0x200000) << e : (uint32_t) (e - 1) << 23);
-}
-
 void dequantize_mxfp4(float *dst, const void *src, size_t n) {
         const struct block_mxfp4 *b = src;
 
         for (size_t i = 0; i < n / 32; i++, b++, dst += 32)
-                from_levels(dst, b->q, 32, levels_fp4, half_e8m0(b->e));
+                from_levels(dst, b->q, 32, quant_levels_fp4, half_e8m0(b->e));
 }
 
 /* Half of an unsigned E4M3; its not-a-number counts as 0. */
@@ -117,5 +111,5 @@ void dequantize_nvfp4(float *dst, const void *src, size_t n) {
 
         for (size_t i = 0; i < n / 64; i++, b++)
                 for (unsigned j = 0; j < 4; j++, dst += 16)
-                        from_levels(dst, b->q + 8 * j, 16, levels_fp4, half_e4m3(b->d[j]));
+                        from_levels(dst, b->q + 8 * j, 16, quant_levels_fp4, half_e4m3(b->d[j]));
 }

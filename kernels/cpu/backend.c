@@ -60,16 +60,21 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
                    UINT64_C(1));
 }
 
-ROWS_OP(op_embed, ref_embed)
+#define EMBED(_op, _begin, _end)                                                                             \
+        embed((_op), quant_info((_op)->table.type)->dequantize, (_begin), (_end))
+#define KV_STORE(_op, _begin, _end) kv_store((_op), ref_to_f16, (_begin), (_end))
+#define COMPRESS(_op, _begin, _end) compress((_op), ref_channels_add, (_begin), (_end))
+
+ROWS_OP(op_embed, EMBED)
+ROWS_OP(op_kv_store, KV_STORE)
+ROWS_OP(op_compress, COMPRESS)
 ROWS_OP(op_rms_norm, a->variant->rms_norm)
 ROWS_OP(op_rope, ref_rope)
-ROWS_OP(op_kv_store, ref_kv_store)
 ROWS_OP(op_glu, a->variant->glu)
 ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
 ROWS_OP(op_layer_norm, ref_layer_norm)
-ROWS_OP(op_compress, ref_compress)
 ROWS_OP(op_route, ref_route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
