@@ -62,7 +62,7 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
 
 #define EMBED(_op, _begin, _end)                                                                             \
         embed((_op), quant_info((_op)->table.type)->dequantize, (_begin), (_end))
-#define KV_STORE(_op, _begin, _end) kv_store((_op), ref_to_f16, (_begin), (_end))
+#define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, (_begin), (_end))
 #define COMPRESS(_op, _begin, _end) compress((_op), ref_channels_add, (_begin), (_end))
 
 ROWS_OP(op_embed, EMBED)
@@ -74,7 +74,7 @@ ROWS_OP(op_glu, a->variant->glu)
 ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
-ROWS_OP(op_layer_norm, ref_layer_norm)
+ROWS_OP(op_layer_norm, a->variant->layer_norm)
 ROWS_OP(op_route, ref_route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {

@@ -37,8 +37,10 @@ static void attention_c(const struct attention_job *job) {
 /* The definition of the results. */
 const struct cpu_variant cpu_variant_c = {
         .name = "c",
+        .to_f16 = ref_to_f16,
         .dot_input = ref_dot_input,
         .rms_norm = ref_rms_norm,
+        .layer_norm = ref_layer_norm,
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,
