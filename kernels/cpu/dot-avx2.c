@@ -209,6 +209,7 @@ DOT_WALK(dot_q6_k_avx2, tile_q6_k, 1, 4)
 const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",
         .needs = CPU_AVX2,
+        .dequantize = dequantize_avx2,
         .to_f16 = to_f16_avx2,
         .dot_input = dot_input_avx2,
         .rms_norm = rms_norm_avx2,

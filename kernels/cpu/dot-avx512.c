@@ -249,6 +249,7 @@ DOT_WALK(dot_q6_k_avx512, tile_q6_k, 1, 4)
 const struct cpu_variant cpu_variant_avx512 = {
         .name = "avx512",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
+        .dequantize = dequantize_avx512,
         .to_f16 = to_f16_avx512,
         .dot_input = dot_input_avx512,
         .rms_norm = rms_norm_avx512,

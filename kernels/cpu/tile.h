@@ -72,6 +72,7 @@ DOT_DECLARE(avx2);
 
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
+        extern dequantize_fn *const dequantize_##_isa[_QUANT_MAX];                                           \
         to_f16_fn to_f16_##_isa;                                                                             \
         void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void layer_norm_##_isa(const struct op_layer_norm *op, uint32_t begin, uint32_t end);                \

@@ -37,6 +37,8 @@ size_t attention_scratch_floats(const struct op_attention *op);
 struct cpu_variant {
         const char *name;
         uint32_t needs; /* CPU_* bits, all of them */
+        /* By type: the definition's values, only faster; NULL: none. cpu_variant_dequantize() knows them all. */
+        dequantize_fn *const *dequantize;
         to_f16_fn *to_f16;
         void (*dot_input)(enum dot_input input, void *dst, const float *src, uint32_t cols);
         void (*rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
@@ -60,6 +62,9 @@ const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits
 /* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and is
  * dequantised on the way. */
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job);
+
+/* The type's values, exactly those of its definition. */
+dequantize_fn *cpu_variant_dequantize(const struct cpu_variant *v, enum quant_type type);
 
 /* The end of every dot kernel: `v` is w[row] · x[t]. */
 static inline void dot_store(const struct dot_job *job, uint32_t t, uint32_t row, float v) {
