@@ -254,6 +254,7 @@ const struct cpu_variant cpu_variant_avx512 = {
         .dot_input = dot_input_avx512,
         .rms_norm = rms_norm_avx512,
         .layer_norm = layer_norm_avx512,
+        .rope = rope_avx512,
         .glu = glu_avx512,
         .add = add_avx512,
         .attention = attention_avx512,

@@ -41,6 +41,7 @@ const struct cpu_variant cpu_variant_c = {
         .dot_input = ref_dot_input,
         .rms_norm = ref_rms_norm,
         .layer_norm = ref_layer_norm,
+        .rope = ref_rope,
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,
