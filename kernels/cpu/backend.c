@@ -75,7 +75,7 @@ ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
 ROWS_OP(op_layer_norm, a->variant->layer_norm)
-ROWS_OP(op_route, ref_route)
+ROWS_OP(op_route, a->variant->route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
         int r = host_check_embed(op);

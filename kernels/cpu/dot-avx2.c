@@ -215,6 +215,7 @@ const struct cpu_variant cpu_variant_avx2 = {
         .rms_norm = rms_norm_avx2,
         .layer_norm = layer_norm_avx2,
         .rope = rope_avx2,
+        .route = route_avx2,
         .glu = glu_avx2,
         .add = add_avx2,
         .attention = attention_avx2,

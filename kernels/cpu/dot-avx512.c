@@ -255,6 +255,7 @@ const struct cpu_variant cpu_variant_avx512 = {
         .rms_norm = rms_norm_avx512,
         .layer_norm = layer_norm_avx512,
         .rope = rope_avx512,
+        .route = route_avx512,
         .glu = glu_avx512,
         .add = add_avx512,
         .attention = attention_avx512,

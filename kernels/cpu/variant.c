@@ -42,6 +42,7 @@ const struct cpu_variant cpu_variant_c = {
         .rms_norm = ref_rms_norm,
         .layer_norm = ref_layer_norm,
         .rope = ref_rope,
+        .route = ref_route,
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,

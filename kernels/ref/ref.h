@@ -19,6 +19,11 @@ void ref_hyper_out(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
 
+/* Whether scores are compared by the logits that they rise with, which no rounding makes equal. */
+static inline bool route_by_logits(const struct op_route *op) {
+        return !op->bias.address && op->groups == 0;
+}
+
 /* Items: rows. What does the work of an element may be a variant's. */
 typedef void to_f16_fn(uint16_t *dst, const float *src, uint32_t n);
 to_f16_fn ref_to_f16;
