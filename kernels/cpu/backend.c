@@ -63,7 +63,7 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
 #define EMBED(_op, _begin, _end)                                                                             \
         embed((_op), cpu_variant_dequantize(a->variant, (_op)->table.type), (_begin), (_end))
 #define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, (_begin), (_end))
-#define COMPRESS(_op, _begin, _end) compress((_op), ref_channels_add, (_begin), (_end))
+#define COMPRESS(_op, _begin, _end) compress((_op), a->variant->channels_add, (_begin), (_end))
 
 ROWS_OP(op_embed, EMBED)
 ROWS_OP(op_kv_store, KV_STORE)

@@ -86,6 +86,25 @@ void SIMD_NAME(to_f16)(uint16_t *dst, const float *src, uint32_t n) {
         }
 }
 
+/* The running softmax of some channels (ref/compress.c). */
+ALWAYS_INLINE void channels_part(const struct channels *s, const float *v, const float *g, const float *bias,
+                                 uint32_t c, uint32_t n) {
+        vf logit = vf_load_part(g + c, n, vf_zero()) + vf_load_part(bias + c, n, vf_zero());
+        vf before = vf_load_part(s->max + c, n, vf_zero()), max = vf_max(logit, before);
+        vf correction = vf_exp(before - max), p = vf_exp(logit - max);
+        vf weight = vf_load_part(s->weight + c, n, vf_zero()),
+           value = vf_load_part(s->value + c, n, vf_zero());
+
+        vf_store_part(s->max + c, max, n);
+        vf_store_part(s->weight + c, vf_fma(weight, correction, p), n);
+        vf_store_part(s->value + c, vf_fma(value, correction, p * vf_load_part(v + c, n, vf_zero())), n);
+}
+
+void SIMD_NAME(channels_add)(const struct channels *s, const float *v, const float *g, const float *bias,
+                             uint32_t n) {
+        VF_PARTS(n, channels_part, s, v, g, bias);
+}
+
 /* All forms are x / (1 + e^-a) × up: a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715
  * x³), because (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
 ALWAYS_INLINE vf act(const struct op_glu *op, vf x, vf up) {

@@ -74,10 +74,13 @@ DOT_DECLARE(avx2);
 #define ROWS_DECLARE(_isa)                                                                                   \
         extern dequantize_fn *const dequantize_##_isa[_QUANT_MAX];                                           \
         to_f16_fn to_f16_##_isa;                                                                             \
+        channels_add_fn channels_add_##_isa;                                                                 \
         void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void layer_norm_##_isa(const struct op_layer_norm *op, uint32_t begin, uint32_t end);                \
         void rope_##_isa(const struct op_rope *op, uint32_t begin, uint32_t end);                            \
         void route_##_isa(const struct op_route *op, uint32_t begin, uint32_t end);                          \
+        void hyper_in_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                       \
+        void hyper_out_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                      \
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \

@@ -45,6 +45,9 @@ struct cpu_variant {
         void (*layer_norm)(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
         void (*rope)(const struct op_rope *op, uint32_t begin, uint32_t end);
         void (*route)(const struct op_route *op, uint32_t begin, uint32_t end);
+        channels_add_fn *channels_add;
+        void (*hyper_in)(const struct op_hyper *op, uint32_t begin, uint32_t end);
+        void (*hyper_out)(const struct op_hyper *op, uint32_t begin, uint32_t end);
         void (*glu)(const struct op_glu *op, uint32_t begin, uint32_t end);
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
