@@ -212,6 +212,7 @@ const struct cpu_variant cpu_variant_avx2 = {
         .dequantize = dequantize_avx2,
         .to_f16 = to_f16_avx2,
         .dot_input = dot_input_avx2,
+        .mix = mix_avx2,
         .rms_norm = rms_norm_avx2,
         .layer_norm = layer_norm_avx2,
         .rope = rope_avx2,

@@ -252,6 +252,7 @@ const struct cpu_variant cpu_variant_avx512 = {
         .dequantize = dequantize_avx512,
         .to_f16 = to_f16_avx512,
         .dot_input = dot_input_avx512,
+        .mix = mix_avx512,
         .rms_norm = rms_norm_avx512,
         .layer_norm = layer_norm_avx512,
         .rope = rope_avx512,

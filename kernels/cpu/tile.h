@@ -81,6 +81,7 @@ DOT_DECLARE(avx2);
         void route_##_isa(const struct op_route *op, uint32_t begin, uint32_t end);                          \
         void hyper_in_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                       \
         void hyper_out_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                      \
+        void mix_##_isa(const struct mix_job *job);                                                          \
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \

@@ -26,6 +26,14 @@ DOT_C(q4_0, QUANT_Q4_0)
 DOT_C(q4_k, QUANT_Q4_K)
 DOT_C(q6_k, QUANT_Q6_K)
 
+static void mix_c(const struct mix_job *job) {
+        for (uint32_t t = 0; t < job->n; t++)
+                for (uint32_t r = 0; r < job->rows; r++)
+                        for (uint32_t c = 0; c < job->cols; c++)
+                                job->y[t * job->y_stride + c] +=
+                                        job->x[t * job->x_stride + r] * job->w[(size_t) r * job->cols + c];
+}
+
 static void attention_c(const struct attention_job *job) {
         for (uint32_t t = job->first; t < job->first + job->rows; t++) {
                 uint64_t item = (uint64_t) t * job->op->heads + job->head;
@@ -39,6 +47,7 @@ const struct cpu_variant cpu_variant_c = {
         .name = "c",
         .to_f16 = ref_to_f16,
         .dot_input = ref_dot_input,
+        .mix = mix_c,
         .rms_norm = ref_rms_norm,
         .layer_norm = ref_layer_norm,
         .rope = ref_rope,

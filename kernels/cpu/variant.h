@@ -20,6 +20,15 @@ struct dot_job {
 
 typedef void dot_fn(const struct dot_job *job);
 
+/* y[t][c] += Σ_r x[t][r] × w[r][c] for t < n and c < cols, r rising; each product is added as it is made. */
+struct mix_job {
+        const float *w; /* cols floats between rows */
+        uint32_t rows, cols, n;
+        const float *x; /* x_stride floats between rows t */
+        float *y;
+        size_t x_stride, y_stride;
+};
+
 /* Rows `first` to `first + rows` of the batch, all of one sequence, and the heads [head, head + heads) of
  * them, all of one kv head. */
 struct attention_job {
@@ -41,6 +50,7 @@ struct cpu_variant {
         dequantize_fn *const *dequantize;
         to_f16_fn *to_f16;
         void (*dot_input)(enum dot_input input, void *dst, const float *src, uint32_t cols);
+        void (*mix)(const struct mix_job *job);
         void (*rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
         void (*layer_norm)(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
         void (*rope)(const struct op_rope *op, uint32_t begin, uint32_t end);

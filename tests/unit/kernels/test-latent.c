@@ -48,6 +48,11 @@ TEST(head_products_agree_plain_transposed_and_in_slices) {
                                                    .option = i % 4,
                                                    .dim = 256 * (1 + i % 2)},
                                     3e-3);
+        for (uint32_t option = 0; option < 4; option++)
+                trial_check(try_head_matmul,
+                            (struct trial){
+                                    .n = 9, .type = QUANT_Q8_0, .heads = 4, .option = option, .dim = 1280},
+                            3e-3);
         for (uint32_t dim = 1; dim < 200; dim += 13)
                 for (uint32_t option = 0; option < 4; option++)
                         trial_check(try_head_matmul,
