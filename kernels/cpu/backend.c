@@ -81,19 +81,19 @@ static int cpu_embed(struct stream *s, const struct op_embed *op) {
         int r = host_check_embed(op);
 
         if (r == 0)
-                op_embed_run(s, op, op->n, op->table.cols);
+                op_embed_run(s, op, op->n, op->table.cols / 8);
         return r;
 }
 
 static int cpu_rms_norm(struct stream *s, const struct op_rms_norm *op) {
-        op_rms_norm_run(s, op, op->n, op->dim / 4);
+        op_rms_norm_run(s, op, op->n, op->dim / 8);
         return 0;
 }
 
 static int cpu_rope(struct stream *s, const struct op_rope *op) {
         if (op->dims / 2 > ROPE_PAIRS_MAX)
                 return -EOPNOTSUPP;
-        op_rope_run(s, op, op->n, op->dims * 10 + (uint64_t) op->heads * op->dims / 2);
+        op_rope_run(s, op, op->n, op->dims / 4 + (uint64_t) op->heads * op->dims / 10);
         return 0;
 }
 
@@ -102,7 +102,7 @@ static int cpu_kv_store(struct stream *s, const struct op_kv_store *op) {
 
         if (r == 0)
                 op_kv_store_run(s, op, op->rows.n,
-                                (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) * 2);
+                                (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) / 8);
         return r;
 }
 
@@ -122,14 +122,14 @@ static int cpu_gather(struct stream *s, const struct op_gather *op) {
 }
 
 static int cpu_layer_norm(struct stream *s, const struct op_layer_norm *op) {
-        op_layer_norm_run(s, op, op->n, op->dim * 2);
+        op_layer_norm_run(s, op, op->n, op->dim / 6);
         return 0;
 }
 
 static int cpu_compress(struct stream *s, const struct op_compress *op) {
         if (op->ratio == 0)
                 return -EOPNOTSUPP;
-        op_compress_run(s, op, op->dim, (uint64_t) op->rows.n * (op->overlap ? 60 : 30));
+        op_compress_run(s, op, op->dim, (uint64_t) op->rows.n * (op->overlap ? 2 : 1));
         return 0;
 }
 
@@ -142,7 +142,7 @@ static int cpu_route(struct stream *s, const struct op_route *op) {
         int r = host_check_route(op);
 
         if (r == 0)
-                op_route_run(s, op, op->n, (uint64_t) op->experts * (op->k + 10));
+                op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
         return r;
 }
 
