@@ -284,7 +284,8 @@ enum route_gate {
         ROUTE_SOFTMAX_CHOSEN,  /* the k best logits, softmax over those */
 };
 
-/* Chooses experts for each row: the caps[t] ≤ k best, by falling score, ties to the lower expert number.
+/* Chooses experts for each row: the caps[t] ≤ k best, by falling score (where there are neither bias nor groups
+ * that is by falling logit, so that scores which rounding made equal keep their order), ties to the lower number.
  * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer. Out: ids i32
  * [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`), counts i32
  * [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not

@@ -70,11 +70,6 @@ void quant_whole_iq4_nl(struct quant_whole_32 *w, const void *block) {
                 w->q[j] = quant_levels_iq4[nibble(b->q, j)];
 }
 
-/* Half of 2^(e - 127): the levels are doubled. */
-static float half_e8m0(uint8_t e) {
-        return float_from_bits(e < 2 ? UINT32_C(0x200000) << e : (uint32_t) (e - 1) << 23);
-}
-
 void quant_whole_mxfp4(struct quant_whole_32 *w, const void *block) {
         const struct block_mxfp4 *b = block;
 

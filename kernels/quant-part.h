@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef void dequantize_fn(float *dst, const void *src, size_t n);
+#include "float16.h"
+#include "quant.h"
+
 /* The other way; `dst` needs no alignment. */
 typedef void quantize_fn(void *dst, const float *src, size_t n);
 
@@ -29,6 +31,11 @@ quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q8_0;
 
 /* The levels of IQ4_NL and IQ4_XS; those of E2M1, doubled. */
 extern const int8_t quant_levels_iq4[16], quant_levels_fp4[16];
+
+/* Half of 2^(e - 127): the levels are doubled. */
+static inline float half_e8m0(uint8_t e) {
+        return float_from_bits(e < 2 ? UINT32_C(0x200000) << e : (uint32_t) (e - 1) << 23);
+}
 
 /* quant-grid.c */
 extern const uint16_t quant_grid_iq2_xxs[256], quant_grid_iq2_xs[512], quant_grid_iq2_s[1024];

@@ -39,13 +39,15 @@ enum quant_type {
         _QUANT_MAX = 41,
 };
 
+/* Writes `n` values, n a multiple of the format's block; `src` needs no alignment. */
+typedef void dequantize_fn(float *dst, const void *src, size_t n);
+
 struct quant_info {
         const char *name;      /* as users know it: "Q4_K" */
         uint32_t block_values; /* values per block; 1 for plain types */
         uint32_t block_bytes;
         bool weights;          /* usable as a matrix: it has a dot product (I32 has none) */
-        /* The definition of the format: writes `n` values, n a multiple of block_values. `src` needs no alignment. */
-        void (*dequantize)(float *dst, const void *src, size_t n);
+        dequantize_fn *dequantize; /* the definition of the format */
         /* The other way, rounding to nearest, of finite values of at most `max`; NULL: this build cannot make the format.
          * `dst` needs no alignment. */
         void (*quantize)(void *dst, const float *src, size_t n);

@@ -59,35 +59,40 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
                    UINT64_C(1));
 }
 
-ROWS_OP(op_embed, ref_embed)
+#define EMBED(_op, _begin, _end)                                                                             \
+        embed((_op), cpu_variant_dequantize(a->variant, (_op)->table.type), (_begin), (_end))
+#define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, (_begin), (_end))
+#define COMPRESS(_op, _begin, _end) compress((_op), a->variant->channels_add, (_begin), (_end))
+
+ROWS_OP(op_embed, EMBED)
+ROWS_OP(op_kv_store, KV_STORE)
+ROWS_OP(op_compress, COMPRESS)
 ROWS_OP(op_rms_norm, a->variant->rms_norm)
-ROWS_OP(op_rope, ref_rope)
-ROWS_OP(op_kv_store, ref_kv_store)
+ROWS_OP(op_rope, a->variant->rope)
 ROWS_OP(op_glu, a->variant->glu)
 ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
-ROWS_OP(op_layer_norm, ref_layer_norm)
-ROWS_OP(op_compress, ref_compress)
-ROWS_OP(op_route, ref_route)
+ROWS_OP(op_layer_norm, a->variant->layer_norm)
+ROWS_OP(op_route, a->variant->route)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
         int r = host_check_embed(op);
 
         if (r == 0)
-                op_embed_run(s, op, op->n, op->table.cols);
+                op_embed_run(s, op, op->n, op->table.cols / 8);
         return r;
 }
 
 static int cpu_rms_norm(struct stream *s, const struct op_rms_norm *op) {
-        op_rms_norm_run(s, op, op->n, op->dim / 4);
+        op_rms_norm_run(s, op, op->n, op->dim / 8);
         return 0;
 }
 
 static int cpu_rope(struct stream *s, const struct op_rope *op) {
         if (op->dims / 2 > ROPE_PAIRS_MAX)
                 return -EOPNOTSUPP;
-        op_rope_run(s, op, op->n, op->dims * 10 + (uint64_t) op->heads * op->dims / 2);
+        op_rope_run(s, op, op->n, op->dims / 4 + (uint64_t) op->heads * op->dims / 10);
         return 0;
 }
 
@@ -96,7 +101,7 @@ static int cpu_kv_store(struct stream *s, const struct op_kv_store *op) {
 
         if (r == 0)
                 op_kv_store_run(s, op, op->rows.n,
-                                (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) * 2);
+                                (uint64_t) op->kv.kv_heads * (op->kv.k_dim + op->kv.v_dim) / 8);
         return r;
 }
 
@@ -116,14 +121,14 @@ static int cpu_gather(struct stream *s, const struct op_gather *op) {
 }
 
 static int cpu_layer_norm(struct stream *s, const struct op_layer_norm *op) {
-        op_layer_norm_run(s, op, op->n, op->dim * 2);
+        op_layer_norm_run(s, op, op->n, op->dim / 6);
         return 0;
 }
 
 static int cpu_compress(struct stream *s, const struct op_compress *op) {
         if (op->ratio == 0)
                 return -EOPNOTSUPP;
-        op_compress_run(s, op, op->dim, (uint64_t) op->rows.n * (op->overlap ? 60 : 30));
+        op_compress_run(s, op, op->dim, (uint64_t) op->rows.n * (op->overlap ? 2 : 1));
         return 0;
 }
 
@@ -136,7 +141,7 @@ static int cpu_route(struct stream *s, const struct op_route *op) {
         int r = host_check_route(op);
 
         if (r == 0)
-                op_route_run(s, op, op->n, (uint64_t) op->experts * (op->k + 10));
+                op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
         return r;
 }
 

@@ -40,6 +40,7 @@ static void multiply_tile(const struct cpu_variant *v, const struct dot_job *job
 static void dot_generic(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job) {
         _Alignas(64) float tile[TILE_ROWS * TILE_COLS];
         const struct quant_info *info = quant_info(type);
+        dequantize_fn *dequantize = cpu_variant_dequantize(v, type);
 
         for (uint32_t row = job->begin; row < job->end; row += TILE_ROWS) {
                 uint32_t rows = MIN(job->end - row, (uint32_t) TILE_ROWS);
@@ -48,10 +49,9 @@ static void dot_generic(const struct cpu_variant *v, enum quant_type type, const
                         uint32_t cols = MIN(job->cols - col, (uint32_t) TILE_COLS);
 
                         for (uint32_t i = 0; i < rows; i++)
-                                info->dequantize(tile + i * cols,
-                                                 job->w + (row + i) * job->row_bytes +
-                                                         quant_row_bytes(info, col),
-                                                 cols);
+                                dequantize(tile + i * cols,
+                                           job->w + (row + i) * job->row_bytes + quant_row_bytes(info, col),
+                                           cols);
                         multiply_tile(v, job, row, rows, col, tile, cols);
                 }
         }
@@ -64,4 +64,8 @@ void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const st
                 v->dot_whole(job, type);
         else
                 dot_generic(v, type, job);
+}
+
+dequantize_fn *cpu_variant_dequantize(const struct cpu_variant *v, enum quant_type type) {
+        return v->dequantize && v->dequantize[type] ? v->dequantize[type] : quant_info(type)->dequantize;
 }

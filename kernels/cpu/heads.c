@@ -59,26 +59,35 @@ static void multiply_slice(struct heads *a, uint32_t head, uint32_t piece, uint3
         cpu_variant_dot(a->variant, op->w.type, &job);
 }
 
+/* What is dequantised at once: it stays in the first cache while all tokens pass, of which each loads and
+ * stores its sums once for it. A few tokens rather have memory flow. */
+enum { MIX_ROWS = 16, MIX_ROWS_FEW = 8, FEW = 4, MIX_COLS = 512 /* a multiple of every block */ };
+
 /* Columns [begin, begin + n) of y = Wᵀ x; begin and n are multiples of the type's block. */
 static void multiply_columns(struct heads *a, uint32_t head, uint32_t begin, uint32_t n, float *values) {
         const struct op_head_matmul *op = a->op;
         const struct quant_info *info = quant_info(op->w.type);
+        dequantize_fn *dequantize = cpu_variant_dequantize(a->variant, op->w.type);
         size_t row_bytes = quant_row_bytes(info, op->w.cols);
+        uint32_t rows = op->n > FEW ? MIX_ROWS : MIX_ROWS_FEW;
         const uint8_t *row = head_rows(op, head, row_bytes) + quant_row_bytes(info, begin);
+        struct mix_job job = {
+                .w = values,
+                .cols = n,
+                .n = op->n,
+                .y = heads_y(op, 0, head) + begin,
+                .x_stride = op->x_stride,
+                .y_stride = op->y_stride,
+        };
 
         for (uint32_t t = 0; t < op->n; t++)
                 memset(heads_y(op, t, head) + begin, 0, n * sizeof(float));
-        for (uint32_t r = 0; r < op->w.rows; r++, row += row_bytes) {
-                info->dequantize(values, row, n);
-                for (uint32_t t = 0; t < op->n; t++) {
-                        struct op_add add = {
-                                .x = host_device_ptr(values),
-                                .y = host_device_ptr(heads_y(op, t, head) + begin),
-                                .scale = heads_x(op, t, head)[r],
-                        };
-
-                        a->variant->add(&add, 0, n);
-                }
+        for (uint32_t r = 0; r < op->w.rows; r += job.rows) {
+                job.rows = MIN(op->w.rows - r, rows);
+                job.x = heads_x(op, 0, head) + r;
+                for (uint32_t i = 0; i < job.rows; i++, row += row_bytes)
+                        dequantize(values + (size_t) i * n, row, n);
+                a->variant->mix(&job);
         }
 }
 
@@ -113,10 +122,11 @@ int cpu_head_matmul(struct stream *s, const struct op_head_matmul *op) {
         /* A head to a piece, but when there are too few heads for the threads. */
         length = op->transposed ? op->w.cols : op->w.rows;
         a.unit = op->w.stack >= threads ? length : DIV_ROUND_UP(length, DIV_ROUND_UP(threads, op->w.stack));
-        a.unit = op->transposed ? DIV_ROUND_UP(a.unit, 256U) * 256 : MAX(a.unit, 1U);
+        a.unit =
+                op->transposed ? MIN(DIV_ROUND_UP(a.unit, 256U) * 256, (uint32_t) MIX_COLS) : MAX(a.unit, 1U);
         a.units = DIV_ROUND_UP(length, a.unit);
         a.input_bytes = dot_input_bytes(dot_input(op->w.type), op->w.cols);
-        a.worker_bytes = op->transposed ? dot_input_bytes(DOT_FLOAT, op->w.cols) : SLICE * a.input_bytes;
+        a.worker_bytes = op->transposed ? MIX_ROWS * MIX_COLS * sizeof(float) : SLICE * a.input_bytes;
         scratch_plan(&total, threads, a.worker_bytes);
         a.scratch = scratch_get(&b->scratch, total);
         if (!a.scratch)

@@ -1,22 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* Compiled once per instruction set (simd.h): activations as 8 bits, the very bytes of ref_dot_input(). */
 
+#include "base/util.h"
 #include "simd.h"
 #include "tile.h"
 
 /* Values that become one vector of bytes. */
 enum { GROUP = 4 * VF_LANES };
 
-/* A block's scale, and what its values are multiplied with. */
-struct scale {
-        float d, inverse;
-};
-
-static struct scale scale_of(float max) {
-        bool zero = !(max >= 1e-35f);
-
-        return (struct scale){.d = zero ? 0.0f : max / 127.0f, .inverse = zero ? 0.0f : 127.0f / max};
-}
+/* A block whose largest value is below this is zero. */
+static const float ZERO_BELOW = 1e-35f;
 
 /* The second operand is returned when one is not a number: such values are passed over. */
 ALWAYS_INLINE float largest(const float *x, int n) {
@@ -120,54 +113,67 @@ ALWAYS_INLINE void store_sums_32(int16_t *sums, vb q) {
 #endif
 
 static void block_256(int8_t *q, float *d, int16_t *sums, const float *x) {
-        struct scale scale = scale_of(largest(x, 256));
+        float max = largest(x, 256), inverse = max >= ZERO_BELOW ? 127.0f / max : 0.0f;
         vb bytes[256 / GROUP];
 
         UNROLL for (int i = 0; i < 256 / GROUP; i++) {
                 vf v[4];
 
                 UNROLL for (int k = 0; k < 4; k++) v[k] =
-                        vf_load(x + i * GROUP + k * VF_LANES) * vf_set(scale.inverse);
+                        vf_load(x + i * GROUP + k * VF_LANES) * vf_set(inverse);
                 bytes[i] = quantize(v);
                 store_bytes(q + i * GROUP, bytes[i]);
         }
         UNROLL for (int i = 0; i < 256 / GROUP; i += 4) store_sums_16(sums + i * GROUP / 16, bytes + i);
-        *d = scale.d;
+        *d = max >= ZERO_BELOW ? max / 127.0f : 0.0f;
 }
 
-/* The GROUP / 32 blocks that fill a vector of bytes. */
-ALWAYS_INLINE void blocks_32(int8_t *q, float *d, int16_t *sums, const float *x) {
+/* Blocks of 32 whose scales are computed as one vector. */
+enum { BLOCKS = VF_LANES };
+
+static void scales_32(float *d, float inverse[BLOCKS], const float *x, uint32_t blocks) {
+        float max[BLOCKS] = {0};
+        vf v;
+
+        for (uint32_t i = 0; i < blocks; i++)
+                max[i] = largest(x + i * 32, 32);
+        v = vf_load(max);
+        vf_store_part(d, vf_zero_below(v / vf_set(127.0f), v, ZERO_BELOW), blocks);
+        vf_store(inverse, vf_zero_below(vf_set(127.0f) / v, v, ZERO_BELOW));
+}
+
+ALWAYS_INLINE vb quantize_32(const float *x, const float *inverse) {
         vf v[4];
-        vb bytes;
 
-        UNROLL for (int b = 0; b < GROUP / 32; b++) {
-                struct scale scale = scale_of(largest(x + b * 32, 32));
-
-                UNROLL for (int k = b * 32 / VF_LANES; k < (b + 1) * 32 / VF_LANES; k++) v[k] =
-                        vf_load(x + k * VF_LANES) * vf_set(scale.inverse);
-                d[b] = scale.d;
-        }
-        bytes = quantize(v);
-        store_bytes(q, bytes);
-        store_sums_32(sums, bytes);
+        UNROLL for (int k = 0; k < 4; k++) v[k] =
+                vf_load(x + k * VF_LANES) * vf_set(inverse[k * VF_LANES / 32]);
+        return quantize(v);
 }
 
-static void input_32(int8_t *q, float *d, int16_t *sums, const float *x, uint32_t cols) {
+/* Up to BLOCKS of them. */
+static void blocks_32(int8_t *q, float *d, int16_t *sums, const float *x, uint32_t blocks) {
+        float inverse[BLOCKS], x_rest[GROUP] = {0};
         int8_t q_rest[GROUP];
-        float d_rest[GROUP / 32], x_rest[GROUP] = {0};
         int16_t sums_rest[GROUP / 32];
-        uint32_t i = 0, rest;
+        uint32_t i = 0;
 
-        for (; i + GROUP <= cols; i += GROUP)
-                blocks_32(q + i, d + i / 32, sums + i / 32, x + i);
-        rest = cols - i;
-        if (rest == 0)
-                return;
-        memcpy(x_rest, x + i, rest * sizeof(*x));
-        blocks_32(q_rest, d_rest, sums_rest, x_rest);
-        memcpy(q + i, q_rest, rest);
-        memcpy(d + i / 32, d_rest, rest / 32 * sizeof(*d));
-        memcpy(sums + i / 32, sums_rest, rest / 32 * sizeof(*sums));
+        scales_32(d, inverse, x, blocks);
+        for (; i + GROUP / 32 <= blocks; i += GROUP / 32) {
+                vb bytes = quantize_32(x + i * 32, inverse + i);
+
+                store_bytes(q + i * 32, bytes);
+                store_sums_32(sums + i, bytes);
+        }
+        if (i < blocks) { /* one of two */
+                vb bytes;
+
+                memcpy(x_rest, x + i * 32, 32 * sizeof(*x));
+                bytes = quantize_32(x_rest, inverse + i);
+                store_bytes(q_rest, bytes);
+                store_sums_32(sums_rest, bytes);
+                memcpy(q + i * 32, q_rest, 32);
+                sums[i] = sums_rest[0];
+        }
 }
 
 void SIMD_NAME(dot_input)(enum dot_input input, void *dst, const float *src, uint32_t cols) {
@@ -177,7 +183,9 @@ void SIMD_NAME(dot_input)(enum dot_input input, void *dst, const float *src, uin
         if (input == DOT_FLOAT)
                 memcpy(dst, src, cols * sizeof(*src));
         else if (input == DOT_Q8_32)
-                input_32(q, d, (int16_t *) (d + cols / 32), src, cols);
+                for (uint32_t i = 0; i < cols / 32; i += BLOCKS)
+                        blocks_32(q + i * 32, d + i, (int16_t *) (d + cols / 32) + i, src + i * 32,
+                                  MIN(cols / 32 - i, (uint32_t) BLOCKS));
         else
                 for (uint32_t i = 0; i < cols / 256; i++)
                         block_256(q + i * 256, d + i, (int16_t *) (d + cols / 256) + i * 16, src + i * 256);

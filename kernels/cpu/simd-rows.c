@@ -6,28 +6,36 @@
 #include "simd.h"
 #include "tile.h"
 
-static void rms_norm_row(float *y, const float *x, const float *w, uint32_t dim, float eps) {
+/* The sum of a row's differences from `mean`, or of their squares. */
+ALWAYS_INLINE float sum_of(const float *x, uint32_t dim, float mean, bool squares) {
         vf sums[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
-        uint32_t i = 0, j;
-        float sum, scale;
+        uint32_t i = 0;
 
         for (; i + 4 * VF_LANES <= dim; i += 4 * VF_LANES)
                 UNROLL for (int k = 0; k < 4; k++) {
-                        vf v = vf_load(x + i + k * VF_LANES);
+                        vf v = vf_load(x + i + k * VF_LANES) - vf_set(mean);
 
-                        sums[k] = vf_fma(v, v, sums[k]);
+                        sums[k] = squares ? vf_fma(v, v, sums[k]) : (vf) (sums[k] + v);
                 }
-        sum = vf_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        for (; i < dim; i++)
-                sum += x[i] * x[i];
-        scale = 1.0f / sqrtf(sum / (float) dim + eps);
-        for (j = 0; j + VF_LANES <= dim; j += VF_LANES) {
-                vf v = vf_load(x + j) * vf_set(scale);
+        for (; i < dim; i += VF_LANES) {
+                vf v = vf_load_part(x + i, MIN(dim - i, (uint32_t) VF_LANES), vf_set(mean)) - vf_set(mean);
 
-                vf_store(y + j, w ? (vf) (vf_load(w + j) * v) : v);
+                sums[0] = squares ? vf_fma(v, v, sums[0]) : (vf) (sums[0] + v);
         }
-        for (; j < dim; j++)
-                y[j] = w ? w[j] * (x[j] * scale) : x[j] * scale;
+        return vf_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+ALWAYS_INLINE void rms_norm_part(float *y, const float *x, const float *w, float scale, uint32_t i,
+                                 uint32_t n) {
+        vf v = vf_load_part(x + i, n, vf_zero()) * vf_set(scale);
+
+        vf_store_part(y + i, w ? (vf) (vf_load_part(w + i, n, vf_zero()) * v) : v, n);
+}
+
+static void rms_norm_row(float *y, const float *x, const float *w, uint32_t dim, float eps) {
+        float scale = 1.0f / sqrtf(sum_of(x, dim, 0.0f, true) / (float) dim + eps);
+
+        VF_PARTS(dim, rms_norm_part, y, x, w, scale);
 }
 
 void SIMD_NAME(rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end) {
@@ -37,8 +45,68 @@ void SIMD_NAME(rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t 
                              host_address(op->w), op->dim, op->eps);
 }
 
-/* All forms are x / (1 + e^-a) × up: a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715 x³),
- * because (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
+struct layer_norm {
+        float *y;
+        const float *x, *w, *b;
+        float mean, scale;
+};
+
+ALWAYS_INLINE void layer_norm_part(const struct layer_norm *a, uint32_t i, uint32_t n) {
+        vf v = (vf_load_part(a->x + i, n, vf_zero()) - vf_set(a->mean)) * vf_set(a->scale);
+
+        v = vf_fma(vf_load_part(a->w + i, n, vf_zero()), v, vf_load_part(a->b + i, n, vf_zero()));
+        vf_store_part(a->y + i, v, n);
+}
+
+void SIMD_NAME(layer_norm)(const struct op_layer_norm *op, uint32_t begin, uint32_t end) {
+        for (uint32_t t = begin; t < end; t++) {
+                struct layer_norm a = {
+                        .y = (float *) host_address(op->y) + (size_t) t * op->dim,
+                        .x = (const float *) host_address(op->x) + (size_t) t * op->dim,
+                        .w = host_address(op->w),
+                        .b = host_address(op->b),
+                };
+
+                a.mean = sum_of(a.x, op->dim, 0.0f, false) / (float) op->dim;
+                a.scale = 1.0f / sqrtf(sum_of(a.x, op->dim, a.mean, true) / (float) op->dim + op->eps);
+                VF_PARTS(op->dim, layer_norm_part, &a);
+        }
+}
+
+void SIMD_NAME(to_f16)(uint16_t *dst, const float *src, uint32_t n) {
+        uint32_t i = 0;
+
+        for (; i + VF_LANES <= n; i += VF_LANES)
+                vf_store_f16(dst + i, vf_load(src + i));
+        if (i < n) {
+                uint16_t rest[VF_LANES];
+
+                vf_store_f16(rest, vf_load_part(src + i, n - i, vf_zero()));
+                memcpy(dst + i, rest, (n - i) * sizeof(*dst));
+        }
+}
+
+/* The running softmax of some channels (ref/compress.c). */
+ALWAYS_INLINE void channels_part(const struct channels *s, const float *v, const float *g, const float *bias,
+                                 uint32_t c, uint32_t n) {
+        vf logit = vf_load_part(g + c, n, vf_zero()) + vf_load_part(bias + c, n, vf_zero());
+        vf before = vf_load_part(s->max + c, n, vf_zero()), max = vf_max(logit, before);
+        vf correction = vf_exp(before - max), p = vf_exp(logit - max);
+        vf weight = vf_load_part(s->weight + c, n, vf_zero()),
+           value = vf_load_part(s->value + c, n, vf_zero());
+
+        vf_store_part(s->max + c, max, n);
+        vf_store_part(s->weight + c, vf_fma(weight, correction, p), n);
+        vf_store_part(s->value + c, vf_fma(value, correction, p * vf_load_part(v + c, n, vf_zero())), n);
+}
+
+void SIMD_NAME(channels_add)(const struct channels *s, const float *v, const float *g, const float *bias,
+                             uint32_t n) {
+        VF_PARTS(n, channels_part, s, v, g, bias);
+}
+
+/* All forms are x / (1 + e^-a) × up: a = x for silu; for gelu's tanh form a = 2 sqrt(2 / pi) (x + 0.044715
+ * x³), because (1 + tanh u) / 2 = 1 / (1 + e^-2u). */
 ALWAYS_INLINE vf act(const struct op_glu *op, vf x, vf up) {
         vf a;
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* A vector of floats as wide as the instruction set that the including file is compiled for: AVX-512 or AVX2
- * with FMA and F16C. + - * / work on it as they are. */
+/* vf: a vector of floats as wide as the instruction set that the including file is compiled for, AVX-512 or
+ * AVX2 with FMA and F16C; + - * / work on it as they are. vi: as many int32. */
 
 #include <immintrin.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -69,10 +70,11 @@ ALWAYS_INLINE vf vf_round(vf a) {
         return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* 2^n for whole n from -126 to 127 */
-ALWAYS_INLINE vf vf_exp2i(vf n) {
-        return _mm512_castsi512_ps(
-                _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+/* 2^n for the whole n from -126 to 127 in the low bits of 1.5 × 2^23 + n */
+ALWAYS_INLINE vf vf_exp2i(vf shifted) {
+        __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+
+        return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(127 << 23)));
 }
 
 /* x where x ≥ bound, else 0 */
@@ -86,6 +88,98 @@ ALWAYS_INLINE __m256 vf_fold(vf v) {
 
 ALWAYS_INLINE float vf_largest(vf v) {
         return _mm512_reduce_max_ps(v);
+}
+
+/* The first n values; the other lanes are `rest`. Whole vectors take the short way. */
+ALWAYS_INLINE vf vf_load_part(const float *p, uint32_t n, vf rest) {
+        if (n >= VF_LANES)
+                return vf_load(p);
+        return _mm512_mask_loadu_ps(rest, _cvtu32_mask16((1U << n) - 1), p);
+}
+
+ALWAYS_INLINE void vf_store_part(float *p, vf v, uint32_t n) {
+        if (n >= VF_LANES)
+                vf_store(p, v);
+        else
+                _mm512_mask_storeu_ps(p, _cvtu32_mask16((1U << n) - 1), v);
+}
+
+/* As half precision, rounded to nearest even. */
+ALWAYS_INLINE void vf_store_f16(void *p, vf v) {
+        _mm256_storeu_si256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+ALWAYS_INLINE vf vf_sqrt(vf a) {
+        return _mm512_sqrt_ps(a);
+}
+
+/* v where x is finite, else `other` */
+ALWAYS_INLINE vf vf_where_finite(vf x, vf v, vf other) {
+        return _mm512_mask_mov_ps(other, _mm512_cmp_ps_mask(_mm512_abs_ps(x), vf_set(INFINITY), _CMP_LT_OQ),
+                                  v);
+}
+
+/* Pairs of neighbouring lanes change places. */
+ALWAYS_INLINE vf vf_swap_pairs(vf v) {
+        return _mm512_permute_ps(v, 0xb1);
+}
+
+typedef __m512i vi;
+
+ALWAYS_INLINE vi vi_set(int32_t x) {
+        return _mm512_set1_epi32(x);
+}
+
+ALWAYS_INLINE vi vi_load(const int32_t *p) {
+        return _mm512_loadu_si512(p);
+}
+
+ALWAYS_INLINE void vi_store(int32_t *p, vi v) {
+        _mm512_storeu_si512(p, v);
+}
+
+ALWAYS_INLINE vi vi_max(vi a, vi b) {
+        return _mm512_max_epi32(a, b);
+}
+
+ALWAYS_INLINE int32_t vi_largest(vi v) {
+        return _mm512_reduce_max_epi32(v);
+}
+
+/* Bit i: lane i is x. */
+ALWAYS_INLINE uint32_t vi_equal(vi v, int32_t x) {
+        return _cvtmask16_u32(_mm512_cmpeq_epi32_mask(v, vi_set(x)));
+}
+
+/* Numbers that stand in the order of the floats, +0 and -0 being one: none is INT32_MIN. */
+ALWAYS_INLINE vi vf_order(vf v) {
+        __m512i bits = _mm512_castps_si512(v + vf_zero());
+
+        return _mm512_xor_si512(bits, _mm512_srli_epi32(_mm512_srai_epi32(bits, 31), 1));
+}
+
+/* a, but b in the first lane where a is x */
+ALWAYS_INLINE vf vf_replace_one(vf a, float x, vf b) {
+        uint32_t equal = _cvtmask16_u32(_mm512_cmp_ps_mask(a, vf_set(x), _CMP_EQ_OQ));
+
+        return _mm512_mask_mov_ps(a, _cvtu32_mask16(equal & -equal), b);
+}
+
+/* Whole numbers of at most 2^31 */
+ALWAYS_INLINE vi vf_to_int(vf v) {
+        return _mm512_cvtps_epi32(v);
+}
+
+/* `odd` where bit 0 of n is set, else `even` */
+ALWAYS_INLINE vf vf_by_parity(vi n, vf odd, vf even) {
+        return _mm512_mask_mov_ps(even, _mm512_test_epi32_mask(n, vi_set(1)), odd);
+}
+
+/* -v where bit 1 of n is set */
+ALWAYS_INLINE vf vf_negate_by(vi n, vf v) {
+        __m512i sign = _mm512_slli_epi32(_mm512_and_si512(n, vi_set(2)), 30);
+
+        return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), sign));
 }
 
 #else
@@ -141,10 +235,11 @@ ALWAYS_INLINE vf vf_round(vf a) {
         return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* 2^n for whole n from -126 to 127 */
-ALWAYS_INLINE vf vf_exp2i(vf n) {
-        return _mm256_castsi256_ps(
-                _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+/* 2^n for the whole n from -126 to 127 in the low bits of 1.5 × 2^23 + n */
+ALWAYS_INLINE vf vf_exp2i(vf shifted) {
+        __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+
+        return _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(127 << 23)));
 }
 
 /* x where x ≥ bound, else 0 */
@@ -163,7 +258,120 @@ ALWAYS_INLINE float vf_largest(vf v) {
         return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
+ALWAYS_INLINE __m256i part_mask(uint32_t n) {
+        return _mm256_cmpgt_epi32(_mm256_set1_epi32((int) n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The first n values; the other lanes are `rest`. Whole vectors take the short way. */
+ALWAYS_INLINE vf vf_load_part(const float *p, uint32_t n, vf rest) {
+        __m256i mask = part_mask(n);
+
+        if (n >= VF_LANES)
+                return vf_load(p);
+        return _mm256_blendv_ps(rest, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+}
+
+ALWAYS_INLINE void vf_store_part(float *p, vf v, uint32_t n) {
+        if (n >= VF_LANES)
+                vf_store(p, v);
+        else
+                _mm256_maskstore_ps(p, part_mask(n), v);
+}
+
+/* As half precision, rounded to nearest even. */
+ALWAYS_INLINE void vf_store_f16(void *p, vf v) {
+        _mm_storeu_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+ALWAYS_INLINE vf vf_sqrt(vf a) {
+        return _mm256_sqrt_ps(a);
+}
+
+/* v where x is finite, else `other` */
+ALWAYS_INLINE vf vf_where_finite(vf x, vf v, vf other) {
+        return _mm256_blendv_ps(other, v, _mm256_cmp_ps(vf_abs(x), vf_set(INFINITY), _CMP_LT_OQ));
+}
+
+/* Pairs of neighbouring lanes change places. */
+ALWAYS_INLINE vf vf_swap_pairs(vf v) {
+        return _mm256_permute_ps(v, 0xb1);
+}
+
+typedef __m256i vi;
+
+ALWAYS_INLINE vi vi_set(int32_t x) {
+        return _mm256_set1_epi32(x);
+}
+
+ALWAYS_INLINE vi vi_load(const int32_t *p) {
+        return _mm256_loadu_si256((const __m256i *) p);
+}
+
+ALWAYS_INLINE void vi_store(int32_t *p, vi v) {
+        _mm256_storeu_si256((__m256i *) p, v);
+}
+
+ALWAYS_INLINE vi vi_max(vi a, vi b) {
+        return _mm256_max_epi32(a, b);
+}
+
+ALWAYS_INLINE int32_t vi_largest(vi v) {
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+        return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+
+/* Bit i: lane i is x. */
+ALWAYS_INLINE uint32_t vi_equal(vi v, int32_t x) {
+        return (uint32_t) _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v, vi_set(x))));
+}
+
+/* Numbers that stand in the order of the floats, +0 and -0 being one: none is INT32_MIN. */
+ALWAYS_INLINE vi vf_order(vf v) {
+        __m256i bits = _mm256_castps_si256(v + vf_zero());
+
+        return _mm256_xor_si256(bits, _mm256_srli_epi32(_mm256_srai_epi32(bits, 31), 1));
+}
+
+/* a, but b in the first lane where a is x */
+ALWAYS_INLINE vf vf_replace_one(vf a, float x, vf b) {
+        int equal = _mm256_movemask_ps(_mm256_cmp_ps(a, vf_set(x), _CMP_EQ_OQ));
+        __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+
+        return _mm256_blendv_ps(
+                a, b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, _mm256_set1_epi32(equal & -equal))));
+}
+
+/* Whole numbers of at most 2^31 */
+ALWAYS_INLINE vi vf_to_int(vf v) {
+        return _mm256_cvtps_epi32(v);
+}
+
+/* `odd` where bit 0 of n is set, else `even` */
+ALWAYS_INLINE vf vf_by_parity(vi n, vf odd, vf even) {
+        return _mm256_blendv_ps(even, odd, _mm256_castsi256_ps(_mm256_slli_epi32(n, 31)));
+}
+
+/* -v where bit 1 of n is set */
+ALWAYS_INLINE vf vf_negate_by(vi n, vf v) {
+        __m256i sign = _mm256_slli_epi32(_mm256_and_si256(n, vi_set(2)), 30);
+
+        return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(v), sign));
+}
+
 #endif
+
+/* Calls _part(…, i, n) for the n ≤ VF_LANES values from each i on; n is a constant where it is VF_LANES. */
+#define VF_PARTS(_count, _part, ...)                                                                         \
+        do {                                                                                                 \
+                uint32_t _i = 0, _n = (_count);                                                              \
+                                                                                                             \
+                for (; _i + VF_LANES <= _n; _i += VF_LANES)                                                  \
+                        _part(__VA_ARGS__, _i, VF_LANES);                                                    \
+                if (_i < _n)                                                                                 \
+                        _part(__VA_ARGS__, _i, _n - _i);                                                     \
+        } while (0)
 
 /* Sum of the lanes, halves first. */
 ALWAYS_INLINE float vf_sum(vf v) {
@@ -186,22 +394,22 @@ ALWAYS_INLINE __m256 vf_sum8(const vf v[8]) {
         return _mm256_permute2f128_ps(a, c, 0x20) + _mm256_permute2f128_ps(a, c, 0x31);
 }
 
-/* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by its Taylor series to r^7 (|r| ≤ 0.347: the rest
- * is below 6e-9), times 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
+/* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by a polynomial (|r| ≤ 0.3475: off by 4e-9), times
+ * 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
 ALWAYS_INLINE vf vf_exp(vf x) {
         vf bounded = vf_min(vf_set(88.3f), vf_max(vf_set(-87.3f), x));
-        vf n = vf_round(bounded * vf_set(1.44269504f));
+        /* Adding 1.5 × 2^23 rounds to a whole number, and leaves it in the low bits. */
+        vf shifted = vf_fma(bounded, vf_set(1.44269504f), vf_set(0x1.8p23f)), n = shifted - vf_set(0x1.8p23f);
         vf r = vf_fma(n, vf_set(-0x1.62ep-1f),
                       bounded); /* ln 2 in two parts; the first has 12 bits, so n × it is exact */
-        vf p = vf_set(1.0f / 5040.0f);
+        vf p = vf_set(1.3933992e-3f);
 
         r = vf_fma(n, vf_set(-0x1.0bfbe8p-15f), r);
-        p = vf_fma(p, r, vf_set(1.0f / 720.0f));
-        p = vf_fma(p, r, vf_set(1.0f / 120.0f));
-        p = vf_fma(p, r, vf_set(1.0f / 24.0f));
-        p = vf_fma(p, r, vf_set(1.0f / 6.0f));
+        p = vf_fma(p, r, vf_set(8.3694302e-3f));
+        p = vf_fma(p, r, vf_set(4.1666476e-2f));
+        p = vf_fma(p, r, vf_set(1.6666514e-1f));
         p = vf_fma(p, r, vf_set(0.5f));
         p = vf_fma(p, r, vf_set(1.0f));
         p = vf_fma(p, r, vf_set(1.0f));
-        return vf_zero_below(p * vf_exp2i(n), x, -87.3f);
+        return vf_zero_below(p * vf_exp2i(shifted), x, -87.3f);
 }

@@ -85,7 +85,16 @@ dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx, dot_q8_0_amx, d
 
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
+        extern dequantize_fn *const dequantize_##_isa[_QUANT_MAX];                                           \
+        to_f16_fn to_f16_##_isa;                                                                             \
+        channels_add_fn channels_add_##_isa;                                                                 \
         void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
+        void layer_norm_##_isa(const struct op_layer_norm *op, uint32_t begin, uint32_t end);                \
+        void rope_##_isa(const struct op_rope *op, uint32_t begin, uint32_t end);                            \
+        void route_##_isa(const struct op_route *op, uint32_t begin, uint32_t end);                          \
+        void hyper_in_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                       \
+        void hyper_out_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                      \
+        void mix_##_isa(const struct mix_job *job);                                                          \
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
@@ -95,4 +104,7 @@ ROWS_DECLARE(avx2);
 
 /* Their places in a variant's table. */
 #define ROWS_MEMBERS(_isa)                                                                                   \
-        .dot_input = dot_input_##_isa, .rms_norm = rms_norm_##_isa, .glu = glu_##_isa, .add = add_##_isa
+        .dequantize = dequantize_##_isa, .to_f16 = to_f16_##_isa, .dot_input = dot_input_##_isa,             \
+        .mix = mix_##_isa, .rms_norm = rms_norm_##_isa, .layer_norm = layer_norm_##_isa,                     \
+        .rope = rope_##_isa, .route = route_##_isa, .channels_add = channels_add_##_isa,                     \
+        .hyper_in = hyper_in_##_isa, .hyper_out = hyper_out_##_isa, .glu = glu_##_isa, .add = add_##_isa

@@ -22,6 +22,14 @@ DOT_C(f32, QUANT_F32)
 DOT_C(f16, QUANT_F16)
 DOT_C(bf16, QUANT_BF16)
 
+static void mix_c(const struct mix_job *job) {
+        for (uint32_t t = 0; t < job->n; t++)
+                for (uint32_t r = 0; r < job->rows; r++)
+                        for (uint32_t c = 0; c < job->cols; c++)
+                                job->y[t * job->y_stride + c] +=
+                                        job->x[t * job->x_stride + r] * job->w[(size_t) r * job->cols + c];
+}
+
 static void attention_c(const struct attention_job *job) {
         for (uint32_t t = job->first; t < job->first + job->rows; t++) {
                 uint64_t item = (uint64_t) t * job->op->heads + job->head;
@@ -33,8 +41,16 @@ static void attention_c(const struct attention_job *job) {
 /* The definition of the results. */
 const struct cpu_variant cpu_variant_c = {
         .name = "c",
+        .to_f16 = ref_to_f16,
         .dot_input = ref_dot_input,
+        .mix = mix_c,
         .rms_norm = ref_rms_norm,
+        .layer_norm = ref_layer_norm,
+        .rope = ref_rope,
+        .route = ref_route,
+        .channels_add = ref_channels_add,
+        .hyper_in = ref_hyper_in,
+        .hyper_out = ref_hyper_out,
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,

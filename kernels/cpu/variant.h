@@ -24,6 +24,15 @@ struct dot_job {
 
 typedef void dot_fn(const struct dot_job *job);
 
+/* y[t][c] += Σ_r x[t][r] × w[r][c] for t < n and c < cols, r rising; each product is added as it is made. */
+struct mix_job {
+        const float *w; /* cols floats between rows */
+        uint32_t rows, cols, n;
+        const float *x; /* x_stride floats between rows t */
+        float *y;
+        size_t x_stride, y_stride;
+};
+
 /* Rows `first` to `first + rows` of the batch, all of one sequence, and the heads [head, head + heads) of
  * them, all of one kv head. */
 struct attention_job {
@@ -41,8 +50,18 @@ size_t attention_scratch_floats(const struct op_attention *op);
 struct cpu_variant {
         const char *name;
         uint32_t needs; /* CPU_* bits, all of them */
+        /* By type: the definition's values, only faster; NULL: none. cpu_variant_dequantize() knows them all. */
+        dequantize_fn *const *dequantize;
+        to_f16_fn *to_f16;
         void (*dot_input)(enum dot_input input, void *dst, const float *src, uint32_t cols);
+        void (*mix)(const struct mix_job *job);
         void (*rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
+        void (*layer_norm)(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
+        void (*rope)(const struct op_rope *op, uint32_t begin, uint32_t end);
+        void (*route)(const struct op_route *op, uint32_t begin, uint32_t end);
+        channels_add_fn *channels_add;
+        void (*hyper_in)(const struct op_hyper *op, uint32_t begin, uint32_t end);
+        void (*hyper_out)(const struct op_hyper *op, uint32_t begin, uint32_t end);
         void (*glu)(const struct op_glu *op, uint32_t begin, uint32_t end);
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
@@ -69,6 +88,9 @@ const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits
 /* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and is
  * dequantised on the way. */
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job);
+
+/* The type's values, exactly those of its definition. */
+dequantize_fn *cpu_variant_dequantize(const struct cpu_variant *v, enum quant_type type);
 
 /* The end of every dot kernel: `v` is w[row] · x[t]. */
 static inline void dot_store(const struct dot_job *job, uint32_t t, uint32_t row, float v) {

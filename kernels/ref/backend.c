@@ -15,7 +15,7 @@ static int op_embed(struct stream *s, const struct op_embed *op) {
         int r = host_check_embed(op);
 
         if (r == 0)
-                ref_embed(op, 0, op->n);
+                embed(op, quant_info(op->table.type)->dequantize, 0, op->n);
         return r;
 }
 
@@ -93,7 +93,7 @@ static int op_kv_store(struct stream *s, const struct op_kv_store *op) {
         int r = host_check_kv(&op->kv);
 
         if (r == 0)
-                ref_kv_store(op, 0, op->rows.n);
+                kv_store(op, ref_to_f16, 0, op->rows.n);
         return r;
 }
 
@@ -129,7 +129,7 @@ static int op_sparse_attention(struct stream *s, const struct op_sparse_attentio
 static int op_compress(struct stream *s, const struct op_compress *op) {
         if (op->ratio == 0)
                 return -EOPNOTSUPP;
-        ref_compress(op, 0, op->dim);
+        compress(op, ref_channels_add, 0, op->dim);
         return 0;
 }
 

@@ -6,34 +6,32 @@
 #include "host.h"
 #include "ref.h"
 
-/* What has been summed up of an entry; [dim] each. */
-struct sums {
-        float *max, *weight, *value;
-};
-
-static struct sums sums_at(const struct op_compress *op, int32_t page, uint32_t half) {
+/* What has been summed up of an entry, from channel `begin` on. */
+static struct channels channels_at(const struct op_compress *op, int32_t page, uint32_t half,
+                                   uint32_t begin) {
         uint32_t halves = op->overlap ? 2 : 1;
-        float *at = (float *) host_address(op->state) + ((size_t) page * halves + half) * 3 * op->dim;
+        size_t dim = op->dim;
+        float *at = (float *) host_address(op->state) + ((size_t) page * halves + half) * 3 * dim + begin;
 
-        return (struct sums){at, at + op->dim, at + 2 * (size_t) op->dim};
+        return (struct channels){at, at + dim, at + 2 * dim};
 }
 
-static void sums_clear(const struct sums *s, uint32_t begin, uint32_t end) {
-        for (uint32_t c = begin; c < end; c++) {
+static void channels_clear(const struct channels *s, uint32_t n) {
+        for (uint32_t c = 0; c < n; c++) {
                 s->max[c] = -INFINITY;
                 s->weight[c] = s->value[c] = 0.0f;
         }
 }
 
-static void sums_move(const struct sums *to, const struct sums *from, uint32_t begin, uint32_t end) {
-        memcpy(to->max + begin, from->max + begin, (end - begin) * sizeof(float));
-        memcpy(to->weight + begin, from->weight + begin, (end - begin) * sizeof(float));
-        memcpy(to->value + begin, from->value + begin, (end - begin) * sizeof(float));
+static void channels_move(const struct channels *to, const struct channels *from, uint32_t n) {
+        memcpy(to->max, from->max, n * sizeof(float));
+        memcpy(to->weight, from->weight, n * sizeof(float));
+        memcpy(to->value, from->value, n * sizeof(float));
 }
 
-static void sums_add(const struct sums *s, const float *v, const float *g, const float *bias, uint32_t begin,
-                     uint32_t end) {
-        for (uint32_t c = begin; c < end; c++) {
+void ref_channels_add(const struct channels *s, const float *v, const float *g, const float *bias,
+                      uint32_t n) {
+        for (uint32_t c = 0; c < n; c++) {
                 float logit = g[c] + bias[c], max = fmaxf(s->max[c], logit);
                 float correction = expf(s->max[c] - max), p = expf(logit - max);
 
@@ -45,45 +43,45 @@ static void sums_add(const struct sums *s, const float *v, const float *g, const
 
 /* Brings a row's page to what was left in the page of the position before. */
 static void enter_page(const struct op_compress *op, const int32_t *pages, uint32_t position, uint32_t begin,
-                       uint32_t end) {
+                       uint32_t n) {
         for (uint32_t half = 0; half < (op->overlap ? 2U : 1U); half++) {
-                struct sums to = sums_at(op, pages[position / KV_PAGE_TOKENS], half), from;
+                struct channels to = channels_at(op, pages[position / KV_PAGE_TOKENS], half, begin), from;
 
                 if (position == 0) {
-                        sums_clear(&to, begin, end);
+                        channels_clear(&to, n);
                 } else if (position % KV_PAGE_TOKENS == 0) {
-                        from = sums_at(op, pages[position / KV_PAGE_TOKENS - 1], half);
-                        sums_move(&to, &from, begin, end);
+                        from = channels_at(op, pages[position / KV_PAGE_TOKENS - 1], half, begin);
+                        channels_move(&to, &from, n);
                 }
         }
 }
 
-static void compress_row(const struct op_compress *op, uint32_t t, const int32_t *pages, uint32_t position,
-                         uint32_t begin, uint32_t end) {
+static void compress_row(const struct op_compress *op, channels_add_fn *add, uint32_t t, const int32_t *pages,
+                         uint32_t position, uint32_t begin, uint32_t n) {
         size_t width = (size_t) op->dim * (op->overlap ? 2 : 1), own = op->overlap ? op->dim : 0;
-        const float *v = (const float *) host_address(op->v) + t * width;
-        const float *g = (const float *) host_address(op->g) + t * width;
-        const float *bias = (const float *) host_address(op->bias) + position % op->ratio * width;
-        float *y = (float *) host_address(op->y) + (size_t) t * op->dim;
-        struct sums entry = sums_at(op, pages[position / KV_PAGE_TOKENS], 0), next = entry;
+        const float *v = (const float *) host_address(op->v) + t * width + begin;
+        const float *g = (const float *) host_address(op->g) + t * width + begin;
+        const float *bias = (const float *) host_address(op->bias) + position % op->ratio * width + begin;
+        float *y = (float *) host_address(op->y) + (size_t) t * op->dim + begin;
+        struct channels entry = channels_at(op, pages[position / KV_PAGE_TOKENS], 0, begin), next = entry;
 
-        sums_add(&entry, v + own, g + own, bias + own, begin, end);
+        add(&entry, v + own, g + own, bias + own, n);
         if (op->overlap) {
-                next = sums_at(op, pages[position / KV_PAGE_TOKENS], 1);
-                sums_add(&next, v, g, bias, begin, end);
+                next = channels_at(op, pages[position / KV_PAGE_TOKENS], 1, begin);
+                add(&next, v, g, bias, n);
         }
         if ((position + 1) % op->ratio != 0) {
-                memset(y + begin, 0, (end - begin) * sizeof(*y));
+                memset(y, 0, n * sizeof(*y));
                 return;
         }
-        for (uint32_t c = begin; c < end; c++)
+        for (uint32_t c = 0; c < n; c++)
                 y[c] = entry.value[c] / entry.weight[c];
         if (op->overlap)
-                sums_move(&entry, &next, begin, end);
-        sums_clear(&next, begin, end);
+                channels_move(&entry, &next, n);
+        channels_clear(&next, n);
 }
 
-void ref_compress(const struct op_compress *op, uint32_t begin, uint32_t end) {
+void compress(const struct op_compress *op, channels_add_fn *add, uint32_t begin, uint32_t end) {
         const int32_t *positions = host_address(op->rows.positions),
                       *sequences = host_address(op->rows.sequences);
 
@@ -91,7 +89,7 @@ void ref_compress(const struct op_compress *op, uint32_t begin, uint32_t end) {
                 const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
                                        (size_t) sequences[t] * op->rows.page_table_stride;
 
-                enter_page(op, pages, (uint32_t) positions[t], begin, end);
-                compress_row(op, t, pages, (uint32_t) positions[t], begin, end);
+                enter_page(op, pages, (uint32_t) positions[t], begin, end - begin);
+                compress_row(op, add, t, pages, (uint32_t) positions[t], begin, end - begin);
         }
 }

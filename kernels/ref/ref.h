@@ -8,11 +8,9 @@
 #include "op.h"
 
 /* Items: rows. */
-void ref_embed(const struct op_embed *op, uint32_t begin, uint32_t end);
 void ref_rms_norm(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
 void ref_layer_norm(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
 void ref_rope(const struct op_rope *op, uint32_t begin, uint32_t end);
-void ref_kv_store(const struct op_kv_store *op, uint32_t begin, uint32_t end);
 void ref_glu(const struct op_glu *op, uint32_t begin, uint32_t end);
 void ref_copy(const struct op_copy *op, uint32_t begin, uint32_t end);
 void ref_hyper_mix(const struct op_hyper *op, uint32_t begin, uint32_t end);
@@ -21,11 +19,28 @@ void ref_hyper_out(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
 
+/* Whether scores are compared by the logits that they rise with, which no rounding makes equal. */
+static inline bool route_by_logits(const struct op_route *op) {
+        return !op->bias.address && op->groups == 0;
+}
+
+/* Items: rows. What does the work of an element may be a variant's. */
+typedef void to_f16_fn(uint16_t *dst, const float *src, uint32_t n);
+to_f16_fn ref_to_f16;
+void kv_store(const struct op_kv_store *op, to_f16_fn *to_f16, uint32_t begin, uint32_t end);
+void embed(const struct op_embed *op, dequantize_fn *dequantize, uint32_t begin, uint32_t end);
+
 /* Items: values. */
 void ref_add(const struct op_add *op, uint64_t begin, uint64_t end);
 
-/* Items: channels. */
-void ref_compress(const struct op_compress *op, uint32_t begin, uint32_t end);
+/* Items: channels. `add` takes a row's values and logits g + bias into the running softmax of n of them. */
+struct channels {
+        float *max, *weight, *value;
+};
+typedef void channels_add_fn(const struct channels *s, const float *v, const float *g, const float *bias,
+                             uint32_t n);
+channels_add_fn ref_channels_add;
+void compress(const struct op_compress *op, channels_add_fn *add, uint32_t begin, uint32_t end);
 
 /* Items: row × heads + head. */
 void ref_attention(const struct op_attention *op, uint64_t begin, uint64_t end);

@@ -43,7 +43,7 @@ static void choice_init(struct choice *c, const struct op_route *op, const float
                         c->scores[e] = 1.0f / (1.0f + expf(-logits[e]));
                 else if (op->gate == ROUTE_SQRT_SOFTPLUS)
                         c->scores[e] = sqrtf(softplus(logits[e]));
-                c->keys[e] = bias ? c->scores[e] + bias[e] : c->scores[e];
+                c->keys[e] = route_by_logits(op) ? logits[e] : bias ? c->scores[e] + bias[e] : c->scores[e];
                 if (!isfinite(logits[e]) || !isfinite(c->keys[e])) {
                         c->scores[e] = op->gate == ROUTE_SOFTMAX_CHOSEN ? -INFINITY : 0.0f;
                         c->keys[e] = -INFINITY;

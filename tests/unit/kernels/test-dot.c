@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "fixture.h"
+#include "float16.h"
 #include "machine.h"
 #include "sample.h"
 #include "test.h"
@@ -197,6 +198,70 @@ TEST(activations_become_the_same_bytes_in_every_variant) {
                         for (uint32_t cols = 32; form == DOT_Q8_32 && cols <= 320; cols += 32)
                                 check_input(cpu_variants[v], form, x + 1, cols);
                 }
+}
+
+/* 1536 values, also at an odd address, and for plain types so few that they fill no vector. */
+static void check_dequantize(const struct cpu_variant *v, enum quant_type type) {
+        struct sample s = {type};
+        const struct quant_info *info = quant_info(type);
+        size_t bytes = quant_row_bytes(info, 1536), most = info->block_values == 1 ? 1531 : 1536;
+        _cleanup_(freep) char *blocks = sample_weights(&s, type, 1536), *odd = malloc(bytes + 1);
+        _cleanup_(freep) float *got = calloc(1537, sizeof(*got)), *expected = calloc(1537, sizeof(*expected));
+
+        assert_se(odd && got && expected);
+        memcpy(odd + 1, blocks, bytes);
+        info->dequantize(expected, blocks, most);
+        cpu_variant_dequantize(v, type)(got, odd + 1, most);
+        assert_se(memcmp(got, expected, 1537 * sizeof(*got)) == 0);
+}
+
+/* Every number of half precision; what is not one stays none. */
+static void check_halves(const struct cpu_variant *v) {
+        _cleanup_(freep) uint16_t *halves = malloc(65536 * sizeof(*halves)), *back = malloc(65536 * sizeof(*back));
+        _cleanup_(freep) float *values = malloc(65536 * sizeof(*values));
+
+        assert_se(halves && back && values);
+        for (unsigned i = 0; i < 65536; i++)
+                halves[i] = (uint16_t) i;
+        cpu_variant_dequantize(v, QUANT_F16)(values, halves, 65536);
+        v->to_f16(back, values, 65536);
+        for (unsigned i = 0; i < 65536; i++) {
+                float expected = f16_to_f32(halves[i]);
+
+                assert_se(isnan(expected) ? isnan(values[i]) : float_bits(values[i]) == float_bits(expected));
+                assert_se(isnan(expected) ? back[i] == (halves[i] | 0x200) : back[i] == halves[i]);
+        }
+}
+
+TEST(values_are_the_same_bits_in_every_variant) {
+        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
+                        if (runs_here(cpu_variants[v]))
+                                check_dequantize(cpu_variants[v], *type);
+                if (runs_here(cpu_variants[v]))
+                        check_halves(cpu_variants[v]);
+        }
+}
+
+/* Between two halves, at ties, below and above all of them; any bits. */
+TEST(halves_are_rounded_alike_in_every_variant) {
+        enum { N = 30001 };
+        _cleanup_(freep) float *values = malloc(N * sizeof(*values));
+        _cleanup_(freep) uint16_t *got = calloc(N + 1, sizeof(*got)), *expected = calloc(N + 1, sizeof(*expected));
+        struct sample s = {11};
+
+        assert_se(values && got && expected);
+        for (unsigned i = 0; i < N; i++)
+                values[i] = i % 3 == 0   ? float_from_bits(sample_u32(&s))
+                            : i % 3 == 1 ? f16_to_f32((uint16_t) (sample_u32(&s) % 0x7bff)) * (1.0f + 0x1p-11f)
+                                         : sample_float(&s) * 0x1p-13f;
+        ref_to_f16(expected, values, N);
+        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                if (!runs_here(cpu_variants[v]))
+                        continue;
+                cpu_variants[v]->to_f16(got, values, N);
+                assert_se(memcmp(got, expected, (N + 1) * sizeof(*got)) == 0);
+        }
 }
 
 /* The dot fixtures: 8 activation rows, 24 weight rows of 512; float64 results. */

@@ -13,7 +13,7 @@
 /* option: bit 0 transposed, 1 slices of a larger matrix */
 static float *try_head_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim + t->heads + t->type};
-        uint32_t rows = 7, spare = t->option & 2 ? 3 : 0, in = t->option & 1 ? rows : t->dim,
+        uint32_t rows = 7 + t->n % 40, spare = t->option & 2 ? 3 : 0, in = t->option & 1 ? rows : t->dim,
                  out = t->option & 1 ? t->dim : rows, width = t->heads * (out + 1);
         struct weight w = trial_weight(d, &s, t->type, t->heads, rows + spare, t->dim);
         struct op_head_matmul op = {
@@ -48,13 +48,22 @@ TEST(head_products_agree_plain_transposed_and_in_slices) {
                                                    .option = i % 4,
                                                    .dim = 256 * (1 + i % 2)},
                                     3e-3);
-        for (uint32_t dim = 1; dim < 60; dim += 13)
+        for (uint32_t option = 0; option < 4; option++)
+                trial_check(try_head_matmul,
+                            (struct trial){
+                                    .n = 9, .type = QUANT_Q8_0, .heads = 4, .option = option, .dim = 1280},
+                            3e-3);
+        for (uint32_t dim = 1; dim < 200; dim += 13)
                 for (uint32_t option = 0; option < 4; option++)
-                        trial_check(
-                                try_head_matmul,
-                                (struct trial){
-                                        .n = 5, .type = QUANT_F32, .heads = 3, .option = option, .dim = dim},
-                                1e-5);
+                        trial_check(try_head_matmul,
+                                    (struct trial){.n = 1 + dim % 9,
+                                                   .type = dim % 3 == 0   ? QUANT_F32
+                                                           : dim % 3 == 1 ? QUANT_F16
+                                                                          : QUANT_BF16,
+                                                   .heads = 3,
+                                                   .option = option,
+                                                   .dim = dim},
+                                    1e-5);
 }
 
 static float *try_copy(struct device *d, const struct trial *t, size_t *ret_width) {
@@ -419,14 +428,22 @@ static void check_compress(uint32_t ratio, uint32_t dim, uint32_t halves) {
         _cleanup_(freep) float *g = sample_floats(&s, (size_t) COMPRESS_ROWS * halves * dim);
         _cleanup_(freep) float *bias = sample_floats(&s, (size_t) ratio * halves * dim);
         struct compress c = {ratio, dim, halves, v, g, bias};
-        _cleanup_(freep) float *whole = compress_all(sample_backend_ref(), &c, COMPRESS_ROWS);
+        size_t values = (size_t) COMPRESS_ROWS * dim;
 
-        check_entries(&c, whole);
-        for (uint32_t i = 0; i < 2 * ELEMENTS(chunks); i++) {
-                struct backend *b = i % 2 ? sample_backend("c", 3) : sample_backend_ref();
-                _cleanup_(freep) float *y = compress_all(b, &c, chunks[i / 2]);
+        for (unsigned i = 0; i <= n_cpu_variants; i++) {
+                const char *isa = i < n_cpu_variants ? cpu_variants[i]->name : NULL;
+                struct backend *b = isa ? sample_backend(isa, 1) : sample_backend_ref();
+                _cleanup_(freep) float *whole = b ? compress_all(b, &c, COMPRESS_ROWS) : NULL;
 
-                assert_se(memcmp(y, whole, (size_t) COMPRESS_ROWS * dim * sizeof(*y)) == 0);
+                if (!b)
+                        continue;
+                check_entries(&c, whole);
+                for (unsigned k = 0; k < ELEMENTS(chunks); k++) {
+                        _cleanup_(freep) float *y = NULL;
+
+                        y = compress_all(isa ? sample_backend(isa, 3) : sample_backend_ref(), &c, chunks[k]);
+                        assert_se(memcmp(y, whole, values * sizeof(*y)) == 0);
+                }
         }
 }
 
@@ -518,7 +535,7 @@ TEST(hyper_connections_agree) {
                 for (uint32_t streams = 1; streams <= 6; streams++)
                         trial_check(try_hyper,
                                     (struct trial){
-                                            .n = 9, .dim = 7 * streams, .heads = streams, .option = option},
+                                            .n = 9, .dim = 11 * streams, .heads = streams, .option = option},
                                     1e-6);
 }
 

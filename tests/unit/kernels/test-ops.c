@@ -64,8 +64,10 @@ static float *try_rope(struct device *d, const struct trial *t, size_t *ret_widt
                 .dims = t->dim,
                 .offset = 3,
                 .stride = width,
-                .pairs = t->option ? ROPE_HALVES : ROPE_ADJACENT,
+                .pairs = t->option & 1 ? ROPE_HALVES : ROPE_ADJACENT,
                 .magnitude = 1.25f,
+                .inverse = t->option & 2,
+                .multiple = t->option & 4 ? 16 : 0,
                 .x = trial_row(trial_floats(d, &s, (size_t) t->n * width), t->from, width),
         };
 
@@ -251,11 +253,64 @@ TEST(matmul_agrees_over_types_and_rows) {
 }
 
 TEST(rope_agrees_in_both_pairings) {
-        for (uint32_t heads = 1; heads <= 5; heads++)
-                for (uint32_t option = 0; option < 2; option++)
+        for (uint32_t option = 0; option < 8; option++) {
+                for (uint32_t heads = 1; heads <= 5; heads++)
                         trial_check(try_rope,
-                              (struct trial){.n = 6, .dim = heads * 6, .heads = heads, .option = option},
-                              1e-6);
+                                    (struct trial){.n = 6, .dim = heads * 6, .heads = heads, .option = option},
+                                    1e-6);
+                trial_check(try_rope, (struct trial){.n = 40, .dim = 128, .heads = 3, .option = option}, 1e-6);
+                trial_check(try_rope,
+                            (struct trial){.n = 2, .dim = 2 * ROPE_PAIRS_MAX, .heads = 1, .option = option}, 1e-6);
+        }
+}
+
+/* (1, 0) turns to the cosine and the sine, here of position × frequency rounded to float32. */
+static void check_angles(struct device *d) {
+        static const float frequencies[] = {1.0f,    0.8659643f, 0.5623413f, 0.1f, 0.0031622776f,
+                                            1.1e-5f, 0.0f,       3.1415927f, 1.7f};
+        enum { N = 4000, PAIRS = ELEMENTS(frequencies) };
+        _cleanup_(freep) float *x = calloc((size_t) N * 2 * PAIRS, sizeof(*x));
+        _cleanup_(freep) int32_t *positions = malloc(N * sizeof(*positions));
+        struct op_rope op = {.n = N,
+                             .heads = 1,
+                             .head_dim = 2 * PAIRS,
+                             .dims = 2 * PAIRS,
+                             .stride = 2 * PAIRS,
+                             .pairs = ROPE_HALVES,
+                             .magnitude = 1.0f};
+
+        assert_se(x && positions);
+        for (int i = 0; i < N; i++) {
+                /* Far ones too: 3.1 times 2^30 is more than any context. */
+                positions[i] = i < 1000 ? i : i < 3900 ? i * 268 : (1 << 30) + i;
+                for (size_t k = 0; k < PAIRS; k++)
+                        x[(size_t) i * 2 * PAIRS + k] = 1.0f;
+        }
+        op.x = device_put(d, x, (size_t) N * 2 * PAIRS * sizeof(*x));
+        op.positions = device_put(d, positions, N * sizeof(*positions));
+        op.frequencies = device_put(d, frequencies, sizeof(frequencies));
+        assert_se(d->ops->rope(d->stream, &op) == 0);
+        device_get(d, x, op.x, (size_t) N * 2 * PAIRS * sizeof(*x));
+        for (int i = 0; i < N; i++)
+                for (size_t k = 0; k < PAIRS; k++) {
+                        float angle = (float) positions[i] * frequencies[k], *row = x + (size_t) i * 2 * PAIRS + k;
+
+                        assert_se(fabs(row[0] - cos((double) angle)) <= 3e-7);
+                        assert_se(fabs(row[PAIRS] - sin((double) angle)) <= 3e-7);
+                }
+}
+
+TEST(angles_are_exact_at_any_position) {
+        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                struct backend *b = sample_backend(cpu_variants[v]->name, 2);
+                struct device d;
+
+                if (!b)
+                        continue;
+                device_init(&d, b);
+                check_angles(&d);
+                device_deinit(&d);
+        }
 }
 
 TEST(glu_agrees_for_all_functions_and_limits) {

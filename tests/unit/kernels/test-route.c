@@ -6,8 +6,10 @@
 
 #include "base/util.h"
 #include "device.h"
+#include "base/cleanup.h"
 #include "sample.h"
 #include "test.h"
+#include "trial.h"
 #include "variant.h"
 
 struct choice {
@@ -192,6 +194,73 @@ static void check_not_finite(struct device *d) {
 
 TEST(scores_that_are_not_finite_come_last_and_weigh_nothing) {
         everywhere(check_not_finite);
+}
+
+/* dim experts, heads of them chosen; option: bits 0 and 1 the gate, 2 a bias, 3 groups, 4 a table, 5 the
+ * weights are the result, else the experts and how many */
+static float *try_route(struct device *d, const struct trial *t, size_t *ret_width) {
+        struct sample s = {t->dim + t->heads};
+        size_t n = t->n, experts = t->dim, k = t->heads;
+        float *logits = sample_floats(&s, n * experts);
+        int32_t *caps = malloc(n * sizeof(*caps)), *token_ids = malloc(n * sizeof(*token_ids)),
+                *table = malloc(5 * k * sizeof(*table));
+        struct op_route op = {
+                .n = t->count,
+                .experts = (uint32_t) experts,
+                .k = (uint32_t) k,
+                .gate = t->option & 3,
+                .normalize = t->dim % 2,
+                .scale = 1.5f,
+                .bias = t->option & 4 ? trial_floats(d, &s, experts) : DEVICE_NULL,
+                .groups = t->option & 8 ? 4 : 0,
+                .groups_used = t->option & 8 ? 3 : 0,
+                .table_rows = 5,
+        };
+
+        assert_se(caps && token_ids && table);
+        /* Many equal ones, zeros of both signs, and some that are no numbers. */
+        for (size_t i = 0; i < n * experts; i++)
+                logits[i] = i % 97 == 0   ? (i % 2 ? NAN : -INFINITY)
+                            : i % 13 == 0 ? logits[i] * 30.0f
+                                          : rintf(logits[i] * 8.0f) / 4.0f * (i % 2 ? 1.0f : -1.0f);
+        for (size_t i = 0; i < n; i++) {
+                caps[i] = (int32_t) (sample_u32(&s) % (k + 2));
+                token_ids[i] = (int32_t) (sample_u32(&s) % 6);
+        }
+        for (size_t i = 0; i < 5 * k; i++)
+                table[i] = (int32_t) (sample_u32(&s) % (experts + 1));
+        op.logits = trial_row(device_take(d, logits, n * experts * sizeof(float)), t->from, experts);
+        op.caps = trial_row(device_take(d, caps, n * sizeof(*caps)), t->from, 1);
+        op.token_ids = trial_row(device_take(d, token_ids, n * sizeof(*token_ids)), t->from, 1);
+        op.table = device_take(d, table, 5 * k * sizeof(*table));
+        if (!(t->option & 16))
+                op.table = DEVICE_NULL;
+        op.ids = device_put(d, NULL, n * (k + 1) * sizeof(int32_t));
+        op.counts = device_offset(op.ids, n * k * sizeof(int32_t));
+        op.weights = device_put(d, NULL, n * k * sizeof(float));
+        assert_se(d->ops->route(d->stream, &op) == 0);
+        return trial_result(d, t->option & 32 ? op.weights : op.ids, t->count, k, ret_width);
+}
+
+/* The experts are whole numbers read as floats: the same ones, or one of them is far off. */
+static void check_choices(uint32_t experts, uint32_t k) {
+        for (uint32_t option = 0; option < 64; option++) {
+                struct trial t = {.n = 7, .dim = experts, .heads = k, .option = option};
+
+                if (option & 8 && (experts % 4 != 0 || k > experts / 4 * 3))
+                        continue;
+                trial_check(try_route, t, option & 32 ? 1e-5 : 0.0);
+        }
+}
+
+TEST(choices_agree_over_gates_biases_groups_and_tables) {
+        check_choices(1, 1);
+        check_choices(5, 3);
+        check_choices(8, 8);
+        check_choices(64, 8);
+        check_choices(160, 6);
+        check_choices(300, 21);
+        check_choices(ROUTE_EXPERTS_MAX, 40);
 }
 
 static void check_refusals(struct device *d) {
