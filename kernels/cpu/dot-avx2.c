@@ -276,6 +276,7 @@ const struct cpu_variant cpu_variant_avx2 = {
         .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
+        .blend = blend_avx2,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_avx2,

@@ -77,7 +77,8 @@ void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t 
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
-        void attention_##_isa(const struct attention_job *job)
+        void attention_##_isa(const struct attention_job *job);                                               \
+        void blend_##_isa(float *y, float a, const float *x, float b, uint32_t n)
 ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);
 

@@ -26,12 +26,9 @@ DOT_C(q4_0, QUANT_Q4_0)
 DOT_C(q4_k, QUANT_Q4_K)
 DOT_C(q6_k, QUANT_Q6_K)
 
-static void attention_c(const struct attention_job *job) {
-        for (uint32_t t = job->first; t < job->first + job->rows; t++) {
-                uint64_t item = (uint64_t) t * job->op->heads + job->head;
-
-                ref_attention(job->op, item, item + job->heads);
-        }
+static void blend_c(float *y, float a, const float *x, float b, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                y[i] = a * y[i] + b * x[i];
 }
 
 /* The definition of the results. */
@@ -41,7 +38,7 @@ const struct cpu_variant cpu_variant_c = {
         .rms_norm = ref_rms_norm,
         .glu = ref_glu,
         .add = ref_add,
-        .attention = attention_c,
+        .blend = blend_c,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_c,
@@ -75,13 +72,13 @@ const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits
         return NULL;
 }
 
-static size_t pad16(size_t n) {
-        return (n + 15) & ~(size_t) 15;
+static size_t pad32(size_t n) {
+        return (n + 31) & ~(size_t) 31;
 }
 
-size_t attention_scratch_floats(const struct op_attention *op) {
-        size_t k = pad16(op->kv.k_dim), v = pad16(op->kv.v_dim);
-        size_t pairs = (size_t) ATTENTION_ROWS * (op->heads / op->kv.kv_heads);
+size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs) {
+        size_t k = pad32(kv->k_dim), v = pad32(kv->v_dim), lanes = pad32(pairs);
+        size_t keys = MAX((k + v) * ATTENTION_BLOCK * sizeof(float), (size_t) ATTENTION_STAGE);
 
-        return KV_PAGE_TOKENS * (k + v) + pairs * (k + v) + pad16(2 * pairs);
+        return keys + (lanes * (k + v + 4) + 64 * ATTENTION_BLOCK) * sizeof(float);
 }
