@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* AVX-512 with the matrix unit. */
 
+#include "amx-attention.h"
 #include "amx.h"
 #include "machine.h"
 #include "tile.h"
@@ -10,7 +11,7 @@ const struct cpu_variant cpu_variant_amx = {
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
         .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx512),
-        .attention = attention_avx512,
+        .attention = attention_amx,
         .blend = blend_avx512,
         .dot =
                 {

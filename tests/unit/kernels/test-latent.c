@@ -159,12 +159,11 @@ static float *try_latent_attention(struct device *d, const struct trial *t, size
 TEST(attention_agrees_where_keys_hold_the_values) {
         for (uint32_t dim = 4; dim <= 100; dim += 24)
                 for (unsigned f16 = 0; f16 < 2; f16++)
-                        trial_check(try_latent_attention,
-                                    (struct trial){.n = 20,
-                                                   .dim = dim,
-                                                   .heads = 1 + dim % 5,
-                                                   .type = f16 ? QUANT_F16 : QUANT_F32},
-                                    1e-5);
+                        trial_check_attention(try_latent_attention,
+                                              (struct trial){.n = 20,
+                                                             .dim = dim,
+                                                             .heads = 1 + dim % 5,
+                                                             .type = f16 ? QUANT_F16 : QUANT_F32});
 }
 
 static const uint32_t ratios[] = {0, 4, 64};

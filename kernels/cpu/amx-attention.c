@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: MIT */
+/* Attention on the matrix unit, over float16 keys and values.
+ *
+ * Queries, keys, values and weights are rounded to bfloat16; scores, sums and the output are float32. Pairs (a row
+ * and a head) go 16 at a time, one to a lane: scores come out as [key][pair], so that maxima and sums run along
+ * whole vectors, and are turned only when they have become weights. Keys come in blocks at fixed positions, and a
+ * block's key that a pair does not see weighs exactly nothing; so a pair's bits do not depend on who is in its job.
+ * That nothing stays nothing, keys and values that are not finite count as the largest float16, and what is
+ * subnormal as zero, as the matrix unit has it. */
+
+#include <math.h>
+#include <stdbool.h>
+
+#include "amx.h"
+#include "amx-attention.h"
+#include "base/util.h"
+#include "host.h"
+#include "tile.h"
+
+enum {
+        LANES = 16,
+        CHUNK = 32, /* keys or dims of one product */
+        BLOCK_CHUNKS = ATTENTION_BLOCK / CHUNK,
+        TILE_VALUES = 512, /* bfloat16 */
+        TILE_FLOATS = 256,
+};
+
+static const struct amx_config config = {
+        .palette = 1,
+        .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+};
+
+/* What the lanes of a group see: keys [first, last]. */
+struct lanes {
+        int32_t first[LANES], last[LANES];
+};
+
+/* A job in its scratch; all but the scalars in tiles of 1 KiB. */
+struct work {
+        uint32_t pairs, groups; /* of LANES pairs */
+        uint32_t k_chunks, v_chunks;
+        float softcap;
+        uint16_t *keys;    /* [key / 16][k_chunks], a key's CHUNK dims to a row */
+        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' values side by side: see place_values() */
+        uint16_t *queries; /* [groups][k_chunks], two dims to a row */
+        float *out;        /* [groups][2 v_chunks] */
+        float *max, *sum;  /* [groups][LANES] */
+        struct lanes *lanes; /* [groups] */
+        float *scores;     /* [2][ATTENTION_BLOCK][LANES] */
+        uint16_t *weights; /* [2][BLOCK_CHUNKS] */
+        uint32_t stage;    /* keys that keys and values have room for */
+};
+
+static char *take(char **at, size_t bytes) {
+        char *p = *at;
+
+        *at += (bytes + 63) & ~(size_t) 63;
+        return p;
+}
+
+static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, void *scratch) {
+        char *at = scratch;
+        size_t key_bytes;
+
+        w->pairs = pairs;
+        w->groups = DIV_ROUND_UP(pairs, (uint32_t) LANES);
+        w->k_chunks = DIV_ROUND_UP(kv->k_dim, (uint32_t) CHUNK);
+        w->v_chunks = DIV_ROUND_UP(kv->v_dim, (uint32_t) CHUNK);
+        key_bytes = (size_t) (w->k_chunks + w->v_chunks) * CHUNK * sizeof(uint16_t);
+        w->stage = (uint32_t) MAX(MIN((size_t) ATTENTION_STAGE / key_bytes, (size_t) ATTENTION_SPLIT) / ATTENTION_BLOCK,
+                                  (size_t) 1) *
+                   ATTENTION_BLOCK;
+        /* Few pairs pass over each key once: it need not wait. */
+        if (w->groups <= 2)
+                w->stage = ATTENTION_BLOCK;
+        w->keys = (uint16_t *) take(&at, (size_t) w->stage * w->k_chunks * CHUNK * sizeof(uint16_t));
+        w->values = (uint16_t *) take(&at, (size_t) w->stage * w->v_chunks * CHUNK * sizeof(uint16_t));
+        w->queries = (uint16_t *) take(&at, (size_t) w->groups * w->k_chunks * AMX_TILE_BYTES);
+        w->out = (float *) take(&at, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
+        w->max = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
+        w->sum = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
+        w->lanes = (struct lanes *) take(&at, w->groups * sizeof(struct lanes));
+        w->scores = (float *) take(&at, 2 * ATTENTION_BLOCK * LANES * sizeof(float));
+        w->weights = (uint16_t *) take(&at, 2 * BLOCK_CHUNKS * AMX_TILE_BYTES);
+        memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
+        memset(w->sum, 0, (size_t) w->groups * LANES * sizeof(float));
+        for (uint32_t i = 0; i < w->groups * LANES; i++)
+                w->max[i] = -INFINITY;
+}
+
+/* Rows become columns, of 16 × 16 values of 32 bits. */
+ALWAYS_INLINE void transpose(__m512i r[16]) {
+        __m512i t[16];
+
+        UNROLL for (int i = 0; i < 16; i += 2) {
+                t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+                t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        }
+        UNROLL for (int i = 0; i < 16; i += 4) {
+                r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+                r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+                r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+                r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        /* r[4 a + b]: of each 128-bit lane l column 4 l + b, rows 4 a to 4 a + 3. */
+        UNROLL for (int i = 0; i < 4; i++) {
+                t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+                t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+                t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+                t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+        }
+        UNROLL for (int i = 0; i < 4; i++) {
+                r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+                r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+                r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+                r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+        }
+}
+
+ALWAYS_INLINE __m512i round_bf16(__m512 low, __m512 high) {
+        return (__m512i) _mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Chunk number c of `dim` values; zeros behind them, and where there are none at all. */
+ALWAYS_INLINE __m512i load_chunk(const uint16_t *p, uint32_t c, uint32_t dim) {
+        const int smaller_with_sign_of_first = 2;
+        __m512 bound = _mm512_set1_ps(65504.0f), low, high;
+        uint32_t n = dim - c * CHUNK;
+
+        if (!p)
+                return _mm512_setzero_si512();
+        p += c * CHUNK;
+        if (n >= CHUNK) {
+                low = _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p));
+                high = _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16)));
+        } else {
+                __m512i v = _mm512_maskz_loadu_epi16((1u << n) - 1, p);
+
+                low = _mm512_cvtph_ps(_mm512_castsi512_si256(v));
+                high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1));
+        }
+        return round_bf16(_mm512_range_ps(low, bound, smaller_with_sign_of_first),
+                          _mm512_range_ps(high, bound, smaller_with_sign_of_first));
+}
+
+/* Where key number i of the stage has its first dims; each further chunk is a tile further. */
+ALWAYS_INLINE uint16_t *key_at(const struct work *w, uint32_t i) {
+        return w->keys + (size_t) (i / 16) * w->k_chunks * TILE_VALUES + i % 16 * CHUNK;
+}
+
+static void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim) {
+        uint16_t *to = key_at(w, i);
+
+        for (uint32_t c = 0; c < w->k_chunks; c++)
+                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_chunk(key, c, dim));
+}
+
+/* Values of keys i and i + 1, i even. The quarters of 16 columns that this leaves in one tile are dims 0-3, 8-11,
+ * 16-19, 24-27 of the chunk, in the other those between; store_out() undoes it. */
+ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m512i even, __m512i odd) {
+        uint16_t *to = w->values + ((size_t) (i / CHUNK) * 2 * w->v_chunks + 2 * c) * TILE_VALUES +
+                       i % CHUNK / 2 * CHUNK;
+
+        _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+        _mm512_store_si512(to + TILE_VALUES, _mm512_unpackhi_epi16(even, odd));
+}
+
+static void place_values(const struct work *w, uint32_t i, const uint16_t *even, const uint16_t *odd, uint32_t dim) {
+        for (uint32_t c = 0; c < w->v_chunks; c++)
+                place_chunk(w, i, c, load_chunk(even, c, dim), load_chunk(odd, c, dim));
+}
+
+/* Of keys that hold their values and are in place. */
+static void place_key_values(const struct work *w, uint32_t i) {
+        const uint16_t *even = key_at(w, i), *odd = key_at(w, i + 1);
+
+        for (uint32_t c = 0; c < w->v_chunks; c++)
+                place_chunk(w, i, c, _mm512_load_si512(even + (size_t) c * TILE_VALUES),
+                            _mm512_load_si512(odd + (size_t) c * TILE_VALUES));
+}
+
+/* CHUNK dims of a query as bfloat16, scaled. */
+ALWAYS_INLINE __m512i query_chunk(const float *q, uint32_t n, float scale) {
+        __m512 factor = _mm512_set1_ps(scale);
+        uint32_t mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
+
+        return round_bf16(_mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16) mask, q), factor),
+                          _mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16) (mask >> 16), q + 16), factor));
+}
+
+static void place_queries(const struct work *w, uint32_t group, const float *const queries[LANES], uint32_t dim,
+                          float scale) {
+        uint16_t *to = w->queries + (size_t) group * w->k_chunks * TILE_VALUES;
+
+        for (uint32_t c = 0; c < w->k_chunks; c++, to += TILE_VALUES) {
+                __m512i rows[LANES];
+
+                for (uint32_t i = 0; i < LANES; i++)
+                        rows[i] = query_chunk(queries[i] + c * CHUNK, dim - c * CHUNK, scale);
+                transpose(rows);
+                for (uint32_t i = 0; i < LANES; i++)
+                        _mm512_store_si512(to + i * CHUNK, rows[i]);
+        }
+}
+
+/* Scores of CHUNK keys of the stage from number `key` on, chunk t of the block; of one group or two. */
+ALWAYS_INLINE void score_chunk(const struct work *w, uint32_t group, bool two, uint32_t key, uint32_t t) {
+        const uint16_t *k0 = w->keys + (size_t) (key / 16) * w->k_chunks * TILE_VALUES;
+        const uint16_t *k1 = k0 + (size_t) w->k_chunks * TILE_VALUES;
+        const uint16_t *q0 = w->queries + (size_t) group * w->k_chunks * TILE_VALUES;
+        const uint16_t *q1 = q0 + (size_t) w->k_chunks * TILE_VALUES;
+        float *to = w->scores + t * CHUNK * LANES;
+
+        AMX_ZERO(0);
+        AMX_ZERO(1);
+        if (two) {
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+        }
+        for (uint32_t c = 0; c < w->k_chunks; c++) {
+                AMX_LOAD(4, k0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_LOAD(6, q0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_LOAD(5, k1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_DOT_BF16(0, 4, 6);
+                AMX_DOT_BF16(1, 5, 6);
+                if (two) {
+                        AMX_LOAD(7, q1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                        AMX_DOT_BF16(2, 4, 7);
+                        AMX_DOT_BF16(3, 5, 7);
+                }
+        }
+        AMX_STORE(0, to, AMX_ROW_BYTES);
+        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
+                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+}
+
+/* out += weights × values, over the chunks [from, to) of the block that begins at number `key` of the stage. */
+ALWAYS_INLINE void add_values(const struct work *w, uint32_t group, bool two, uint32_t key, uint32_t from,
+                              uint32_t to) {
+        float *out = w->out + (size_t) group * w->v_chunks * 2 * TILE_FLOATS;
+        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
+        const uint16_t *values = w->values + (size_t) (key / CHUNK) * w->v_chunks * 2 * TILE_VALUES;
+
+        for (uint32_t c = 0; c < w->v_chunks; c++) {
+                AMX_LOAD(0, out + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
+                AMX_LOAD(1, out + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
+                if (two) {
+                        AMX_LOAD(2, out1 + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
+                        AMX_LOAD(3, out1 + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
+                }
+                for (uint32_t t = from; t < to; t++) {
+                        const uint16_t *v = values + ((size_t) t * w->v_chunks + c) * 2 * TILE_VALUES;
+
+                        AMX_LOAD(4, w->weights + t * TILE_VALUES, AMX_ROW_BYTES);
+                        AMX_LOAD(6, v, AMX_ROW_BYTES);
+                        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+                        AMX_DOT_BF16(0, 4, 6);
+                        AMX_DOT_BF16(1, 4, 7);
+                        if (two) {
+                                AMX_LOAD(5, w->weights + (BLOCK_CHUNKS + t) * TILE_VALUES, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(2, 5, 6);
+                                AMX_DOT_BF16(3, 5, 7);
+                        }
+                }
+                AMX_STORE(0, out + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
+                AMX_STORE(1, out + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
+                if (two) {
+                        AMX_STORE(2, out1 + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
+                        AMX_STORE(3, out1 + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
+                }
+        }
+}
+
+/* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
+static void cap_scores(float *scores, uint32_t from, uint32_t to, float cap) {
+        for (uint32_t j = from; j < to; j++) {
+                vf e = vf_exp(vf_load(scores + j * LANES) * vf_set(2.0f / cap));
+
+                vf_store(scores + j * LANES, vf_set(cap) * (vf_set(1.0f) - vf_set(2.0f) / (vf_set(1.0f) + e)));
+        }
+}
+
+/* Scores of the keys [from, to) of the block that begins at key `base`. */
+static void mask_scores(float *scores, const struct lanes *lanes, uint32_t base, uint32_t from, uint32_t to) {
+        __m512i first = _mm512_loadu_si512(lanes->first), last = _mm512_loadu_si512(lanes->last);
+
+        for (uint32_t j = from; j < to; j++) {
+                __m512i key = _mm512_set1_epi32((int) (base + j));
+                __mmask16 hidden = _mm512_cmplt_epi32_mask(key, first) | _mm512_cmpgt_epi32_mask(key, last);
+
+                _mm512_mask_storeu_ps(scores + j * LANES, hidden, vf_set(-INFINITY));
+        }
+}
+
+/* 2^x for x ≤ 126, within 3e-6 of it; 0 from -150 down. */
+ALWAYS_INLINE __m512 exp2_coarse(__m512 x) {
+        const __m512 to_whole = _mm512_set1_ps(0x1.8p23f);
+        __m512 n, f, p;
+
+        x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
+        n = x + to_whole - to_whole;
+        f = x - n;
+        p = _mm512_fmadd_ps(_mm512_set1_ps(0.009570102f), f, _mm512_set1_ps(0.05591786f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24024745f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69312181f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99999926f));
+        return _mm512_scalef_ps(p, n);
+}
+
+/* Two keys' weights of each lane, rounded to bfloat16, the first in the low half. */
+ALWAYS_INLINE __m512i weight_pair(__m512 even, __m512 odd) {
+        const __m512i half = _mm512_set1_epi32(0x8000);
+        __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+
+        return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_add_epi32(_mm512_castps_si512(odd), half));
+}
+
+/* Weights of CHUNK keys relative to the maximum whose product with -log2 e is `offset`; adds them to the sums. */
+ALWAYS_INLINE void weigh_chunk(const float *scores, uint16_t *weights, __m512 offset, __m512 sums[2]) {
+        const __m512 log2e = _mm512_set1_ps(1.44269504f);
+        __m512i rows[LANES];
+
+        UNROLL for (int j = 0; j < LANES; j++) {
+                __m512 even = exp2_coarse(_mm512_fmadd_ps(_mm512_load_ps(scores + 2 * j * LANES), log2e, offset));
+                __m512 odd = exp2_coarse(
+                        _mm512_fmadd_ps(_mm512_load_ps(scores + (2 * j + 1) * LANES), log2e, offset));
+
+                sums[0] = sums[0] + even;
+                sums[1] = sums[1] + odd;
+                rows[j] = weight_pair(even, odd);
+        }
+        transpose(rows);
+        UNROLL for (int j = 0; j < LANES; j++) _mm512_store_si512(weights + j * CHUNK, rows[j]);
+}
+
+static void scale_out(const struct work *w, uint32_t group, const float factor[LANES]) {
+        float *out = w->out + (size_t) group * w->v_chunks * 2 * TILE_FLOATS;
+
+        for (uint32_t t = 0; t < 2 * w->v_chunks; t++, out += TILE_FLOATS)
+                UNROLL for (int i = 0; i < LANES; i++) _mm512_store_ps(
+                        out + i * LANES, _mm512_load_ps(out + i * LANES) * _mm512_set1_ps(factor[i]));
+}
+
+/* The scores of the chunks [from, to) become weights. A maximum that has grown by a little does not count: weights
+ * up to e^5 lose nothing, and the output need not be scaled so often. */
+static void weigh_block(const struct work *w, uint32_t group, const float *scores, uint16_t *weights, uint32_t from,
+                        uint32_t to) {
+        __m512 before = _mm512_load_ps(w->max + group * LANES), largest = vf_set(-INFINITY), max, base, factor;
+        __m512 sums[2] = {vf_zero(), vf_zero()};
+        __mmask16 grown;
+
+        for (uint32_t j = from * CHUNK; j < to * CHUNK; j++)
+                largest = _mm512_max_ps(largest, _mm512_load_ps(scores + j * LANES));
+        grown = _mm512_cmp_ps_mask(largest, before + vf_set(5.0f), _CMP_GT_OQ);
+        max = _mm512_mask_mov_ps(before, grown, largest);
+        /* A lane that has seen no key yet. */
+        base = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(max, vf_set(-INFINITY), _CMP_EQ_OQ), vf_zero());
+        factor = _mm512_mask_mov_ps(vf_set(1.0f), grown, vf_exp(before - base));
+        if (grown & _mm512_cmp_ps_mask(before, vf_set(-INFINITY), _CMP_GT_OQ)) {
+                _Alignas(64) float factors[LANES];
+
+                _mm512_store_ps(factors, factor);
+                scale_out(w, group, factors);
+        }
+        for (uint32_t t = from; t < to; t++)
+                weigh_chunk(scores + t * CHUNK * LANES, weights + t * TILE_VALUES, base * vf_set(-1.44269504f), sums);
+        _mm512_store_ps(w->max + group * LANES, max);
+        _mm512_store_ps(w->sum + group * LANES,
+                        _mm512_fmadd_ps(_mm512_load_ps(w->sum + group * LANES), factor, sums[0] + sums[1]));
+}
+
+static int32_t lanes_min(const int32_t v[LANES]) {
+        return _mm512_reduce_min_epi32(_mm512_loadu_si512(v));
+}
+
+static int32_t lanes_max(const int32_t v[LANES]) {
+        return _mm512_reduce_max_epi32(_mm512_loadu_si512(v));
+}
+
+/* From scores to weights, of the group and of its half of the scores and weights. */
+static void weigh(const struct work *w, uint32_t group, uint32_t half, uint32_t base, uint32_t from, uint32_t to) {
+        const struct lanes *lanes = &w->lanes[group];
+        float *scores = w->scores + half * ATTENTION_BLOCK * LANES;
+
+        if (w->softcap > 0.0f)
+                cap_scores(scores, from * CHUNK, to * CHUNK, w->softcap);
+        if (lanes_max(lanes->first) > (int32_t) (base + from * CHUNK) ||
+            lanes_min(lanes->last) < (int32_t) (base + to * CHUNK - 1))
+                mask_scores(scores, lanes, base, from * CHUNK, to * CHUNK);
+        weigh_block(w, group, scores, w->weights + half * BLOCK_CHUNKS * TILE_VALUES, from, to);
+}
+
+/* One group or two, and the block of keys that begins at `base`, number `key` of the stage; its chunks that any of
+ * the lanes sees. */
+ALWAYS_INLINE void attend_block(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t key) {
+        const struct lanes *lanes = &w->lanes[group];
+        int32_t first = lanes_min(lanes[0].first), last = lanes_max(lanes[0].last);
+        uint32_t from, to;
+
+        if (two) {
+                first = MIN(first, lanes_min(lanes[1].first));
+                last = MAX(last, lanes_max(lanes[1].last));
+        }
+        if (last < (int32_t) base || first >= (int32_t) (base + ATTENTION_BLOCK))
+                return;
+        from = first > (int32_t) base ? ((uint32_t) first - base) / CHUNK : 0;
+        to = MIN(((uint32_t) last - base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
+        for (uint32_t t = from; t < to; t++)
+                score_chunk(w, group, two, key + t * CHUNK, t);
+        weigh(w, group, 0, base, from, to);
+        if (two)
+                weigh(w, group + 1, 1, base, from, to);
+        add_values(w, group, two, key, from, to);
+}
+
+/* All pairs and the keys of the stage: `n`, a multiple of ATTENTION_BLOCK but for the last, from `base` on. */
+static void attend_stage(const struct work *w, uint32_t base, uint32_t n) {
+        for (uint32_t group = 0; group < w->groups; group += 2)
+                for (uint32_t key = 0; key < n; key += ATTENTION_BLOCK)
+                        if (group + 1 < w->groups)
+                                attend_block(w, group, true, base + key, key);
+                        else
+                                attend_block(w, group, false, base + key, key);
+}
+
+static void store_out(const struct work *w, const struct attention_part *part, uint32_t dim) {
+        const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+
+        memcpy(part->max, w->max, w->pairs * sizeof(float));
+        memcpy(part->sum, w->sum, w->pairs * sizeof(float));
+        for (uint32_t i = 0; i < w->pairs; i++) {
+                const float *from = w->out + (size_t) (i / LANES) * w->v_chunks * 2 * TILE_FLOATS + i % LANES * LANES;
+                float *to = part->out + (size_t) i * dim;
+
+                for (uint32_t c = 0; c < w->v_chunks; c++, from += 2 * TILE_FLOATS) {
+                        __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + TILE_FLOATS);
+                        uint32_t n = dim - c * CHUNK, mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
+
+                        _mm512_mask_storeu_ps(to + c * CHUNK, (__mmask16) mask, _mm512_permutex2var_ps(a, low, b));
+                        _mm512_mask_storeu_ps(to + c * CHUNK + 16, (__mmask16) (mask >> 16),
+                                              _mm512_permutex2var_ps(a, high, b));
+                }
+        }
+}
+
+/* Subnormal numbers count as zero, as they do in the matrix unit, which would take them for zero only where a
+ * further block passes. */
+static uint32_t begin(void) {
+        const uint32_t flush_to_zero = 0x8000, subnormals_are_zero = 0x40;
+        uint32_t mode = _mm_getcsr();
+
+        _mm_setcsr(mode | flush_to_zero | subnormals_are_zero);
+        amx_begin(&config);
+        return mode;
+}
+
+static void end(uint32_t mode) {
+        amx_end();
+        _mm_setcsr(mode);
+}
+
+/* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
+static void prefetch(const uint16_t *p, uint32_t dim) {
+        for (uint32_t i = 0; i < dim; i += 32)
+                _mm_prefetch((const char *) (p + i), _MM_HINT_T1);
+}
+
+struct pages {
+        const struct kv_layer *kv;
+        const int32_t *pages;
+        uint32_t kv_head;
+};
+
+static size_t page_slot(const struct pages *p, uint32_t page) {
+        return ((size_t) p->pages[page] * p->kv->kv_heads + p->kv_head) * KV_PAGE_TOKENS;
+}
+
+/* The first `n` keys of a page become CHUNK keys of the stage from number i on, zeros behind. The next page is
+ * asked for meanwhile. */
+static void place_page(const struct work *w, const struct pages *p, uint32_t page, uint32_t next, uint32_t i,
+                       uint32_t n) {
+        const struct kv_layer *kv = p->kv;
+        const uint16_t *keys = host_address(kv->k), *values = host_address(kv->v);
+        size_t slot = page_slot(p, page), ahead = page_slot(p, next);
+
+        for (uint32_t j = 0; j < KV_PAGE_TOKENS; j++) {
+                prefetch(keys + (ahead + j) * kv->k_dim, kv->k_dim);
+                place_key(w, i + j, j < n ? keys + (slot + j) * kv->k_dim : NULL, kv->k_dim);
+        }
+        for (uint32_t j = 0; j < KV_PAGE_TOKENS; j += 2) {
+                const uint16_t *v = values + (slot + j) * kv->v_dim;
+
+                if (!values) {
+                        place_key_values(w, i + j);
+                        continue;
+                }
+                prefetch(values + (ahead + j) * kv->v_dim, 2 * kv->v_dim);
+                place_values(w, i + j, j < n ? v : NULL, j + 1 < n ? v + kv->v_dim : NULL, kv->v_dim);
+        }
+}
+
+_Static_assert((int) CHUNK == (int) KV_PAGE_TOKENS, "a page is a chunk");
+
+static void place_rows(struct work *w, const struct attention_job *job) {
+        const struct op_attention *op = job->op;
+        const int32_t *positions = host_address(op->rows.positions);
+        const float *q = host_address(op->q);
+
+        w->softcap = op->softcap;
+        for (uint32_t g = 0; g < w->groups; g++) {
+                const float *queries[LANES];
+
+                /* Spare lanes do as the last pair does. */
+                for (uint32_t l = 0; l < LANES; l++) {
+                        uint32_t pair = MIN(g * LANES + l, w->pairs - 1), row = job->first + pair / job->heads;
+                        size_t head = job->head + pair % job->heads;
+
+                        queries[l] = q + (row * op->heads + head) * op->kv.k_dim;
+                        w->lanes[g].first[l] = (int32_t) attention_first(op, (uint32_t) positions[row]);
+                        w->lanes[g].last[l] = positions[row];
+                }
+                place_queries(w, g, queries, op->kv.k_dim, op->scale);
+        }
+}
+
+static void attend_split(const struct attention_job *job) {
+        const struct op_attention *op = job->op;
+        const int32_t *positions = host_address(op->rows.positions);
+        uint32_t first = MAX(attention_first(op, positions[job->first]), job->begin);
+        uint32_t last = MIN((uint32_t) positions[job->first + job->rows - 1], job->end - 1);
+        struct pages pages = {
+                .kv = &op->kv,
+                .pages = (const int32_t *) host_address(op->rows.page_table) +
+                         (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
+                                 op->rows.page_table_stride,
+                .kv_head = job->head / (op->heads / op->kv.kv_heads),
+        };
+        struct work w;
+
+        work_init(&w, &op->kv, job->rows * job->heads, job->scratch);
+        place_rows(&w, job);
+        for (uint32_t base = first / ATTENTION_BLOCK * ATTENTION_BLOCK; base <= last; base += w.stage) {
+                uint32_t end = MIN(base + w.stage - 1, last), from = MAX(base, first) / KV_PAGE_TOKENS;
+
+                for (uint32_t page = from; page <= end / KV_PAGE_TOKENS; page++)
+                        place_page(&w, &pages, page, MIN(page + 1, last / KV_PAGE_TOKENS),
+                                   page * KV_PAGE_TOKENS - base,
+                                   MIN(last + 1 - page * KV_PAGE_TOKENS, (uint32_t) KV_PAGE_TOKENS));
+                attend_stage(&w, base, end + 1 - base);
+        }
+        store_out(&w, &job->part, op->kv.v_dim);
+}
+
+void attention_amx(const struct attention_job *job) {
+        uint32_t mode;
+
+        if (job->op->kv.type != QUANT_F16) {
+                attention_avx512(job);
+                return;
+        }
+        mode = begin();
+        attend_split(job);
+        end(mode);
+}
