@@ -48,7 +48,7 @@ struct work {
         float *max, *sum;  /* [groups][LANES] */
         struct lanes *lanes; /* [groups] */
         float *scores;     /* [2][ATTENTION_BLOCK][LANES] */
-        uint16_t *weights; /* [2][BLOCK_CHUNKS] */
+        uint16_t *weights; /* [2 blocks][2][BLOCK_CHUNKS] */
         uint32_t stage;    /* keys that keys and values have room for */
 };
 
@@ -82,7 +82,7 @@ static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs,
         w->sum = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
         w->lanes = (struct lanes *) take(&at, w->groups * sizeof(struct lanes));
         w->scores = (float *) take(&at, 2 * ATTENTION_BLOCK * LANES * sizeof(float));
-        w->weights = (uint16_t *) take(&at, 2 * BLOCK_CHUNKS * AMX_TILE_BYTES);
+        w->weights = (uint16_t *) take(&at, 4 * BLOCK_CHUNKS * AMX_TILE_BYTES);
         memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
         memset(w->sum, 0, (size_t) w->groups * LANES * sizeof(float));
         for (uint32_t i = 0; i < w->groups * LANES; i++)
@@ -122,26 +122,24 @@ ALWAYS_INLINE __m512i round_bf16(__m512 low, __m512 high) {
         return (__m512i) _mm512_cvtne2ps_pbh(high, low);
 }
 
-/* Chunk number c of `dim` values; zeros behind them, and where there are none at all. */
-ALWAYS_INLINE __m512i load_chunk(const uint16_t *p, uint32_t c, uint32_t dim) {
+/* Not-a-number and infinity become the largest finite float16. */
+ALWAYS_INLINE __m512 clamp(__m512 v) {
         const int smaller_with_sign_of_first = 2;
-        __m512 bound = _mm512_set1_ps(65504.0f), low, high;
-        uint32_t n = dim - c * CHUNK;
 
-        if (!p)
-                return _mm512_setzero_si512();
-        p += c * CHUNK;
-        if (n >= CHUNK) {
-                low = _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p));
-                high = _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16)));
-        } else {
-                __m512i v = _mm512_maskz_loadu_epi16((1u << n) - 1, p);
+        return _mm512_range_ps(v, _mm512_set1_ps(65504.0f), smaller_with_sign_of_first);
+}
 
-                low = _mm512_cvtph_ps(_mm512_castsi512_si256(v));
-                high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1));
-        }
-        return round_bf16(_mm512_range_ps(low, bound, smaller_with_sign_of_first),
-                          _mm512_range_ps(high, bound, smaller_with_sign_of_first));
+ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
+        return round_bf16(clamp(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p))),
+                          clamp(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16)))));
+}
+
+/* n < CHUNK values, zeros behind. */
+ALWAYS_INLINE __m512i load_rest(const uint16_t *p, uint32_t n) {
+        __m512i v = _mm512_maskz_loadu_epi16((1u << n) - 1, p);
+
+        return round_bf16(clamp(_mm512_cvtph_ps(_mm512_castsi512_si256(v))),
+                          clamp(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1))));
 }
 
 /* Where key number i of the stage has its first dims; each further chunk is a tile further. */
@@ -149,11 +147,19 @@ ALWAYS_INLINE uint16_t *key_at(const struct work *w, uint32_t i) {
         return w->keys + (size_t) (i / 16) * w->k_chunks * TILE_VALUES + i % 16 * CHUNK;
 }
 
-static void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim) {
+/* The key or, of NULL, zeros. */
+ALWAYS_INLINE void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim) {
         uint16_t *to = key_at(w, i);
+        uint32_t c = 0;
 
-        for (uint32_t c = 0; c < w->k_chunks; c++)
-                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_chunk(key, c, dim));
+        for (; key && c < dim / CHUNK; c++)
+                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_chunk(key + c * CHUNK));
+        if (key && c < w->k_chunks) {
+                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_rest(key + c * CHUNK, dim % CHUNK));
+                c++;
+        }
+        for (; c < w->k_chunks; c++)
+                _mm512_store_si512(to + (size_t) c * TILE_VALUES, _mm512_setzero_si512());
 }
 
 /* Values of keys i and i + 1, i even. The quarters of 16 columns that this leaves in one tile are dims 0-3, 8-11,
@@ -166,9 +172,27 @@ ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m
         _mm512_store_si512(to + TILE_VALUES, _mm512_unpackhi_epi16(even, odd));
 }
 
-static void place_values(const struct work *w, uint32_t i, const uint16_t *even, const uint16_t *odd, uint32_t dim) {
+ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t *even, const uint16_t *odd,
+                                uint32_t dim) {
+        uint32_t c = 0;
+
+        for (; c < dim / CHUNK; c++)
+                place_chunk(w, i, c, load_chunk(even + c * CHUNK), load_chunk(odd + c * CHUNK));
+        if (c < w->v_chunks)
+                place_chunk(w, i, c, load_rest(even + c * CHUNK, dim % CHUNK), load_rest(odd + c * CHUNK, dim % CHUNK));
+}
+
+/* Of the last key or the one before it, and zeros. */
+static void place_last_values(const struct work *w, uint32_t i, const uint16_t *even, uint32_t dim) {
+        const __m512i zero = _mm512_setzero_si512();
+
         for (uint32_t c = 0; c < w->v_chunks; c++)
-                place_chunk(w, i, c, load_chunk(even, c, dim), load_chunk(odd, c, dim));
+                if (!even)
+                        place_chunk(w, i, c, zero, zero);
+                else if (c < dim / CHUNK)
+                        place_chunk(w, i, c, load_chunk(even + c * CHUNK), zero);
+                else
+                        place_chunk(w, i, c, load_rest(even + c * CHUNK, dim % CHUNK), zero);
 }
 
 /* Of keys that hold their values and are in place. */
@@ -238,43 +262,6 @@ ALWAYS_INLINE void score_chunk(const struct work *w, uint32_t group, bool two, u
         }
 }
 
-/* out += weights × values, over the chunks [from, to) of the block that begins at number `key` of the stage. */
-ALWAYS_INLINE void add_values(const struct work *w, uint32_t group, bool two, uint32_t key, uint32_t from,
-                              uint32_t to) {
-        float *out = w->out + (size_t) group * w->v_chunks * 2 * TILE_FLOATS;
-        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
-        const uint16_t *values = w->values + (size_t) (key / CHUNK) * w->v_chunks * 2 * TILE_VALUES;
-
-        for (uint32_t c = 0; c < w->v_chunks; c++) {
-                AMX_LOAD(0, out + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
-                AMX_LOAD(1, out + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
-                if (two) {
-                        AMX_LOAD(2, out1 + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
-                        AMX_LOAD(3, out1 + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
-                }
-                for (uint32_t t = from; t < to; t++) {
-                        const uint16_t *v = values + ((size_t) t * w->v_chunks + c) * 2 * TILE_VALUES;
-
-                        AMX_LOAD(4, w->weights + t * TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_LOAD(6, v, AMX_ROW_BYTES);
-                        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_DOT_BF16(0, 4, 6);
-                        AMX_DOT_BF16(1, 4, 7);
-                        if (two) {
-                                AMX_LOAD(5, w->weights + (BLOCK_CHUNKS + t) * TILE_VALUES, AMX_ROW_BYTES);
-                                AMX_DOT_BF16(2, 5, 6);
-                                AMX_DOT_BF16(3, 5, 7);
-                        }
-                }
-                AMX_STORE(0, out + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
-                AMX_STORE(1, out + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
-                if (two) {
-                        AMX_STORE(2, out1 + (size_t) c * 2 * TILE_FLOATS, AMX_ROW_BYTES);
-                        AMX_STORE(3, out1 + (size_t) c * 2 * TILE_FLOATS + TILE_FLOATS, AMX_ROW_BYTES);
-                }
-        }
-}
-
 /* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
 static void cap_scores(float *scores, uint32_t from, uint32_t to, float cap) {
         for (uint32_t j = from; j < to; j++) {
@@ -296,19 +283,14 @@ static void mask_scores(float *scores, const struct lanes *lanes, uint32_t base,
         }
 }
 
-/* 2^x for x ≤ 126, within 3e-6 of it; 0 from -150 down. */
+/* 2^x for x ≤ 126, within 1e-4 of it, which bfloat16 loses anyway; 0 of -inf. */
 ALWAYS_INLINE __m512 exp2_coarse(__m512 x) {
-        const __m512 to_whole = _mm512_set1_ps(0x1.8p23f);
-        __m512 n, f, p;
+        __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* above the whole number below */
+        __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.078024523f), f, _mm512_set1_ps(0.2260671554f));
 
-        x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
-        n = x + to_whole - to_whole;
-        f = x - n;
-        p = _mm512_fmadd_ps(_mm512_set1_ps(0.009570102f), f, _mm512_set1_ps(0.05591786f));
-        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24024745f));
-        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69312181f));
-        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99999926f));
-        return _mm512_scalef_ps(p, n);
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958335405f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999252186f));
+        return _mm512_scalef_ps(p, x); /* by that whole number */
 }
 
 /* Two keys' weights of each lane, rounded to bfloat16, the first in the low half. */
@@ -345,32 +327,48 @@ static void scale_out(const struct work *w, uint32_t group, const float factor[L
                         out + i * LANES, _mm512_load_ps(out + i * LANES) * _mm512_set1_ps(factor[i]));
 }
 
-/* The scores of the chunks [from, to) become weights. A maximum that has grown by a little does not count: weights
- * up to e^5 lose nothing, and the output need not be scaled so often. */
-static void weigh_block(const struct work *w, uint32_t group, const float *scores, uint16_t *weights, uint32_t from,
-                        uint32_t to) {
-        __m512 before = _mm512_load_ps(w->max + group * LANES), largest = vf_set(-INFINITY), max, base, factor;
-        __m512 sums[2] = {vf_zero(), vf_zero()};
-        __mmask16 grown;
+/* A block of keys: it begins at key `base`, number `key` of the stage; its chunks [from, to) are seen by some lane. */
+struct block {
+        uint32_t base, key, from, to;
+};
 
-        for (uint32_t j = from * CHUNK; j < to * CHUNK; j++)
-                largest = _mm512_max_ps(largest, _mm512_load_ps(scores + j * LANES));
-        grown = _mm512_cmp_ps_mask(largest, before + vf_set(5.0f), _CMP_GT_OQ);
-        max = _mm512_mask_mov_ps(before, grown, largest);
-        /* A lane that has seen no key yet. */
-        base = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(max, vf_set(-INFINITY), _CMP_EQ_OQ), vf_zero());
-        factor = _mm512_mask_mov_ps(vf_set(1.0f), grown, vf_exp(before - base));
-        if (grown & _mm512_cmp_ps_mask(before, vf_set(-INFINITY), _CMP_GT_OQ)) {
-                _Alignas(64) float factors[LANES];
+/* out += weights × values, in the chunks of dims [begin, end). */
+ALWAYS_INLINE void add_values(const struct work *w, uint32_t group, bool two, const struct block *b,
+                              const uint16_t *weights, uint32_t begin, uint32_t end) {
+        float *out = w->out + ((size_t) group * w->v_chunks + begin) * 2 * TILE_FLOATS;
+        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
+        size_t step = (size_t) w->v_chunks * 2 * TILE_VALUES;
 
-                _mm512_store_ps(factors, factor);
-                scale_out(w, group, factors);
+        for (uint32_t c = begin; c < end; c++) {
+                const uint16_t *v = w->values + (b->key / CHUNK + b->from) * step + (size_t) c * 2 * TILE_VALUES;
+
+                AMX_LOAD(0, out, AMX_ROW_BYTES);
+                AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+                if (two) {
+                        AMX_LOAD(2, out1, AMX_ROW_BYTES);
+                        AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+                }
+                for (uint32_t t = b->from; t < b->to; t++, v += step) {
+                        AMX_LOAD(4, weights + t * TILE_VALUES, AMX_ROW_BYTES);
+                        AMX_LOAD(6, v, AMX_ROW_BYTES);
+                        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+                        AMX_DOT_BF16(0, 4, 6);
+                        AMX_DOT_BF16(1, 4, 7);
+                        if (two) {
+                                AMX_LOAD(5, weights + (BLOCK_CHUNKS + t) * TILE_VALUES, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(2, 5, 6);
+                                AMX_DOT_BF16(3, 5, 7);
+                        }
+                }
+                AMX_STORE(0, out, AMX_ROW_BYTES);
+                AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+                if (two) {
+                        AMX_STORE(2, out1, AMX_ROW_BYTES);
+                        AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+                }
+                out += 2 * TILE_FLOATS;
+                out1 += 2 * TILE_FLOATS;
         }
-        for (uint32_t t = from; t < to; t++)
-                weigh_chunk(scores + t * CHUNK * LANES, weights + t * TILE_VALUES, base * vf_set(-1.44269504f), sums);
-        _mm512_store_ps(w->max + group * LANES, max);
-        _mm512_store_ps(w->sum + group * LANES,
-                        _mm512_fmadd_ps(_mm512_load_ps(w->sum + group * LANES), factor, sums[0] + sums[1]));
 }
 
 static int32_t lanes_min(const int32_t v[LANES]) {
@@ -381,50 +379,132 @@ static int32_t lanes_max(const int32_t v[LANES]) {
         return _mm512_reduce_max_epi32(_mm512_loadu_si512(v));
 }
 
-/* From scores to weights, of the group and of its half of the scores and weights. */
-static void weigh(const struct work *w, uint32_t group, uint32_t half, uint32_t base, uint32_t from, uint32_t to) {
-        const struct lanes *lanes = &w->lanes[group];
-        float *scores = w->scores + half * ATTENTION_BLOCK * LANES;
+/* What a block's scores are weighed by. */
+struct scale {
+        __m512 offset; /* -log2 e × the maximum */
+        __m512 sums[2];
+        __m512 factor; /* of what was summed up before */
+        bool grown;    /* not all factors are 1, and there was something */
+};
 
-        if (w->softcap > 0.0f)
-                cap_scores(scores, from * CHUNK, to * CHUNK, w->softcap);
-        if (lanes_max(lanes->first) > (int32_t) (base + from * CHUNK) ||
-            lanes_min(lanes->last) < (int32_t) (base + to * CHUNK - 1))
-                mask_scores(scores, lanes, base, from * CHUNK, to * CHUNK);
-        weigh_block(w, group, scores, w->weights + half * BLOCK_CHUNKS * TILE_VALUES, from, to);
+/* A maximum that has grown by a little does not count: weights up to e^5 lose nothing, and the output need not be
+ * scaled so often. */
+static struct scale begin_weights(const struct work *w, uint32_t group, const float *scores, const struct block *b) {
+        __m512 before = _mm512_load_ps(w->max + group * LANES), largest = vf_set(-INFINITY), max, base;
+        struct scale s;
+        __mmask16 grown;
+
+        for (uint32_t j = b->from * CHUNK; j < b->to * CHUNK; j++)
+                largest = _mm512_max_ps(largest, _mm512_load_ps(scores + j * LANES));
+        grown = _mm512_cmp_ps_mask(largest, before + vf_set(5.0f), _CMP_GT_OQ);
+        max = _mm512_mask_mov_ps(before, grown, largest);
+        /* A lane that has seen no key yet. */
+        base = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(max, vf_set(-INFINITY), _CMP_EQ_OQ), vf_zero());
+        s.factor = _mm512_mask_mov_ps(vf_set(1.0f), grown, vf_exp(before - base));
+        s.grown = grown & _mm512_cmp_ps_mask(before, vf_set(-INFINITY), _CMP_GT_OQ);
+        s.offset = base * vf_set(-1.44269504f);
+        s.sums[0] = s.sums[1] = vf_zero();
+        _mm512_store_ps(w->max + group * LANES, max);
+        return s;
 }
 
-/* One group or two, and the block of keys that begins at `base`, number `key` of the stage; its chunks that any of
- * the lanes sees. */
-ALWAYS_INLINE void attend_block(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t key) {
+static void end_weights(const struct work *w, uint32_t group, const struct scale *s) {
+        float *sum = w->sum + group * LANES;
+
+        _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), s->factor, s->sums[0] + s->sums[1]));
+        if (s->grown) {
+                _Alignas(64) float factors[LANES];
+
+                _mm512_store_ps(factors, s->factor);
+                scale_out(w, group, factors);
+        }
+}
+
+/* The group's half of the scores as they are to be weighed. */
+static struct scale prepare(const struct work *w, uint32_t group, uint32_t half, const struct block *b) {
+        const struct lanes *lanes = &w->lanes[group];
+        float *scores = w->scores + half * ATTENTION_BLOCK * LANES;
+        uint32_t from = b->from * CHUNK, to = b->to * CHUNK;
+
+        if (w->softcap > 0.0f)
+                cap_scores(scores, from, to, w->softcap);
+        if (lanes_max(lanes->first) > (int32_t) (b->base + from) ||
+            lanes_min(lanes->last) < (int32_t) (b->base + to - 1))
+                mask_scores(scores, lanes, b->base, from, to);
+        return begin_weights(w, group, scores, b);
+}
+
+/* The next block from number `key` of the stage on, up to n, that a lane of the group or the two sees. */
+static bool next_block(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n, uint32_t key,
+                       struct block *ret) {
         const struct lanes *lanes = &w->lanes[group];
         int32_t first = lanes_min(lanes[0].first), last = lanes_max(lanes[0].last);
-        uint32_t from, to;
 
         if (two) {
                 first = MIN(first, lanes_min(lanes[1].first));
                 last = MAX(last, lanes_max(lanes[1].last));
         }
-        if (last < (int32_t) base || first >= (int32_t) (base + ATTENTION_BLOCK))
-                return;
-        from = first > (int32_t) base ? ((uint32_t) first - base) / CHUNK : 0;
-        to = MIN(((uint32_t) last - base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
-        for (uint32_t t = from; t < to; t++)
-                score_chunk(w, group, two, key + t * CHUNK, t);
-        weigh(w, group, 0, base, from, to);
-        if (two)
-                weigh(w, group + 1, 1, base, from, to);
-        add_values(w, group, two, key, from, to);
+        while (key < n && first >= (int32_t) (base + key + ATTENTION_BLOCK))
+                key += ATTENTION_BLOCK;
+        if (key >= n || last < (int32_t) (base + key))
+                return false;
+        *ret = (struct block){.base = base + key, .key = key};
+        ret->from = first > (int32_t) ret->base ? ((uint32_t) first - ret->base) / CHUNK : 0;
+        ret->to = MIN(((uint32_t) last - ret->base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
+        return true;
 }
 
-/* All pairs and the keys of the stage: `n`, a multiple of ATTENTION_BLOCK but for the last, from `base` on. */
+/* One group or two over the stage. The vector units weigh a block while the matrix unit adds the values of the
+ * block before it and computes the scores of the one after: a chunk of each in turn, close enough together to run
+ * at once. */
+ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n) {
+        enum { WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
+        struct block before = {0}, now, after;
+        bool more = next_block(w, group, two, base, n, 0, &now), any = false;
+        uint32_t odd = 0;
+
+        for (uint32_t t = now.from; more && t < now.to; t++)
+                score_chunk(w, group, two, now.key + t * CHUNK, t);
+        while (more) {
+                uint16_t *weights = w->weights + odd * WEIGHTS, *weights_before = w->weights + (odd ^ 1) * WEIGHTS;
+                struct scale s0 = prepare(w, group, 0, &now), s1;
+
+                if (two)
+                        s1 = prepare(w, group + 1, 1, &now);
+                more = next_block(w, group, two, base, n, now.key + ATTENTION_BLOCK, &after);
+                for (uint32_t t = 0; t < BLOCK_CHUNKS; t++) {
+                        const float *scores = w->scores + t * CHUNK * LANES;
+
+                        if (t >= now.from && t < now.to)
+                                weigh_chunk(scores, weights + t * TILE_VALUES, s0.offset, s0.sums);
+                        if (any)
+                                add_values(w, group, two, &before, weights_before, w->v_chunks * t / BLOCK_CHUNKS,
+                                           w->v_chunks * (t + 1) / BLOCK_CHUNKS);
+                        if (two && t >= now.from && t < now.to)
+                                weigh_chunk(scores + ATTENTION_BLOCK * LANES,
+                                            weights + (BLOCK_CHUNKS + t) * TILE_VALUES, s1.offset, s1.sums);
+                        if (more && t >= after.from && t < after.to)
+                                score_chunk(w, group, two, after.key + t * CHUNK, t);
+                }
+                end_weights(w, group, &s0);
+                if (two)
+                        end_weights(w, group + 1, &s1);
+                before = now;
+                now = after;
+                any = true;
+                odd ^= 1;
+        }
+        if (any)
+                add_values(w, group, two, &before, w->weights + (odd ^ 1) * WEIGHTS, 0, w->v_chunks);
+}
+
+/* All pairs and the keys of the stage, n from `base` on. */
 static void attend_stage(const struct work *w, uint32_t base, uint32_t n) {
         for (uint32_t group = 0; group < w->groups; group += 2)
-                for (uint32_t key = 0; key < n; key += ATTENTION_BLOCK)
-                        if (group + 1 < w->groups)
-                                attend_block(w, group, true, base + key, key);
-                        else
-                                attend_block(w, group, false, base + key, key);
+                if (group + 1 < w->groups)
+                        attend_groups(w, group, true, base, n);
+                else
+                        attend_groups(w, group, false, base, n);
 }
 
 static void store_out(const struct work *w, const struct attention_part *part, uint32_t dim) {
@@ -482,7 +562,7 @@ static size_t page_slot(const struct pages *p, uint32_t page) {
 
 /* The first `n` keys of a page become CHUNK keys of the stage from number i on, zeros behind. The next page is
  * asked for meanwhile. */
-static void place_page(const struct work *w, const struct pages *p, uint32_t page, uint32_t next, uint32_t i,
+static __attribute__((noinline)) void place_page(const struct work *w, const struct pages *p, uint32_t page, uint32_t next, uint32_t i,
                        uint32_t n) {
         const struct kv_layer *kv = p->kv;
         const uint16_t *keys = host_address(kv->k), *values = host_address(kv->v);
@@ -500,7 +580,10 @@ static void place_page(const struct work *w, const struct pages *p, uint32_t pag
                         continue;
                 }
                 prefetch(values + (ahead + j) * kv->v_dim, 2 * kv->v_dim);
-                place_values(w, i + j, j < n ? v : NULL, j + 1 < n ? v + kv->v_dim : NULL, kv->v_dim);
+                if (j + 1 < n)
+                        place_values(w, i + j, v, v + kv->v_dim, kv->v_dim);
+                else
+                        place_last_values(w, i + j, j < n ? v : NULL, kv->v_dim);
         }
 }
 
