@@ -650,3 +650,168 @@ void attention_amx(const struct attention_job *job) {
         attend_split(job);
         end(mode);
 }
+
+static void prefetch_key(const struct sparse_job *job, uint32_t i) {
+        if (i < job->end)
+                prefetch((const uint16_t *) sparse_key(job->op, job->keys, i), job->op->kv.k_dim);
+}
+
+/* Keys [begin, end) of the row become keys of the stage from its first on, with zeros to fill a chunk. */
+static void place_sparse(const struct work *w, const struct sparse_job *job, uint32_t begin, uint32_t end) {
+        enum { AHEAD = 8 };
+        uint32_t n = end - begin, padded = (n + CHUNK - 1) & ~(CHUNK - 1U);
+
+        for (uint32_t j = 0; j < padded; j++) {
+                const void *key = j < n ? sparse_key(job->op, job->keys, begin + j) : NULL;
+
+                prefetch_key(job, begin + j + AHEAD);
+                place_key(w, j, key, job->op->kv.k_dim);
+                if (j % 2)
+                        place_key_values(w, j - 1);
+        }
+}
+
+static void attend_sparse(const struct sparse_job *job) {
+        const struct op_sparse_attention *op = job->op;
+        const float *q = (const float *) host_address(op->q) +
+                         ((size_t) job->row * op->heads + job->head) * op->kv.k_dim;
+        struct work w;
+
+        work_init(&w, &op->kv, job->heads, job->scratch);
+        w.softcap = 0.0f;
+        for (uint32_t g = 0; g < w.groups; g++) {
+                const float *queries[LANES];
+
+                for (uint32_t l = 0; l < LANES; l++) {
+                        queries[l] = q + (size_t) MIN(g * LANES + l, w.pairs - 1) * op->kv.k_dim;
+                        w.lanes[g].first[l] = 0;
+                        w.lanes[g].last[l] = (int32_t) job->end - 1;
+                }
+                place_queries(&w, g, queries, op->kv.k_dim, op->scale);
+        }
+        for (uint32_t base = job->begin; base < job->end; base += w.stage) {
+                uint32_t end = MIN(base + w.stage, job->end);
+
+                place_sparse(&w, job, base, end);
+                attend_stage(&w, base, end - base);
+        }
+        store_out(&w, &job->part, op->kv.v_dim);
+}
+
+void sparse_attention_amx(const struct sparse_job *job) {
+        uint32_t mode = begin();
+
+        attend_sparse(job);
+        end(mode);
+}
+
+/* The lightning indexer: products of all heads with a chunk of keys, their weighted sum over heads, lane by lane,
+ * and then over the lanes. */
+struct index_work {
+        struct work w;
+        float *weights; /* [rows][groups][LANES] */
+};
+
+/* Sums of the lanes of 16 vectors. */
+ALWAYS_INLINE __m512 sum_lanes(const __m512 v[LANES]) {
+        __m512i t[LANES];
+        __m512 sums[LANES];
+
+        UNROLL for (int i = 0; i < LANES; i++) t[i] = _mm512_castps_si512(v[i]);
+        transpose(t);
+        UNROLL for (int i = 0; i < LANES; i++) sums[i] = _mm512_castsi512_ps(t[i]);
+        UNROLL for (int n = LANES / 2; n > 0; n /= 2) UNROLL for (int i = 0; i < n; i++) sums[i] = sums[i] + sums[i + n];
+        return sums[0];
+}
+
+/* scores[0, CHUNK) of the chunk of keys in place, for a row whose queries are the groups from `group` on. */
+static void index_chunk(const struct index_work *x, uint32_t groups, uint32_t row, float *scores) {
+        const struct work *w = &x->w;
+        __m512 sums[2][LANES];
+
+        for (int i = 0; i < 2 * LANES; i++)
+                sums[i / LANES][i % LANES] = vf_zero();
+        for (uint32_t g = 0; g < groups; g += 2) {
+                uint32_t n = MIN(groups - g, 2U);
+
+                if (n == 2)
+                        score_chunk(w, row * groups + g, true, 0, 0);
+                else
+                        score_chunk(w, row * groups + g, false, 0, 0);
+                for (uint32_t half = 0; half < n; half++) {
+                        __m512 weights = _mm512_load_ps(x->weights + ((size_t) row * groups + g + half) * LANES);
+                        const float *products = w->scores + half * ATTENTION_BLOCK * LANES;
+
+                        UNROLL for (int j = 0; j < LANES; j++) sums[0][j] = _mm512_fmadd_ps(
+                                _mm512_max_ps(_mm512_load_ps(products + j * LANES), vf_zero()), weights, sums[0][j]);
+                        UNROLL for (int j = 0; j < LANES; j++) sums[1][j] = _mm512_fmadd_ps(
+                                _mm512_max_ps(_mm512_load_ps(products + (LANES + j) * LANES), vf_zero()), weights,
+                                sums[1][j]);
+                }
+        }
+        _mm512_storeu_ps(scores, sum_lanes(sums[0]));
+        _mm512_storeu_ps(scores + LANES, sum_lanes(sums[1]));
+}
+
+static const uint16_t *index_key(const struct op_index *op, const int32_t *pages, uint32_t i) {
+        return (const uint16_t *) host_address(op->keys.k) + kv_entry(op->keys.ratio, pages, i) * op->keys.k_dim;
+}
+
+static void place_index_queries(struct index_work *x, const struct index_job *job, uint32_t groups) {
+        const struct op_index *op = job->op;
+
+        for (uint32_t i = 0; i < job->rows * groups; i++) {
+                size_t row = job->first + i / groups;
+                const float *weights = (const float *) host_address(op->weights) + row * op->heads;
+                const float *queries[LANES];
+
+                for (uint32_t l = 0; l < LANES; l++) {
+                        uint32_t head = i % groups * LANES + l, used = MIN(head, op->heads - 1);
+
+                        queries[l] = (const float *) host_address(op->q) + (row * op->heads + used) * op->keys.k_dim;
+                        x->weights[i * LANES + l] = head < op->heads ? weights[head] : 0.0f;
+                }
+                place_queries(&x->w, i, queries, op->keys.k_dim, 1.0f);
+        }
+}
+
+static void index_work_init(struct index_work *x, const struct index_job *job, uint32_t groups) {
+        const struct op_index *op = job->op;
+        char *at = job->scratch;
+
+        *x = (struct index_work){.w.k_chunks = DIV_ROUND_UP(op->keys.k_dim, (uint32_t) CHUNK)};
+        x->w.keys = (uint16_t *) take(&at, (size_t) 2 * x->w.k_chunks * AMX_TILE_BYTES);
+        x->w.queries = (uint16_t *) take(&at, (size_t) job->rows * groups * x->w.k_chunks * AMX_TILE_BYTES);
+        x->w.scores = (float *) take(&at, 2 * ATTENTION_BLOCK * LANES * sizeof(float));
+        x->weights = (float *) take(&at, (size_t) job->rows * groups * LANES * sizeof(float));
+        place_index_queries(x, job, groups);
+}
+
+static void index_entries(const struct index_job *job) {
+        const struct op_index *op = job->op;
+        const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
+                               (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
+                                       op->rows.page_table_stride;
+        uint32_t groups = DIV_ROUND_UP(op->heads, (uint32_t) LANES);
+        struct index_work x;
+
+        index_work_init(&x, job, groups);
+        for (uint32_t i = job->begin; i < job->end; i += CHUNK) {
+                for (uint32_t j = 0; j < CHUNK; j++) {
+                        bool used = i + j < job->end;
+
+                        if (i + j + CHUNK < job->end)
+                                prefetch(index_key(op, pages, i + j + CHUNK), op->keys.k_dim);
+                        place_key(&x.w, j, used ? index_key(op, pages, i + j) : NULL, op->keys.k_dim);
+                }
+                for (uint32_t row = 0; row < job->rows; row++)
+                        index_chunk(&x, groups, row, job->scores + row * job->stride + i);
+        }
+}
+
+void index_amx(const struct index_job *job) {
+        uint32_t mode = begin();
+
+        index_entries(job);
+        end(mode);
+}

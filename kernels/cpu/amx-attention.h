@@ -4,3 +4,5 @@
 #include "variant.h"
 
 void attention_amx(const struct attention_job *job);
+void sparse_attention_amx(const struct sparse_job *job);
+void index_amx(const struct index_job *job);

@@ -12,6 +12,8 @@ const struct cpu_variant cpu_variant_amx = {
         .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx512),
         .attention = attention_amx,
+        .sparse_attention = sparse_attention_amx,
+        .index = index_amx,
         .blend = blend_avx512,
         .dot =
                 {

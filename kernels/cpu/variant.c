@@ -82,3 +82,10 @@ size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs) {
 
         return keys + (lanes * (k + v + 4) + 64 * ATTENTION_BLOCK) * sizeof(float);
 }
+
+/* A block of keys, products of the heads with it, queries and weights. */
+size_t index_scratch(const struct op_index *op) {
+        size_t k = pad32(op->keys.k_dim), heads = pad32(op->heads);
+
+        return (INDEX_BLOCK * (k + heads) + heads * (k + 1) * INDEX_ROWS + 32 * ATTENTION_BLOCK) * sizeof(float);
+}

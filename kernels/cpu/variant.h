@@ -39,18 +39,34 @@ struct attention_job {
         void *scratch; /* attention_scratch() bytes, aligned to 64 */
 };
 
-/* The same of one row of a sparse attention, whose keys are numbered as in struct sparse_keys. */
+/* The same of one row of a sparse attention, whose keys are numbered as in struct sparse_keys: [begin, end), begin a
+ * multiple of SPARSE_SPLIT. */
 struct sparse_job {
         const struct op_sparse_attention *op;
         const struct sparse_keys *keys;
         uint32_t row, head, heads;
         uint32_t begin, end;
         struct attention_part part;
-        void *scratch;
+        void *scratch; /* as that of attention */
+};
+
+/* Scores of the entries [begin, end) for rows of one sequence: scores[r × stride + i]. begin is a multiple of
+ * INDEX_SPLIT. A row gets scores of entries that it does not see, too, none of them of use. */
+struct index_job {
+        const struct op_index *op;
+        uint32_t first, rows;
+        uint32_t begin, end;
+        float *scores;
+        size_t stride;
+        void *scratch; /* index_scratch() bytes, aligned to 64 */
 };
 
 enum {
         ATTENTION_SPLIT = 1024, /* keys that one job sees */
+        SPARSE_SPLIT = 256,
+        INDEX_SPLIT = 1024,
+        INDEX_ROWS = 16, /* most rows of a job */
+        INDEX_BLOCK = 32, /* entries at once */
         ATTENTION_PAIRS = 256,  /* most rows × heads of a job */
         ATTENTION_BLOCK = 128,  /* keys between two looks at the maximum, at most */
         ATTENTION_STAGE = 512 * 1024, /* bytes of keys and values that wait in the second cache */
@@ -63,6 +79,7 @@ static inline uint32_t attention_first(const struct op_attention *op, uint32_t p
 
 /* Bytes that a job with so many pairs may use, whichever variant computes it. */
 size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs);
+size_t index_scratch(const struct op_index *op);
 
 struct cpu_variant {
         const char *name;
@@ -73,6 +90,11 @@ struct cpu_variant {
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         /* NULL: the reference's, of whole rows. */
         void (*attention)(const struct attention_job *job);
+        /* Of float16 keys only. NULL: what is written in terms of dot. */
+        void (*sparse_attention)(const struct sparse_job *job);
+        void (*index)(const struct index_job *job);
+        /* choose_best(); NULL: that itself. */
+        void (*choose)(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
         /* y = a y + b x */
         void (*blend)(float *y, float a, const float *x, float b, uint32_t n);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
