@@ -31,9 +31,10 @@ static const struct amx_config config = {
         .rows = {16, 16, 16, 16, 16, 16, 16, 16},
 };
 
-/* What the lanes of a group see: keys [first, last]. */
+/* What the lanes of a group see: keys [first, last]; the least and greatest of each. */
 struct lanes {
         int32_t first[LANES], last[LANES];
+        int32_t first_min, first_max, last_min, last_max;
 };
 
 /* A job in its scratch; all but the scalars in tiles of 1 KiB. */
@@ -47,8 +48,8 @@ struct work {
         float *out;        /* [groups][2 v_chunks] */
         float *max, *sum;  /* [groups][LANES] */
         struct lanes *lanes; /* [groups] */
-        float *scores;     /* [2][ATTENTION_BLOCK][LANES] */
-        uint16_t *weights; /* [2 blocks][2][BLOCK_CHUNKS] */
+        float *scores;     /* [2 blocks][2 groups][ATTENTION_BLOCK][LANES] */
+        uint16_t *weights; /* [2 blocks][2 groups][BLOCK_CHUNKS] */
         uint32_t stage;    /* keys that keys and values have room for */
 };
 
@@ -81,7 +82,7 @@ static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs,
         w->max = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
         w->sum = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
         w->lanes = (struct lanes *) take(&at, w->groups * sizeof(struct lanes));
-        w->scores = (float *) take(&at, 2 * ATTENTION_BLOCK * LANES * sizeof(float));
+        w->scores = (float *) take(&at, 4 * ATTENTION_BLOCK * LANES * sizeof(float));
         w->weights = (uint16_t *) take(&at, 4 * BLOCK_CHUNKS * AMX_TILE_BYTES);
         memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
         memset(w->sum, 0, (size_t) w->groups * LANES * sizeof(float));
@@ -204,6 +205,15 @@ static void place_key_values(const struct work *w, uint32_t i) {
                             _mm512_load_si512(odd + (size_t) c * TILE_VALUES));
 }
 
+static void bound_lanes(struct lanes *l) {
+        __m512i first = _mm512_loadu_si512(l->first), last = _mm512_loadu_si512(l->last);
+
+        l->first_min = _mm512_reduce_min_epi32(first);
+        l->first_max = _mm512_reduce_max_epi32(first);
+        l->last_min = _mm512_reduce_min_epi32(last);
+        l->last_max = _mm512_reduce_max_epi32(last);
+}
+
 /* CHUNK dims of a query as bfloat16, scaled. */
 ALWAYS_INLINE __m512i query_chunk(const float *q, uint32_t n, float scale) {
         __m512 factor = _mm512_set1_ps(scale);
@@ -301,24 +311,6 @@ ALWAYS_INLINE __m512i weight_pair(__m512 even, __m512 odd) {
         return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_add_epi32(_mm512_castps_si512(odd), half));
 }
 
-/* Weights of CHUNK keys relative to the maximum whose product with -log2 e is `offset`; adds them to the sums. */
-ALWAYS_INLINE void weigh_chunk(const float *scores, uint16_t *weights, __m512 offset, __m512 sums[2]) {
-        const __m512 log2e = _mm512_set1_ps(1.44269504f);
-        __m512i rows[LANES];
-
-        UNROLL for (int j = 0; j < LANES; j++) {
-                __m512 even = exp2_coarse(_mm512_fmadd_ps(_mm512_load_ps(scores + 2 * j * LANES), log2e, offset));
-                __m512 odd = exp2_coarse(
-                        _mm512_fmadd_ps(_mm512_load_ps(scores + (2 * j + 1) * LANES), log2e, offset));
-
-                sums[0] = sums[0] + even;
-                sums[1] = sums[1] + odd;
-                rows[j] = weight_pair(even, odd);
-        }
-        transpose(rows);
-        UNROLL for (int j = 0; j < LANES; j++) _mm512_store_si512(weights + j * CHUNK, rows[j]);
-}
-
 static void scale_out(const struct work *w, uint32_t group, const float factor[LANES]) {
         float *out = w->out + (size_t) group * w->v_chunks * 2 * TILE_FLOATS;
 
@@ -332,51 +324,143 @@ struct block {
         uint32_t base, key, from, to;
 };
 
-/* out += weights × values, in the chunks of dims [begin, end). */
-ALWAYS_INLINE void add_values(const struct work *w, uint32_t group, bool two, const struct block *b,
-                              const uint16_t *weights, uint32_t begin, uint32_t end) {
-        float *out = w->out + ((size_t) group * w->v_chunks + begin) * 2 * TILE_FLOATS;
+/* What the matrix unit does while the vector units weigh a block, for one group or two: it adds the values of the
+ * block before, and then computes the scores of the one after. A step is one or two pairs of products each; what a
+ * row of them comes to is stored at the step after its last, when it is there. */
+struct matrix {
+        const struct work *w;
+        uint32_t group;
+        struct block before, after;
+        const uint16_t *weights; /* of the block before */
+        float *scores;           /* of the block after */
+        uint32_t v_chunk, t;     /* of `before`: the next product; v_chunks: all are done */
+        uint32_t s_chunk, c;     /* of `after`; to: all are done */
+        uint32_t steps, planned, slots, owed;
+};
+
+/* With from = to there is no such block. */
+static void matrix_init(struct matrix *m, const struct block *before, const struct block *after) {
+        m->before = *before;
+        m->after = *after;
+        m->v_chunk = before->from < before->to ? 0 : m->w->v_chunks;
+        m->t = before->from;
+        m->s_chunk = after->from;
+        m->c = 0;
+        m->steps = m->w->v_chunks * (before->to - before->from) + m->w->k_chunks * (after->to - after->from);
+        m->planned = m->steps;
+        m->owed = 0;
+}
+
+ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
         float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
-        size_t step = (size_t) w->v_chunks * 2 * TILE_VALUES;
+        const uint16_t *v = w->values +
+                            ((size_t) (m->before.key / CHUNK + m->t) * w->v_chunks + m->v_chunk) * 2 * TILE_VALUES;
 
-        for (uint32_t c = begin; c < end; c++) {
-                const uint16_t *v = w->values + (b->key / CHUNK + b->from) * step + (size_t) c * 2 * TILE_VALUES;
-
+        if (m->t == m->before.from) {
                 AMX_LOAD(0, out, AMX_ROW_BYTES);
                 AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
                 if (two) {
                         AMX_LOAD(2, out1, AMX_ROW_BYTES);
                         AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
                 }
-                for (uint32_t t = b->from; t < b->to; t++, v += step) {
-                        AMX_LOAD(4, weights + t * TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_LOAD(6, v, AMX_ROW_BYTES);
-                        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_DOT_BF16(0, 4, 6);
-                        AMX_DOT_BF16(1, 4, 7);
-                        if (two) {
-                                AMX_LOAD(5, weights + (BLOCK_CHUNKS + t) * TILE_VALUES, AMX_ROW_BYTES);
-                                AMX_DOT_BF16(2, 5, 6);
-                                AMX_DOT_BF16(3, 5, 7);
-                        }
-                }
-                AMX_STORE(0, out, AMX_ROW_BYTES);
-                AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-                if (two) {
-                        AMX_STORE(2, out1, AMX_ROW_BYTES);
-                        AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-                }
-                out += 2 * TILE_FLOATS;
-                out1 += 2 * TILE_FLOATS;
         }
+        AMX_LOAD(4, m->weights + m->t * TILE_VALUES, AMX_ROW_BYTES);
+        AMX_LOAD(6, v, AMX_ROW_BYTES);
+        AMX_DOT_BF16(0, 4, 6);
+        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+        AMX_DOT_BF16(1, 4, 7);
+        if (two) {
+                AMX_LOAD(5, m->weights + (BLOCK_CHUNKS + m->t) * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_DOT_BF16(2, 5, 6);
+                AMX_DOT_BF16(3, 5, 7);
+        }
+        m->t++;
 }
 
-static int32_t lanes_min(const int32_t v[LANES]) {
-        return _mm512_reduce_min_epi32(_mm512_loadu_si512(v));
+ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
+        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
+
+        AMX_STORE(0, out, AMX_ROW_BYTES);
+        AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_STORE(2, out1, AMX_ROW_BYTES);
+                AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+        m->t = m->before.from;
+        m->v_chunk++;
 }
 
-static int32_t lanes_max(const int32_t v[LANES]) {
-        return _mm512_reduce_max_epi32(_mm512_loadu_si512(v));
+ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        const uint16_t *k0 = w->keys +
+                             ((size_t) (m->after.key / 16 + 2 * m->s_chunk) * w->k_chunks + m->c) * TILE_VALUES;
+        const uint16_t *q0 = w->queries + ((size_t) m->group * w->k_chunks + m->c) * TILE_VALUES;
+
+        if (m->c == 0) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                if (two) {
+                        AMX_ZERO(2);
+                        AMX_ZERO(3);
+                }
+        }
+        AMX_LOAD(4, k0, AMX_ROW_BYTES);
+        AMX_LOAD(6, q0, AMX_ROW_BYTES);
+        AMX_DOT_BF16(0, 4, 6);
+        AMX_LOAD(5, k0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);
+        AMX_DOT_BF16(1, 5, 6);
+        if (two) {
+                AMX_LOAD(7, q0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_DOT_BF16(2, 4, 7);
+                AMX_DOT_BF16(3, 5, 7);
+        }
+        m->c++;
+}
+
+ALWAYS_INLINE void score_end(struct matrix *m, bool two) {
+        float *to = m->scores + m->s_chunk * CHUNK * LANES;
+
+        AMX_STORE(0, to, AMX_ROW_BYTES);
+        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
+                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+        m->c = 0;
+        m->s_chunk++;
+}
+
+/* Stores what is complete. */
+ALWAYS_INLINE void matrix_end(struct matrix *m, bool two) {
+        if (m->t == m->before.to && m->v_chunk < m->w->v_chunks)
+                add_end(m, two);
+        if (m->c == m->w->k_chunks)
+                score_end(m, two);
+}
+
+ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
+        matrix_end(m, two);
+        m->steps--;
+        if (m->v_chunk < m->w->v_chunks)
+                add_step(m, two);
+        else
+                score_step(m, two);
+}
+
+/* Between the instructions of the vector units: so many steps that they end with the last of the slots. */
+ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
+        for (m->owed += m->planned; m->owed >= m->slots; m->owed -= m->slots)
+                matrix_step(m, two);
+}
+
+ALWAYS_INLINE void matrix_finish(struct matrix *m, bool two) {
+        while (m->steps > 0)
+                matrix_step(m, two);
+        matrix_end(m, two);
 }
 
 /* What a block's scores are weighed by. */
@@ -389,13 +473,11 @@ struct scale {
 
 /* A maximum that has grown by a little does not count: weights up to e^5 lose nothing, and the output need not be
  * scaled so often. */
-static struct scale begin_weights(const struct work *w, uint32_t group, const float *scores, const struct block *b) {
-        __m512 before = _mm512_load_ps(w->max + group * LANES), largest = vf_set(-INFINITY), max, base;
+static struct scale begin_weights(const struct work *w, uint32_t group, __m512 largest) {
+        __m512 before = _mm512_load_ps(w->max + group * LANES), max, base;
         struct scale s;
         __mmask16 grown;
 
-        for (uint32_t j = b->from * CHUNK; j < b->to * CHUNK; j++)
-                largest = _mm512_max_ps(largest, _mm512_load_ps(scores + j * LANES));
         grown = _mm512_cmp_ps_mask(largest, before + vf_set(5.0f), _CMP_GT_OQ);
         max = _mm512_mask_mov_ps(before, grown, largest);
         /* A lane that has seen no key yet. */
@@ -420,82 +502,118 @@ static void end_weights(const struct work *w, uint32_t group, const struct scale
         }
 }
 
-/* The group's half of the scores as they are to be weighed. */
-static struct scale prepare(const struct work *w, uint32_t group, uint32_t half, const struct block *b) {
-        const struct lanes *lanes = &w->lanes[group];
-        float *scores = w->scores + half * ATTENTION_BLOCK * LANES;
-        uint32_t from = b->from * CHUNK, to = b->to * CHUNK;
+ALWAYS_INLINE __m512 largest_of(const float *scores, const struct block *b, struct matrix *m, bool two) {
+        __m512 largest[4];
 
-        if (w->softcap > 0.0f)
-                cap_scores(scores, from, to, w->softcap);
-        if (lanes_max(lanes->first) > (int32_t) (b->base + from) ||
-            lanes_min(lanes->last) < (int32_t) (b->base + to - 1))
-                mask_scores(scores, lanes, b->base, from, to);
-        return begin_weights(w, group, scores, b);
+        UNROLL for (int i = 0; i < 4; i++) largest[i] = vf_set(-INFINITY);
+        for (uint32_t t = b->from; t < b->to; t++) {
+                UNROLL for (int j = 0; j < CHUNK; j++) largest[j % 4] =
+                        _mm512_max_ps(largest[j % 4], _mm512_load_ps(scores + (t * CHUNK + j) * LANES));
+                matrix_slot(m, two);
+        }
+        return _mm512_max_ps(_mm512_max_ps(largest[0], largest[1]), _mm512_max_ps(largest[2], largest[3]));
 }
 
-/* The next block from number `key` of the stage on, up to n, that a lane of the group or the two sees. */
-static bool next_block(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n, uint32_t key,
-                       struct block *ret) {
+/* Weights of CHUNK keys; adds them to the sums. */
+ALWAYS_INLINE void weigh_chunk(const float *scores, uint16_t *weights, struct scale *s, struct matrix *m, bool two) {
+        const __m512 log2e = _mm512_set1_ps(1.44269504f);
+        _Alignas(64) uint32_t pairs[LANES][LANES];
+        __m512i rows[LANES];
+
+        for (int j = 0; j < LANES; j += 4) {
+                UNROLL for (int i = 0; i < 4; i++) {
+                        const float *at = scores + 2 * (j + i) * LANES;
+                        __m512 even = exp2_coarse(_mm512_fmadd_ps(_mm512_load_ps(at), log2e, s->offset));
+                        __m512 odd = exp2_coarse(_mm512_fmadd_ps(_mm512_load_ps(at + LANES), log2e, s->offset));
+
+                        s->sums[0] = s->sums[0] + even;
+                        s->sums[1] = s->sums[1] + odd;
+                        _mm512_store_si512(pairs[j + i], weight_pair(even, odd));
+                }
+                matrix_slot(m, two);
+        }
+        UNROLL for (int j = 0; j < LANES; j++) rows[j] = _mm512_load_si512(pairs[j]);
+        transpose(rows);
+        UNROLL for (int j = 0; j < LANES; j++) _mm512_store_si512(weights + j * CHUNK, rows[j]);
+        matrix_slot(m, two);
+}
+
+enum { CHUNK_SLOTS = 6 /* of largest_of() and weigh_chunk() for each chunk */ };
+
+/* The scores of the group's half become weights. */
+ALWAYS_INLINE void weigh_block(struct matrix *m, bool two, uint32_t half, const struct block *b, float *scores,
+                               uint16_t *weights, struct scale *s) {
+        const struct work *w = m->w;
+        const struct lanes *lanes = &w->lanes[m->group + half];
+        uint32_t from = b->from * CHUNK, to = b->to * CHUNK;
+
+        scores += half * ATTENTION_BLOCK * LANES;
+        weights += half * BLOCK_CHUNKS * TILE_VALUES;
+        if (w->softcap > 0.0f)
+                cap_scores(scores, from, to, w->softcap);
+        if (lanes->first_max > (int32_t) (b->base + from) || lanes->last_min < (int32_t) (b->base + to - 1))
+                mask_scores(scores, lanes, b->base, from, to);
+        *s = begin_weights(w, m->group + half, largest_of(scores, b, m, two));
+        for (uint32_t t = b->from; t < b->to; t++)
+                weigh_chunk(scores + t * CHUNK * LANES, weights + t * TILE_VALUES, s, m, two);
+}
+
+/* The next block from number `key` of the stage on, up to n, that a lane of the group or the two sees; from = to:
+ * none. */
+static struct block next_block(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n,
+                               uint32_t key) {
         const struct lanes *lanes = &w->lanes[group];
-        int32_t first = lanes_min(lanes[0].first), last = lanes_max(lanes[0].last);
+        int32_t first = lanes[0].first_min, last = lanes[0].last_max;
+        struct block b = {0};
 
         if (two) {
-                first = MIN(first, lanes_min(lanes[1].first));
-                last = MAX(last, lanes_max(lanes[1].last));
+                first = MIN(first, lanes[1].first_min);
+                last = MAX(last, lanes[1].last_max);
         }
         while (key < n && first >= (int32_t) (base + key + ATTENTION_BLOCK))
                 key += ATTENTION_BLOCK;
         if (key >= n || last < (int32_t) (base + key))
-                return false;
-        *ret = (struct block){.base = base + key, .key = key};
-        ret->from = first > (int32_t) ret->base ? ((uint32_t) first - ret->base) / CHUNK : 0;
-        ret->to = MIN(((uint32_t) last - ret->base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
-        return true;
+                return b;
+        b = (struct block){.base = base + key, .key = key};
+        b.from = first > (int32_t) b.base ? ((uint32_t) first - b.base) / CHUNK : 0;
+        b.to = MIN(((uint32_t) last - b.base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
+        return b;
 }
 
-/* One group or two over the stage. The vector units weigh a block while the matrix unit adds the values of the
- * block before it and computes the scores of the one after: a chunk of each in turn, close enough together to run
- * at once. */
+/* One group or two over the stage. */
 ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n) {
-        enum { WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
-        struct block before = {0}, now, after;
-        bool more = next_block(w, group, two, base, n, 0, &now), any = false;
+        enum { SCORES = 2 * ATTENTION_BLOCK * LANES, WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
+        const struct block none = {0};
+        struct block before = none, now = next_block(w, group, two, base, n, 0), after;
+        struct matrix m = {.w = w, .group = group, .scores = w->scores};
         uint32_t odd = 0;
 
-        for (uint32_t t = now.from; more && t < now.to; t++)
-                score_chunk(w, group, two, now.key + t * CHUNK, t);
-        while (more) {
-                uint16_t *weights = w->weights + odd * WEIGHTS, *weights_before = w->weights + (odd ^ 1) * WEIGHTS;
-                struct scale s0 = prepare(w, group, 0, &now), s1;
+        matrix_init(&m, &none, &now);
+        matrix_finish(&m, two);
+        while (now.from < now.to) {
+                float *scores = w->scores + odd * SCORES;
+                uint16_t *weights = w->weights + odd * WEIGHTS;
+                struct scale s0, s1;
 
+                odd ^= 1;
+                after = next_block(w, group, two, base, n, now.key + ATTENTION_BLOCK);
+                m.weights = w->weights + odd * WEIGHTS;
+                m.scores = w->scores + odd * SCORES;
+                matrix_init(&m, &before, &after);
+                m.slots = (two ? 2 : 1) * CHUNK_SLOTS * (now.to - now.from);
+                weigh_block(&m, two, 0, &now, scores, weights, &s0);
                 if (two)
-                        s1 = prepare(w, group + 1, 1, &now);
-                more = next_block(w, group, two, base, n, now.key + ATTENTION_BLOCK, &after);
-                for (uint32_t t = 0; t < BLOCK_CHUNKS; t++) {
-                        const float *scores = w->scores + t * CHUNK * LANES;
-
-                        if (t >= now.from && t < now.to)
-                                weigh_chunk(scores, weights + t * TILE_VALUES, s0.offset, s0.sums);
-                        if (any)
-                                add_values(w, group, two, &before, weights_before, w->v_chunks * t / BLOCK_CHUNKS,
-                                           w->v_chunks * (t + 1) / BLOCK_CHUNKS);
-                        if (two && t >= now.from && t < now.to)
-                                weigh_chunk(scores + ATTENTION_BLOCK * LANES,
-                                            weights + (BLOCK_CHUNKS + t) * TILE_VALUES, s1.offset, s1.sums);
-                        if (more && t >= after.from && t < after.to)
-                                score_chunk(w, group, two, after.key + t * CHUNK, t);
-                }
+                        weigh_block(&m, two, 1, &now, scores, weights, &s1);
+                matrix_finish(&m, two);
                 end_weights(w, group, &s0);
                 if (two)
                         end_weights(w, group + 1, &s1);
                 before = now;
                 now = after;
-                any = true;
-                odd ^= 1;
         }
-        if (any)
-                add_values(w, group, two, &before, w->weights + (odd ^ 1) * WEIGHTS, 0, w->v_chunks);
+        m.weights = w->weights + (odd ^ 1) * WEIGHTS;
+        matrix_init(&m, &before, &none);
+        matrix_finish(&m, two);
 }
 
 /* All pairs and the keys of the stage, n from `base` on. */
@@ -607,6 +725,7 @@ static void place_rows(struct work *w, const struct attention_job *job) {
                         w->lanes[g].first[l] = (int32_t) attention_first(op, (uint32_t) positions[row]);
                         w->lanes[g].last[l] = positions[row];
                 }
+                bound_lanes(&w->lanes[g]);
                 place_queries(w, g, queries, op->kv.k_dim, op->scale);
         }
 }
@@ -687,6 +806,7 @@ static void attend_sparse(const struct sparse_job *job) {
                         w.lanes[g].first[l] = 0;
                         w.lanes[g].last[l] = (int32_t) job->end - 1;
                 }
+                bound_lanes(&w.lanes[g]);
                 place_queries(&w, g, queries, op->kv.k_dim, op->scale);
         }
         for (uint32_t base = job->begin; base < job->end; base += w.stage) {

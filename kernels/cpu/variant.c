@@ -80,7 +80,7 @@ size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs) {
         size_t k = pad32(kv->k_dim), v = pad32(kv->v_dim), lanes = pad32(pairs);
         size_t keys = MAX((k + v) * ATTENTION_BLOCK * sizeof(float), (size_t) ATTENTION_STAGE);
 
-        return keys + (lanes * (k + v + 4) + 64 * ATTENTION_BLOCK) * sizeof(float);
+        return keys + (lanes * (k + v + 5) + 96 * ATTENTION_BLOCK) * sizeof(float);
 }
 
 /* A block of keys, products of the heads with it, queries and weights. */
