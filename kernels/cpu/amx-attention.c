@@ -5,8 +5,8 @@
  * and a head) go 16 at a time, one to a lane: scores come out as [key][pair], so that maxima and sums run along
  * whole vectors, and are turned only when they have become weights. Keys come in blocks at fixed positions, and a
  * block's key that a pair does not see weighs exactly nothing; so a pair's bits do not depend on who is in its job.
- * That nothing stays nothing, keys and values that are not finite count as the largest float16, and what is
- * subnormal as zero, as the matrix unit has it. */
+ * That nothing stays nothing, values that are not finite count as the largest bfloat16, and what is subnormal as
+ * zero, as the matrix unit has it. */
 
 #include <math.h>
 #include <stdbool.h>
@@ -23,6 +23,8 @@ enum {
         BLOCK_CHUNKS = ATTENTION_BLOCK / CHUNK,
         TILE_VALUES = 512, /* bfloat16 */
         TILE_FLOATS = 256,
+        FEW_GROUPS = 2,
+        PLACE_SLOTS = 16, /* of each chunk of keys that is placed */
 };
 
 static const struct amx_config config = {
@@ -63,6 +65,7 @@ static char *take(char **at, size_t bytes) {
 static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, void *scratch) {
         char *at = scratch;
         size_t key_bytes;
+        bool few;
 
         w->pairs = pairs;
         w->groups = DIV_ROUND_UP(pairs, (uint32_t) LANES);
@@ -72,11 +75,9 @@ static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs,
         w->stage = (uint32_t) MAX(MIN((size_t) ATTENTION_STAGE / key_bytes, (size_t) ATTENTION_SPLIT) / ATTENTION_BLOCK,
                                   (size_t) 1) *
                    ATTENTION_BLOCK;
-        /* Few pairs pass over each key once: it need not wait. */
-        if (w->groups <= 2)
-                w->stage = ATTENTION_BLOCK;
-        w->keys = (uint16_t *) take(&at, (size_t) w->stage * w->k_chunks * CHUNK * sizeof(uint16_t));
-        w->values = (uint16_t *) take(&at, (size_t) w->stage * w->v_chunks * CHUNK * sizeof(uint16_t));
+        few = w->groups <= FEW_GROUPS;
+        w->keys = (uint16_t *) take(&at, (size_t) (few ? 2 * CHUNK : w->stage) * w->k_chunks * AMX_ROW_BYTES);
+        w->values = (uint16_t *) take(&at, (size_t) (few ? 2 * ATTENTION_BLOCK : w->stage) * w->v_chunks * AMX_ROW_BYTES);
         w->queries = (uint16_t *) take(&at, (size_t) w->groups * w->k_chunks * AMX_TILE_BYTES);
         w->out = (float *) take(&at, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
         w->max = (float *) take(&at, (size_t) w->groups * LANES * sizeof(float));
@@ -123,24 +124,23 @@ ALWAYS_INLINE __m512i round_bf16(__m512 low, __m512 high) {
         return (__m512i) _mm512_cvtne2ps_pbh(high, low);
 }
 
-/* Not-a-number and infinity become the largest finite float16. */
-ALWAYS_INLINE __m512 clamp(__m512 v) {
-        const int smaller_with_sign_of_first = 2;
-
-        return _mm512_range_ps(v, _mm512_set1_ps(65504.0f), smaller_with_sign_of_first);
-}
-
 ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
-        return round_bf16(clamp(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p))),
-                          clamp(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16)))));
+        return round_bf16(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)),
+                          _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16))));
 }
 
 /* n < CHUNK values, zeros behind. */
 ALWAYS_INLINE __m512i load_rest(const uint16_t *p, uint32_t n) {
         __m512i v = _mm512_maskz_loadu_epi16((1u << n) - 1, p);
 
-        return round_bf16(clamp(_mm512_cvtph_ps(_mm512_castsi512_si256(v))),
-                          clamp(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1))));
+        return round_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(v)),
+                          _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1)));
+}
+
+/* Not-a-number and infinity become the largest finite bfloat16: as signed numbers they are above it where positive,
+ * and as unsigned ones where negative. */
+ALWAYS_INLINE __m512i clamp(__m512i v) {
+        return _mm512_min_epu16(_mm512_min_epi16(v, _mm512_set1_epi16(0x7f7f)), _mm512_set1_epi16((short) 0xff7f));
 }
 
 /* Where key number i of the stage has its first dims; each further chunk is a tile further. */
@@ -169,6 +169,8 @@ ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m
         uint16_t *to = w->values + ((size_t) (i / CHUNK) * 2 * w->v_chunks + 2 * c) * TILE_VALUES +
                        i % CHUNK / 2 * CHUNK;
 
+        even = clamp(even);
+        odd = clamp(odd);
         _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
         _mm512_store_si512(to + TILE_VALUES, _mm512_unpackhi_epi16(even, odd));
 }
@@ -196,9 +198,9 @@ static void place_last_values(const struct work *w, uint32_t i, const uint16_t *
                         place_chunk(w, i, c, load_rest(even + c * CHUNK, dim % CHUNK), zero);
 }
 
-/* Of keys that hold their values and are in place. */
-static void place_key_values(const struct work *w, uint32_t i) {
-        const uint16_t *even = key_at(w, i), *odd = key_at(w, i + 1);
+/* Of keys that hold their values: those in place as `key` and the next one. */
+ALWAYS_INLINE void place_key_values(const struct work *w, uint32_t i, uint32_t key) {
+        const uint16_t *even = key_at(w, key), *odd = key_at(w, key + 1);
 
         for (uint32_t c = 0; c < w->v_chunks; c++)
                 place_chunk(w, i, c, _mm512_load_si512(even + (size_t) c * TILE_VALUES),
@@ -330,6 +332,7 @@ struct block {
 struct matrix {
         const struct work *w;
         uint32_t group;
+        bool two;
         struct block before, after;
         const uint16_t *weights; /* of the block before */
         float *scores;           /* of the block after */
@@ -453,8 +456,15 @@ ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
 
 /* Between the instructions of the vector units: so many steps that they end with the last of the slots. */
 ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
-        for (m->owed += m->planned; m->owed >= m->slots; m->owed -= m->slots)
+        for (m->owed += m->planned; m->owed >= m->slots && m->steps > 0; m->owed -= m->slots)
                 matrix_step(m, two);
+}
+
+/* Up to the end of a row of products: the tiles are free then. */
+ALWAYS_INLINE void matrix_pause(struct matrix *m, bool two) {
+        while (m->t != m->before.from && m->t != m->before.to)
+                matrix_step(m, two);
+        matrix_end(m, two);
 }
 
 ALWAYS_INLINE void matrix_finish(struct matrix *m, bool two) {
@@ -585,7 +595,7 @@ ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two,
         enum { SCORES = 2 * ATTENTION_BLOCK * LANES, WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
         const struct block none = {0};
         struct block before = none, now = next_block(w, group, two, base, n, 0), after;
-        struct matrix m = {.w = w, .group = group, .scores = w->scores};
+        struct matrix m = {.w = w, .group = group, .two = two, .scores = w->scores};
         uint32_t odd = 0;
 
         matrix_init(&m, &none, &now);
@@ -678,31 +688,125 @@ static size_t page_slot(const struct pages *p, uint32_t page) {
         return ((size_t) p->pages[page] * p->kv->kv_heads + p->kv_head) * KV_PAGE_TOKENS;
 }
 
-/* The first `n` keys of a page become CHUNK keys of the stage from number i on, zeros behind. The next page is
- * asked for meanwhile. */
-static __attribute__((noinline)) void place_page(const struct work *w, const struct pages *p, uint32_t page, uint32_t next, uint32_t i,
-                       uint32_t n) {
-        const struct kv_layer *kv = p->kv;
-        const uint16_t *keys = host_address(kv->k), *values = host_address(kv->v);
-        size_t slot = page_slot(p, page), ahead = page_slot(p, next);
+/* The keys of a job, a chunk at a time. */
+struct source {
+        uint32_t first, end;
+        /* Keys from number `key` on, a multiple of CHUNK, become the work's keys from number `at` on and values from
+         * `value_at` on, with zeros where there are none. The matrix unit goes on meanwhile. */
+        void (*place)(const struct source *s, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
+                      struct matrix *m);
+};
 
-        for (uint32_t j = 0; j < KV_PAGE_TOKENS; j++) {
-                prefetch(keys + (ahead + j) * kv->k_dim, kv->k_dim);
-                place_key(w, i + j, j < n ? keys + (slot + j) * kv->k_dim : NULL, kv->k_dim);
-        }
-        for (uint32_t j = 0; j < KV_PAGE_TOKENS; j += 2) {
+struct dense_source {
+        struct source base;
+        struct pages pages;
+};
+
+static void place_page_values(const struct dense_source *s, const struct work *w, size_t slot, size_t ahead, uint32_t n,
+                              uint32_t at, struct matrix *m) {
+        const struct kv_layer *kv = s->pages.kv;
+        const uint16_t *values = host_address(kv->v);
+
+        for (uint32_t j = 0; j < CHUNK; j += 2) {
                 const uint16_t *v = values + (slot + j) * kv->v_dim;
 
-                if (!values) {
-                        place_key_values(w, i + j);
-                        continue;
-                }
                 prefetch(values + (ahead + j) * kv->v_dim, 2 * kv->v_dim);
                 if (j + 1 < n)
-                        place_values(w, i + j, v, v + kv->v_dim, kv->v_dim);
+                        place_values(w, at + j, v, v + kv->v_dim, kv->v_dim);
                 else
-                        place_last_values(w, i + j, j < n ? v : NULL, kv->v_dim);
+                        place_last_values(w, at + j, j < n ? v : NULL, kv->v_dim);
+                if (j % 4)
+                        matrix_slot(m, m->two);
         }
+}
+
+/* The next page is asked for meanwhile. */
+static void place_dense(const struct source *base, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
+                        struct matrix *m) {
+        const struct dense_source *s = container_of(base, const struct dense_source, base);
+        const struct kv_layer *kv = s->pages.kv;
+        const uint16_t *keys = host_address(kv->k);
+        uint32_t n = MIN(base->end - key, (uint32_t) CHUNK), page = key / KV_PAGE_TOKENS;
+        size_t slot = page_slot(&s->pages, page);
+        size_t ahead = page_slot(&s->pages, MIN(page + 1, (base->end - 1) / KV_PAGE_TOKENS));
+
+        for (uint32_t j = 0; j < CHUNK; j++) {
+                prefetch(keys + (ahead + j) * kv->k_dim, kv->k_dim);
+                place_key(w, at + j, j < n ? keys + (slot + j) * kv->k_dim : NULL, kv->k_dim);
+                if (j % 4 == 3)
+                        matrix_slot(m, m->two);
+        }
+        if (kv->v.address) {
+                place_page_values(s, w, slot, ahead, n, value_at, m);
+                return;
+        }
+        for (uint32_t j = 0; j < CHUNK; j += 2) {
+                place_key_values(w, value_at + j, at + j);
+                if (j % 4)
+                        matrix_slot(m, m->two);
+        }
+}
+
+/* Many pairs: keys wait in the second cache while all groups pass. */
+static void attend_many(const struct work *w, const struct source *s) {
+        struct matrix idle = {0};
+
+        for (uint32_t base = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK; base < s->end; base += w->stage) {
+                uint32_t end = MIN(base + w->stage, s->end);
+
+                for (uint32_t key = MAX(base, s->first / CHUNK * CHUNK); key < end; key += CHUNK)
+                        s->place(s, w, key, key - base, key - base, &idle);
+                attend_stage(w, base, end - base);
+        }
+}
+
+/* Few pairs: each chunk of keys is placed and used while it is in the first cache, and meanwhile the matrix unit adds
+ * the values of the block before. */
+ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool two) {
+        enum { WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
+        const struct block none = {0};
+        struct matrix m = {.w = w, .two = two};
+        struct block before = none;
+        uint32_t odd = 0;
+
+        for (uint32_t base = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK; base < s->end; base += ATTENTION_BLOCK) {
+                struct block now = next_block(w, 0, two, base, ATTENTION_BLOCK, 0);
+                uint16_t *weights = w->weights + odd * WEIGHTS;
+                struct scale s0, s1;
+
+                if (now.from == now.to)
+                        continue;
+                now.key = odd * ATTENTION_BLOCK;
+                matrix_init(&m, &before, &none);
+                m.slots = PLACE_SLOTS * (now.to - now.from);
+                for (uint32_t t = now.from; t < now.to; t++) {
+                        s->place(s, w, base + t * CHUNK, t % 2 * CHUNK, now.key + t * CHUNK, &m);
+                        matrix_pause(&m, two);
+                        score_chunk(w, 0, two, t % 2 * CHUNK, t);
+                }
+                matrix_finish(&m, two);
+                matrix_init(&m, &none, &none);
+                weigh_block(&m, two, 0, &now, w->scores, weights, &s0);
+                end_weights(w, 0, &s0);
+                if (two) {
+                        weigh_block(&m, two, 1, &now, w->scores, weights, &s1);
+                        end_weights(w, 1, &s1);
+                }
+                m.weights = weights;
+                before = now;
+                odd ^= 1;
+        }
+        matrix_init(&m, &before, &none);
+        matrix_finish(&m, two);
+}
+
+static void attend_keys(const struct work *w, const struct source *s) {
+        if (w->groups > FEW_GROUPS)
+                attend_many(w, s);
+        else if (w->groups == 2)
+                attend_few(w, s, true);
+        else
+                attend_few(w, s, false);
 }
 
 _Static_assert((int) CHUNK == (int) KV_PAGE_TOKENS, "a page is a chunk");
@@ -733,28 +837,25 @@ static void place_rows(struct work *w, const struct attention_job *job) {
 static void attend_split(const struct attention_job *job) {
         const struct op_attention *op = job->op;
         const int32_t *positions = host_address(op->rows.positions);
-        uint32_t first = MAX(attention_first(op, positions[job->first]), job->begin);
-        uint32_t last = MIN((uint32_t) positions[job->first + job->rows - 1], job->end - 1);
-        struct pages pages = {
-                .kv = &op->kv,
-                .pages = (const int32_t *) host_address(op->rows.page_table) +
-                         (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
-                                 op->rows.page_table_stride,
-                .kv_head = job->head / (op->heads / op->kv.kv_heads),
+        struct dense_source source = {
+                .base = {
+                        .first = MAX(attention_first(op, positions[job->first]), job->begin),
+                        .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
+                        .place = place_dense,
+                },
+                .pages = {
+                        .kv = &op->kv,
+                        .pages = (const int32_t *) host_address(op->rows.page_table) +
+                                 (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
+                                         op->rows.page_table_stride,
+                        .kv_head = job->head / (op->heads / op->kv.kv_heads),
+                },
         };
         struct work w;
 
         work_init(&w, &op->kv, job->rows * job->heads, job->scratch);
         place_rows(&w, job);
-        for (uint32_t base = first / ATTENTION_BLOCK * ATTENTION_BLOCK; base <= last; base += w.stage) {
-                uint32_t end = MIN(base + w.stage - 1, last), from = MAX(base, first) / KV_PAGE_TOKENS;
-
-                for (uint32_t page = from; page <= end / KV_PAGE_TOKENS; page++)
-                        place_page(&w, &pages, page, MIN(page + 1, last / KV_PAGE_TOKENS),
-                                   page * KV_PAGE_TOKENS - base,
-                                   MIN(last + 1 - page * KV_PAGE_TOKENS, (uint32_t) KV_PAGE_TOKENS));
-                attend_stage(&w, base, end + 1 - base);
-        }
+        attend_keys(&w, &source.base);
         store_out(&w, &job->part, op->kv.v_dim);
 }
 
@@ -770,23 +871,30 @@ void attention_amx(const struct attention_job *job) {
         end(mode);
 }
 
+struct sparse_source {
+        struct source base;
+        const struct sparse_job *job;
+};
+
 static void prefetch_key(const struct sparse_job *job, uint32_t i) {
         if (i < job->end)
                 prefetch((const uint16_t *) sparse_key(job->op, job->keys, i), job->op->kv.k_dim);
 }
 
-/* Keys [begin, end) of the row become keys of the stage from its first on, with zeros to fill a chunk. */
-static void place_sparse(const struct work *w, const struct sparse_job *job, uint32_t begin, uint32_t end) {
+static void place_sparse(const struct source *base, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
+                         struct matrix *m) {
         enum { AHEAD = 8 };
-        uint32_t n = end - begin, padded = (n + CHUNK - 1) & ~(CHUNK - 1U);
+        const struct sparse_job *job = container_of(base, const struct sparse_source, base)->job;
 
-        for (uint32_t j = 0; j < padded; j++) {
-                const void *key = j < n ? sparse_key(job->op, job->keys, begin + j) : NULL;
+        for (uint32_t j = 0; j < CHUNK; j++) {
+                const void *from = key + j < base->end ? sparse_key(job->op, job->keys, key + j) : NULL;
 
-                prefetch_key(job, begin + j + AHEAD);
-                place_key(w, j, key, job->op->kv.k_dim);
-                if (j % 2)
-                        place_key_values(w, j - 1);
+                prefetch_key(job, key + j + AHEAD);
+                place_key(w, at + j, from, job->op->kv.k_dim);
+                if (j % 2) {
+                        place_key_values(w, value_at + j - 1, at + j - 1);
+                        matrix_slot(m, m->two);
+                }
         }
 }
 
@@ -794,6 +902,10 @@ static void attend_sparse(const struct sparse_job *job) {
         const struct op_sparse_attention *op = job->op;
         const float *q = (const float *) host_address(op->q) +
                          ((size_t) job->row * op->heads + job->head) * op->kv.k_dim;
+        struct sparse_source source = {
+                .base = {.first = job->begin, .end = job->end, .place = place_sparse},
+                .job = job,
+        };
         struct work w;
 
         work_init(&w, &op->kv, job->heads, job->scratch);
@@ -809,12 +921,7 @@ static void attend_sparse(const struct sparse_job *job) {
                 bound_lanes(&w.lanes[g]);
                 place_queries(&w, g, queries, op->kv.k_dim, op->scale);
         }
-        for (uint32_t base = job->begin; base < job->end; base += w.stage) {
-                uint32_t end = MIN(base + w.stage, job->end);
-
-                place_sparse(&w, job, base, end);
-                attend_stage(&w, base, end - base);
-        }
+        attend_keys(&w, &source.base);
         store_out(&w, &job->part, op->kv.v_dim);
 }
 
