@@ -14,6 +14,7 @@ const struct cpu_variant cpu_variant_amx = {
         .attention = attention_amx,
         .sparse_attention = sparse_attention_amx,
         .index = index_amx,
+        .choose = choose_avx512,
         .blend = blend_avx512,
         .dot =
                 {

@@ -252,6 +252,7 @@ const struct cpu_variant cpu_variant_avx512 = {
         .dot_input = dot_input_avx2,
         ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
+        .choose = choose_avx512,
         .blend = blend_avx512,
         .dot =
                 {

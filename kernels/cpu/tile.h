@@ -70,6 +70,8 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
 
+void choose_avx512(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
+
 void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols);
 
 /* From simd-rows.c and simd-attention.c, which are compiled for each. */

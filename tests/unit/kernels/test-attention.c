@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "host.h"
+#include "machine.h"
 #include "ref.h"
 #include "test.h"
 #include "trial.h"
@@ -201,6 +202,45 @@ static float *try_choice(struct device *d, const struct trial *t, size_t *ret_wi
 TEST(the_index_chooses_the_same_from_long_contexts) {
         for (uint32_t option = 0; option < 16; option++)
                 trial_check(try_choice, (struct trial){.n = 50, .type = QUANT_F16, .option = option}, 0.0);
+}
+
+static float odd_score(struct sample *s, unsigned kind) {
+        float x = sample_float(s);
+
+        switch (kind) {
+        case 0:
+                return x;
+        case 1:
+                return x > 0.99f ? x : -0.0f * (float) (x > 0.0f);
+        case 2:
+                return sample_u32(s) % 50 == 0 ? NAN : x < -0.9f ? -INFINITY : floorf(x * 300.0f);
+        default: /* rising: a sample in even steps sees all of it */
+                return x * 0.001f + (float) s->state * 0x1p-64f;
+        }
+}
+
+TEST(the_best_scores_are_the_same_to_all_variants) {
+        static const uint32_t sizes[] = {5, 2047, 2048, 2049, 5000, 40000};
+        struct sample s = {7};
+
+        for (unsigned i = 0; i < 4 * ELEMENTS(sizes); i++) {
+                uint32_t n = sizes[i / 4];
+                _cleanup_(freep) float *scores = malloc(n * sizeof(*scores));
+                _cleanup_(freep) int32_t *expected = malloc(n * sizeof(*expected)), *got = malloc(n * sizeof(*got));
+
+                assert_se(scores && expected && got);
+                for (uint32_t j = 0; j < n; j++)
+                        scores[j] = odd_score(&s, i % 4);
+                for (uint32_t k = 1; k < n; k = k * 3 + 1) {
+                        choose_best(expected, scores, n, k);
+                        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                                if (!cpu_variants[v]->choose || (cpu_variants[v]->needs & ~machine_cpu_bits()))
+                                        continue;
+                                cpu_variants[v]->choose(got, scores, n, k);
+                                assert_se(memcmp(got, expected, k * sizeof(*got)) == 0);
+                        }
+                }
+        }
 }
 
 /* A token that went wrong must not reach those before it through the company of a prompt. */
