@@ -23,7 +23,7 @@ size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
 }
 
 void *scratch_get(struct scratch *s, size_t total) {
-        size_t align = total < HUGE_PAGE ? SCRATCH_ALIGN : HUGE_PAGE;
+        size_t align = total < HUGE_PAGE / 4 ? SCRATCH_ALIGN : HUGE_PAGE;
         void *data;
 
         if (s->planned)
