@@ -76,7 +76,7 @@ static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs,
                                   (size_t) 1) *
                    ATTENTION_BLOCK;
         few = w->groups <= FEW_GROUPS;
-        w->keys = (uint16_t *) take(&at, (size_t) (few ? 2 * CHUNK : w->stage) * w->k_chunks * AMX_ROW_BYTES);
+        w->keys = (uint16_t *) take(&at, (size_t) (few ? CHUNK : w->stage) * w->k_chunks * AMX_ROW_BYTES);
         w->values = (uint16_t *) take(&at, (size_t) (few ? 2 * ATTENTION_BLOCK : w->stage) * w->v_chunks * AMX_ROW_BYTES);
         w->queries = (uint16_t *) take(&at, (size_t) w->groups * w->k_chunks * AMX_TILE_BYTES);
         w->out = (float *) take(&at, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
@@ -761,8 +761,7 @@ static void attend_many(const struct work *w, const struct source *s) {
 }
 
 /* Few pairs: each chunk of keys is placed and used while it is in the first cache, and meanwhile the matrix unit adds
- * the values of the block before. A tile cannot be loaded while its stores are on their way to the cache: scores
- * are one chunk behind. */
+ * the values of the block before. */
 ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool two) {
         enum { WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
         const struct block none = {0};
@@ -781,13 +780,11 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
                 matrix_init(&m, &before, &none);
                 m.slots = PLACE_SLOTS * (now.to - now.from);
                 for (uint32_t t = now.from; t < now.to; t++) {
-                        s->place(s, w, base + t * CHUNK, t % 2 * CHUNK, now.key + t * CHUNK, &m);
+                        s->place(s, w, base + t * CHUNK, 0, now.key + t * CHUNK, &m);
                         matrix_pause(&m, two);
-                        if (t > now.from)
-                                score_chunk(w, 0, two, (t - 1) % 2 * CHUNK, t - 1);
+                        score_chunk(w, 0, two, 0, t);
                 }
                 matrix_finish(&m, two);
-                score_chunk(w, 0, two, (now.to - 1) % 2 * CHUNK, now.to - 1);
                 matrix_init(&m, &none, &none);
                 weigh_block(&m, two, 0, &now, w->scores, weights, &s0);
                 end_weights(w, 0, &s0);
@@ -954,8 +951,8 @@ ALWAYS_INLINE __m512 sum_lanes(const __m512 v[LANES]) {
         return sums[0];
 }
 
-/* Scores of the CHUNK keys from number `key` on, for one of the job's rows. */
-static void index_chunk(const struct index_work *x, uint32_t groups, uint32_t row, uint32_t key, float *scores) {
+/* Scores of the CHUNK keys in place, for one of the job's rows. */
+static void index_chunk(const struct index_work *x, uint32_t groups, uint32_t row, float *scores) {
         const struct work *w = &x->w;
         __m512 sums[2][LANES];
 
@@ -965,9 +962,9 @@ static void index_chunk(const struct index_work *x, uint32_t groups, uint32_t ro
                 uint32_t n = MIN(groups - g, 2U);
 
                 if (n == 2)
-                        score_chunk(w, row * groups + g, true, key, 0);
+                        score_chunk(w, row * groups + g, true, 0, 0);
                 else
-                        score_chunk(w, row * groups + g, false, key, 0);
+                        score_chunk(w, row * groups + g, false, 0, 0);
                 for (uint32_t half = 0; half < n; half++) {
                         __m512 weights = _mm512_load_ps(x->weights + ((size_t) row * groups + g + half) * LANES);
                         const float *products = w->scores + half * ATTENTION_BLOCK * LANES;
@@ -1010,7 +1007,7 @@ static void index_work_init(struct index_work *x, const struct index_job *job, u
         char *at = job->scratch;
 
         *x = (struct index_work){.w.k_chunks = DIV_ROUND_UP(op->keys.k_dim, (uint32_t) CHUNK)};
-        x->w.keys = (uint16_t *) take(&at, (size_t) 4 * x->w.k_chunks * AMX_TILE_BYTES);
+        x->w.keys = (uint16_t *) take(&at, (size_t) 2 * x->w.k_chunks * AMX_TILE_BYTES);
         x->w.queries = (uint16_t *) take(&at, (size_t) job->rows * groups * x->w.k_chunks * AMX_TILE_BYTES);
         x->w.scores = (float *) take(&at, 2 * ATTENTION_BLOCK * LANES * sizeof(float));
         x->weights = (float *) take(&at, (size_t) job->rows * groups * LANES * sizeof(float));
@@ -1023,7 +1020,7 @@ static void place_index_keys(const struct index_work *x, const struct index_job 
         for (uint32_t j = 0; j < CHUNK; j++) {
                 if (i + j + CHUNK < job->end)
                         prefetch(index_key(op, pages, i + j + CHUNK), op->keys.k_dim);
-                place_key(&x->w, i / CHUNK % 2 * CHUNK + j, i + j < job->end ? index_key(op, pages, i + j) : NULL,
+                place_key(&x->w, j, i + j < job->end ? index_key(op, pages, i + j) : NULL,
                           op->keys.k_dim);
         }
 }
@@ -1037,13 +1034,10 @@ static void index_entries(const struct index_job *job) {
         struct index_work x;
 
         index_work_init(&x, job, groups);
-        /* As in attend_few() a chunk behind. */
-        for (uint32_t i = job->begin; i < job->end + CHUNK; i += CHUNK) {
-                if (i < job->end)
-                        place_index_keys(&x, job, pages, i);
-                for (uint32_t row = 0; i > job->begin && row < job->rows; row++)
-                        index_chunk(&x, groups, row, (i - CHUNK) / CHUNK % 2 * CHUNK,
-                                    job->scores + row * job->stride + i - CHUNK);
+        for (uint32_t i = job->begin; i < job->end; i += CHUNK) {
+                place_index_keys(&x, job, pages, i);
+                for (uint32_t row = 0; row < job->rows; row++)
+                        index_chunk(&x, groups, row, job->scores + row * job->stride + i);
         }
 }
 

@@ -81,9 +81,10 @@ static void end_chain(const struct attend *a, const struct attend_chain *c) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++) {
                 size_t at = state_of(a, c, i);
                 float *out = a->out + at * a->v_dim, sum = state_sum(a)[at];
+                float factor = sum != 0.0f ? 1.0f / sum : 0.0f;
 
-                for (uint32_t j = 0; j < a->v_dim && sum != 0.0f; j++)
-                        out[j] /= sum;
+                for (uint32_t j = 0; j < a->v_dim; j++)
+                        out[j] *= factor;
         }
 }
 
