@@ -2,13 +2,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/util.h"
 #include "cpu.h"
 #include "machine.h"
 
-/* What panels want (panel.h). */
-enum { SCRATCH_ALIGN = 4096 };
+/* The alignment is what panels want (panel.h). */
+enum { SCRATCH_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
 
 size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
         size_t at = *total, size;
@@ -23,6 +24,7 @@ size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
 }
 
 void *scratch_get(struct scratch *s, size_t total) {
+        size_t align = total < HUGE_PAGE / 4 ? SCRATCH_ALIGN : HUGE_PAGE;
         void *data;
 
         if (s->planned)
@@ -31,9 +33,14 @@ void *scratch_get(struct scratch *s, size_t total) {
                 return s->data;
         if (total > SIZE_MAX / 2)
                 return NULL;
-        data = aligned_alloc(SCRATCH_ALIGN, (total + SCRATCH_ALIGN - 1) & ~(size_t) (SCRATCH_ALIGN - 1));
+        total = (total + align - 1) & ~(align - 1);
+        data = aligned_alloc(align, total);
         if (!data)
                 return NULL;
+        /* Tiles are read line by line from many places: on small pages their addresses cost more than their
+         * products. */
+        if (align == HUGE_PAGE)
+                (void) madvise(data, total, MADV_HUGEPAGE);
         free(s->data);
         *s = (struct scratch){.data = data, .size = total};
         return data;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* AVX-512 with the matrix unit. */
 
+#include "amx-attention.h"
 #include "machine.h"
 #include "panel.h"
 #include "tile.h"
@@ -29,7 +30,11 @@ const struct cpu_variant cpu_variant_amx = {
         .name = "amx",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
         ROWS_MEMBERS(avx512),
-        .attention = attention_avx512,
+        .attention = attention_amx,
+        .sparse_attention = sparse_attention_amx,
+        .index = index_amx,
+        .choose = choose_avx512,
+        .blend = blend_avx512,
         .panel_rows = panel_rows,
         .panel_bytes = panel_bytes,
         .panel_pack = panel_pack,

@@ -292,6 +292,7 @@ const struct cpu_variant cpu_variant_avx2 = {
         ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
         .dot_whole = dot_whole_avx2,
+        .blend = blend_avx2,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_avx2,

@@ -7,6 +7,8 @@ const struct cpu_variant cpu_variant_avx512 = {
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI,
         ROWS_MEMBERS(avx512),
         .attention = attention_avx512,
+        .choose = choose_avx512,
+        .blend = blend_avx512,
         .dot_whole = dot_whole_avx2,
         .dot = {DOT_MEMBERS_AVX512},
 };

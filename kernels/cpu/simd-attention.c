@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Compiled once per instruction set (simd.h).
  *
- * Keys are visited page after page from the one that holds the first key of the row's window, whoever else is
- * in the job: a row's bits depend on its own position only. Each page is brought to float32 once per job. */
+ * Keys are visited page after page; a row looks at those of its own window, whoever else is in the job: its
+ * bits depend on its own position only. Each page is brought to float32 once per job. */
 #include <math.h>
 
 #include "base/util.h"
@@ -12,7 +12,7 @@
 
 enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES };
 
-/* Scratch of a job: see attention_scratch_floats(). k and v are the padded row lengths. */
+/* In the job's scratch. k and v are the padded row lengths. */
 struct work {
         const struct attention_job *job;
         uint32_t k, v, pairs;
@@ -32,7 +32,6 @@ static void copy_padded(float *dst, const float *src, uint32_t n, uint32_t padde
 
 static void work_init(struct work *w, const struct attention_job *job) {
         const struct op_attention *op = job->op;
-        const float *sinks = host_address(op->sinks);
 
         *w = (struct work){.job = job, .k = pad16(op->kv.k_dim), .v = pad16(op->kv.v_dim)};
         w->pairs = job->rows * job->heads;
@@ -49,8 +48,8 @@ static void work_init(struct work *w, const struct attention_job *job) {
                             (const float *) host_address(op->q) + (row * op->heads + head) * op->kv.k_dim,
                             op->kv.k_dim, w->k);
                 memset(w->out + (size_t) i * w->v, 0, w->v * sizeof(float));
-                w->max[i] = sinks ? sinks[head] : -INFINITY;
-                w->sum[i] = sinks ? 1.0f : 0.0f;
+                w->max[i] = -INFINITY;
+                w->sum[i] = 0.0f;
         }
 }
 
@@ -185,11 +184,6 @@ static void attend_page(struct work *w, uint32_t pair, uint32_t first, uint32_t 
         page_values(w, w->out + (size_t) pair * w->v, correction, p, first, last);
 }
 
-/* First key of row t. */
-static uint32_t row_first(const struct op_attention *op, uint32_t position) {
-        return op->window && position >= op->window ? position - op->window + 1 : 0;
-}
-
 static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, size_t next,
                        uint32_t last_key) {
         const struct attention_job *job = w->job;
@@ -200,7 +194,7 @@ static void visit_page(struct work *w, const int32_t *positions, uint32_t page, 
         load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
                   last_used + 1);
         for (uint32_t r = 0; r < job->rows; r++) {
-                uint32_t position = positions[job->first + r], first = row_first(op, position);
+                uint32_t position = positions[job->first + r], first = attention_first(op, position);
 
                 if (position < base || first > base + KV_PAGE_TOKENS - 1)
                         continue;
@@ -214,18 +208,14 @@ static size_t page_slot(const struct op_attention *op, int32_t page, uint32_t kv
         return ((size_t) page * op->kv.kv_heads + kv_head) * KV_PAGE_TOKENS;
 }
 
-static void store_pair(const struct work *w, uint32_t pair) {
-        const struct op_attention *op = w->job->op;
-        size_t head = w->job->head + pair % w->job->heads, row = w->job->first + pair / w->job->heads;
-        float *out = (float *) host_address(op->out) + (row * op->heads + head) * op->kv.v_dim;
-        const float *sums = w->out + (size_t) pair * w->v;
-        float sum = w->sum[pair];
-        uint32_t i = 0;
+static void store_pairs(const struct work *w) {
+        const struct attention_part *part = &w->job->part;
+        uint32_t dim = w->job->op->kv.v_dim;
 
-        for (; i + VF_LANES <= op->kv.v_dim; i += VF_LANES)
-                vf_store(out + i, vf_load(sums + i) / vf_set(sum));
-        for (; i < op->kv.v_dim; i++)
-                out[i] = sums[i] / sum;
+        memcpy(part->max, w->max, w->pairs * sizeof(float));
+        memcpy(part->sum, w->sum, w->pairs * sizeof(float));
+        for (uint32_t i = 0; i < w->pairs; i++)
+                memcpy(part->out + (size_t) i * dim, w->out + (size_t) i * w->v, dim * sizeof(float));
 }
 
 void SIMD_NAME(attention)(const struct attention_job *job) {
@@ -234,7 +224,8 @@ void SIMD_NAME(attention)(const struct attention_job *job) {
         const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
                                (size_t) ((const int32_t *) host_address(op->rows.sequences))[job->first] *
                                        op->rows.page_table_stride;
-        uint32_t first = row_first(op, positions[job->first]), last = positions[job->first + job->rows - 1];
+        uint32_t first = MAX(attention_first(op, positions[job->first]), job->begin);
+        uint32_t last = MIN((uint32_t) positions[job->first + job->rows - 1], job->end - 1);
         uint32_t kv_head = job->head / (op->heads / op->kv.kv_heads);
         struct work w;
 
@@ -245,6 +236,14 @@ void SIMD_NAME(attention)(const struct attention_job *job) {
 
                 visit_page(&w, positions, page, slot, next, last);
         }
-        for (uint32_t i = 0; i < w.pairs; i++)
-                store_pair(&w, i);
+        store_pairs(&w);
+}
+
+void SIMD_NAME(blend)(float *y, float a, const float *x, float b, uint32_t n) {
+        uint32_t i = 0;
+
+        for (; i + VF_LANES <= n; i += VF_LANES)
+                vf_store(y + i, vf_fma(vf_set(a), vf_load(y + i), vf_set(b) * vf_load(x + i)));
+        for (; i < n; i++)
+                y[i] = fmaf(a, y[i], b * x[i]);
 }

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* Keys from all over the pages are brought to float32, BLOCK of them at a time, and multiplied with several
- * heads at once by the variant's float kernel. Blocks begin at a row's first key: its bits do not depend on
- * other rows. */
+/* Keys from all over the pages are brought to float32, INDEX_BLOCK of them at a time, and multiplied with several
+ * heads at once by the variant's float kernel; or the variant does better. Blocks begin at a row's first key: its
+ * bits do not depend on other rows. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
 
+#include "attend.h"
 #include "base/util.h"
-#include "cpu.h"
 
-enum {
-        BLOCK = 32, /* keys */
-        HEADS = 16, /* of one job of sparse attention */
-};
+enum { HEADS = 16 /* multiplied at once */ };
 
-/* scores[h × BLOCK + j] = q_h · keys_j */
+/* scores[h × INDEX_BLOCK + j] = q_h · keys_j */
 static void multiply(const struct cpu_variant *v, const float *keys, uint32_t n, const float *q,
                      uint32_t heads, uint32_t dim, float *scores) {
         for (uint32_t from = 0; from < heads; from += HEADS) {
@@ -33,100 +30,174 @@ static void multiply(const struct cpu_variant *v, const float *keys, uint32_t n,
 
                 for (uint32_t h = 0; h < job.n; h++) {
                         x[h] = q + (size_t) (from + h) * dim;
-                        y[h] = scores + (size_t) (from + h) * BLOCK;
+                        y[h] = scores + (size_t) (from + h) * INDEX_BLOCK;
                 }
                 v->dot[QUANT_F32](&job);
         }
 }
 
+static uint32_t row_position(const struct op_rows *rows, uint32_t t) {
+        return (uint32_t) ((const int32_t *) host_address(rows->positions))[t];
+}
+
+static uint32_t row_sequence(const struct op_rows *rows, uint32_t t) {
+        return (uint32_t) ((const int32_t *) host_address(rows->sequences))[t];
+}
+
+/* Entries that row t chooses from; 0 where it takes all. */
+static uint32_t index_entries(const struct op_index *op, uint32_t t) {
+        uint32_t n = kv_visible(op->keys.ratio, row_position(&op->rows, t));
+
+        return n > op->k ? n : 0;
+}
+
+/* Neighbouring rows of one sequence, [first, end). */
+struct index_group {
+        uint32_t first, end, entries; /* of the row that sees most */
+        uint64_t jobs_before;
+};
+
 struct index_run {
         const struct op_index *op;
         const struct cpu_variant *variant;
-        char *scratch; /* [threads][worker_bytes] */
-        size_t worker_bytes, keys_at, products_at;
+        size_t stride, job_bytes;
+        float *scores; /* [INDEX_ROWS][stride] */
+        char *scratch; /* [threads][job_bytes] */
+        struct index_group groups[INDEX_ROWS];
+        uint32_t first, rows, n_groups;
 };
 
-/* scores[i] of the entries [from, from + n). */
-static void index_block(const struct index_run *a, uint32_t t, const int32_t *pages, uint32_t from,
-                        uint32_t n, float *scores, float *keys, float *products) {
-        const struct op_index *op = a->op;
+static void index_rows(const struct cpu_variant *v, const struct index_job *job) {
+        const struct op_index *op = job->op;
         const struct quant_info *info = quant_info(op->keys.type);
-        const float *weights = (const float *) host_address(op->weights) + (size_t) t * op->heads;
-        uint32_t dim = op->keys.k_dim;
+        const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
+                               (size_t) row_sequence(&op->rows, job->first) * op->rows.page_table_stride;
+        uint32_t dim = op->keys.k_dim, n;
+        float *keys = job->scratch, *products = keys + (size_t) INDEX_BLOCK * dim;
 
-        for (uint32_t j = 0; j < n; j++)
-                info->dequantize(keys + (size_t) j * dim,
-                                 (const char *) host_address(op->keys.k) +
-                                         kv_entry(op->keys.ratio, pages, from + j) * dim * info->block_bytes,
-                                 dim);
-        multiply(a->variant, keys, n, (const float *) host_address(op->q) + (size_t) t * op->heads * dim,
-                 op->heads, dim, products);
-        for (uint32_t j = 0; j < n; j++) {
-                float sum = 0.0f;
+        for (uint32_t i = job->begin; i < job->end; i += n) {
+                n = MIN(job->end - i, (uint32_t) INDEX_BLOCK);
+                for (uint32_t j = 0; j < n; j++)
+                        info->dequantize(keys + (size_t) j * dim,
+                                         (const char *) host_address(op->keys.k) +
+                                                 kv_entry(op->keys.ratio, pages, i + j) * dim * info->block_bytes,
+                                         dim);
+                for (uint32_t r = 0; r < job->rows; r++) {
+                        size_t t = job->first + r;
+                        const float *weights = (const float *) host_address(op->weights) + t * op->heads;
+                        float *scores = job->scores + r * job->stride + i;
 
-                for (uint32_t h = 0; h < op->heads; h++)
-                        sum += weights[h] * fmaxf(products[(size_t) h * BLOCK + j], 0.0f);
-                scores[from + j] = sum;
+                        multiply(v, keys, n, (const float *) host_address(op->q) + t * op->heads * dim, op->heads,
+                                 dim, products);
+                        for (uint32_t j = 0; j < n; j++) {
+                                scores[j] = 0.0f;
+                                for (uint32_t h = 0; h < op->heads; h++)
+                                        scores[j] += weights[h] *
+                                                     fmaxf(products[(size_t) h * INDEX_BLOCK + j], 0.0f);
+                        }
+                }
         }
 }
 
 static void index_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         const struct index_run *a = arg;
-        const struct op_index *op = a->op;
-        char *scratch = a->scratch + worker * a->worker_bytes;
-        float *scores = (float *) scratch;
+        uint32_t g = 0;
 
-        for (uint64_t t = begin; t < end; t++) {
-                uint32_t n =
-                        kv_visible(op->keys.ratio, ((const int32_t *) host_address(op->rows.positions))[t]);
-                const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
-                                       (size_t) ((const int32_t *) host_address(op->rows.sequences))[t] *
-                                               op->rows.page_table_stride;
-                int32_t *chosen = (int32_t *) host_address(op->chosen) + t * op->k;
+        for (uint64_t i = begin; i < end; i++) {
+                struct index_job job = {.op = a->op, .stride = a->stride, .scratch = a->scratch + worker * a->job_bytes};
 
-                for (uint32_t i = 0; n <= op->k && i < op->k; i++)
-                        chosen[i] = i < n ? (int32_t) i : -1;
-                if (n <= op->k)
-                        continue;
-                for (uint32_t i = 0; i < n; i += BLOCK)
-                        index_block(a, (uint32_t) t, pages, i, MIN(n - i, (uint32_t) BLOCK), scores,
-                                    (float *) (scratch + a->keys_at), (float *) (scratch + a->products_at));
-                choose_best(chosen, scores, n, op->k);
+                while (g + 1 < a->n_groups && a->groups[g + 1].jobs_before <= i)
+                        g++;
+                job.first = a->groups[g].first;
+                job.rows = a->groups[g].end - job.first;
+                job.begin = (uint32_t) (i - a->groups[g].jobs_before) * INDEX_SPLIT;
+                job.end = MIN(job.begin + INDEX_SPLIT, a->groups[g].entries);
+                job.scores = a->scores + (job.first - a->first) * a->stride;
+                if (a->variant->index && a->op->keys.type == QUANT_F16)
+                        a->variant->index(&job);
+                else
+                        index_rows(a->variant, &job);
         }
+}
+
+static void choose_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        const struct index_run *a = arg;
+        const struct op_index *op = a->op;
+
+        for (uint64_t r = begin; r < end; r++) {
+                uint32_t t = a->first + (uint32_t) r, n = index_entries(op, t);
+                uint32_t visible = kv_visible(op->keys.ratio, row_position(&op->rows, t));
+                int32_t *chosen = (int32_t *) host_address(op->chosen) + (size_t) t * op->k;
+
+                if (n > 0)
+                        (a->variant->choose ? a->variant->choose : choose_best)(chosen, a->scores + r * a->stride, n,
+                                                                                op->k);
+                else
+                        for (uint32_t i = 0; i < op->k; i++)
+                                chosen[i] = i < visible ? (int32_t) i : -1;
+        }
+}
+
+/* Rows of one sequence that choose at all share each key on its way. */
+static uint64_t index_divide(struct index_run *a) {
+        const struct op_rows *rows = &a->op->rows;
+        uint64_t jobs = 0;
+
+        a->n_groups = 0;
+        for (uint32_t t = a->first; t < a->first + a->rows; t++) {
+                struct index_group *g = &a->groups[a->n_groups];
+                uint32_t n = index_entries(a->op, t);
+
+                if (n == 0)
+                        continue;
+                if (a->n_groups > 0 && g[-1].end == t && row_sequence(rows, g[-1].first) == row_sequence(rows, t)) {
+                        jobs -= DIV_ROUND_UP((--g)->entries, (uint32_t) INDEX_SPLIT);
+                        g->end = t + 1;
+                        g->entries = n;
+                } else {
+                        *g = (struct index_group){t, t + 1, n, jobs};
+                        a->n_groups++;
+                }
+                jobs += DIV_ROUND_UP(n, (uint32_t) INDEX_SPLIT);
+        }
+        return jobs;
 }
 
 int cpu_index(struct stream *s, const struct op_index *op) {
         struct cpu_backend *b = cpu_backend(s);
         struct index_run a = {.op = op, .variant = b->variant};
-        size_t total = 0;
+        size_t total = 0, scratch_at;
         int r;
 
         r = host_check_kv(&op->keys);
         if (r || op->rows.n == 0)
                 return r;
-        scratch_plan(&a.worker_bytes, kv_visible(op->keys.ratio, op->rows.position_max), sizeof(float));
-        a.keys_at = scratch_plan(&a.worker_bytes, (size_t) BLOCK * op->keys.k_dim, sizeof(float));
-        a.products_at = scratch_plan(&a.worker_bytes, (size_t) BLOCK * op->heads, sizeof(float));
-        scratch_plan(&total, pool_threads(b->pool), a.worker_bytes);
-        a.scratch = scratch_get(&b->scratch, total);
-        if (!a.scratch)
+        a.stride = ((size_t) kv_visible(op->keys.ratio, op->rows.position_max) + INDEX_BLOCK - 1) / INDEX_BLOCK *
+                   INDEX_BLOCK;
+        scratch_plan(&a.job_bytes, index_scratch(op), 1);
+        scratch_plan(&total, MIN(op->rows.n, (uint32_t) INDEX_ROWS) * a.stride, sizeof(float));
+        scratch_at = scratch_plan(&total, pool_threads(b->pool), a.job_bytes);
+        a.scores = scratch_get(&b->scratch, total);
+        if (!a.scores)
                 return -ENOMEM;
-        pool_run(b->pool, op->rows.n, 1, index_piece, &a);
+        a.scratch = (char *) a.scores + scratch_at;
+        for (a.first = 0; a.first < op->rows.n; a.first += a.rows) {
+                a.rows = MIN(op->rows.n - a.first, (uint32_t) INDEX_ROWS);
+                pool_run(b->pool, index_divide(&a), 1, index_piece, &a);
+                pool_run(b->pool, a.rows, 1, choose_piece, &a);
+        }
         return 0;
 }
 
-struct sparse_run {
+struct sparse {
+        struct attend base;
         const struct op_sparse_attention *op;
-        const struct cpu_variant *variant;
-        char *scratch; /* [threads][worker_bytes] */
-        size_t worker_bytes, scores_at;
-        uint32_t groups; /* jobs of a row */
+        uint32_t parts; /* of the heads */
 };
 
 /* The running softmax of one head over a block (arXiv 1805.02867). */
-static void sparse_head(const struct sparse_run *a, const float *keys, uint32_t n, const float *products,
-                        float *max, float *sum, float *out) {
-        const struct op_sparse_attention *op = a->op;
+static void sparse_head(const struct cpu_variant *v, const struct op_sparse_attention *op, const float *keys,
+                        uint32_t n, const float *products, float *max, float *sum, float *out) {
         float before = *max, correction;
 
         for (uint32_t j = 0; j < n; j++)
@@ -143,7 +214,7 @@ static void sparse_head(const struct sparse_run *a, const float *keys, uint32_t 
                 };
 
                 *sum += add.scale;
-                a->variant->add(&add, 0, op->kv.v_dim);
+                v->add(&add, 0, op->kv.v_dim);
         }
 }
 
@@ -157,59 +228,95 @@ static void load_keys(const struct op_sparse_attention *op, const struct sparse_
         }
 }
 
-static void sparse_one(const struct sparse_run *a, uint32_t t, uint32_t head, char *scratch) {
-        const struct op_sparse_attention *op = a->op;
-        const float *sinks = host_address(op->sinks);
-        uint32_t heads = MIN(op->heads - head, (uint32_t) HEADS);
-        const float *q = (const float *) host_address(op->q) + ((size_t) t * op->heads + head) * op->kv.k_dim;
-        float *out = (float *) host_address(op->out) + ((size_t) t * op->heads + head) * op->kv.v_dim;
-        float *keys = (float *) scratch, *products = (float *) (scratch + a->scores_at), max[HEADS],
-              sum[HEADS];
-        struct sparse_keys list = sparse_keys(op, t);
+static void sparse_rows(const struct cpu_variant *v, const struct sparse_job *job) {
+        const struct op_sparse_attention *op = job->op;
+        const struct attention_part *part = &job->part;
+        const float *q = (const float *) host_address(op->q) +
+                         ((size_t) job->row * op->heads + job->head) * op->kv.k_dim;
+        float *products = job->scratch, *keys = products + (size_t) INDEX_BLOCK * ATTENTION_PAIRS;
 
-        memset(out, 0, (size_t) heads * op->kv.v_dim * sizeof(*out));
-        for (uint32_t h = 0; h < heads; h++) {
-                max[h] = sinks ? sinks[head + h] : -INFINITY;
-                sum[h] = sinks ? 1.0f : 0.0f;
+        memset(part->out, 0, (size_t) job->heads * op->kv.v_dim * sizeof(float));
+        for (uint32_t h = 0; h < job->heads; h++) {
+                part->max[h] = -INFINITY;
+                part->sum[h] = 0.0f;
         }
-        for (uint32_t i = 0; i < list.count; i += BLOCK) {
-                uint32_t n = MIN(list.count - i, (uint32_t) BLOCK);
+        for (uint32_t i = job->begin; i < job->end; i += INDEX_BLOCK) {
+                uint32_t n = MIN(job->end - i, (uint32_t) INDEX_BLOCK);
 
-                load_keys(op, &list, i, n, keys);
-                multiply(a->variant, keys, n, q, heads, op->kv.k_dim, products);
-                for (uint32_t h = 0; h < heads; h++)
-                        sparse_head(a, keys, n, products + h * BLOCK, &max[h], &sum[h],
-                                    out + (size_t) h * op->kv.v_dim);
+                load_keys(op, job->keys, i, n, keys);
+                multiply(v, keys, n, q, job->heads, op->kv.k_dim, products);
+                for (uint32_t h = 0; h < job->heads; h++)
+                        sparse_head(v, op, keys, n, products + (size_t) h * INDEX_BLOCK, &part->max[h],
+                                    &part->sum[h], part->out + (size_t) h * op->kv.v_dim);
         }
-        for (uint32_t h = 0; h < heads; h++)
-                for (uint32_t i = 0; i < op->kv.v_dim && sum[h] > 0.0f; i++)
-                        out[(size_t) h * op->kv.v_dim + i] /= sum[h];
 }
 
-static void sparse_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        const struct sparse_run *a = arg;
+static struct attend_chain sparse_chain(const struct attend *base, uint64_t i) {
+        const struct sparse *a = container_of(base, const struct sparse, base);
+        uint32_t t = (uint32_t) (i / a->parts), part = i % a->parts;
+        uint32_t from = (uint32_t) ((uint64_t) base->heads * part / a->parts);
 
-        for (uint64_t item = begin; item < end; item++)
-                sparse_one(a, (uint32_t) (item / a->groups), (uint32_t) (item % a->groups) * HEADS,
-                           a->scratch + worker * a->worker_bytes);
+        return (struct attend_chain){
+                .first = t,
+                .rows = 1,
+                .head = from,
+                .heads = (uint32_t) ((uint64_t) base->heads * (part + 1) / a->parts) - from,
+                .end = DIV_ROUND_UP(sparse_keys(a->op, t).count, (uint32_t) SPARSE_SPLIT),
+        };
+}
+
+static bool is_f16(const struct kv_layer *kv) {
+        return !kv->k.address || kv->type == QUANT_F16;
+}
+
+static void sparse_part(const struct attend *base, const struct attend_chain *c, uint32_t split,
+                        const struct attention_part *part, void *scratch) {
+        const struct op_sparse_attention *op = base->op;
+        struct sparse_keys keys = sparse_keys(op, c->first);
+        struct sparse_job job = {
+                .op = op,
+                .keys = &keys,
+                .row = c->first,
+                .head = c->head,
+                .heads = c->heads,
+                .begin = split * SPARSE_SPLIT,
+                .end = MIN((split + 1) * SPARSE_SPLIT, keys.count),
+                .part = *part,
+                .scratch = scratch,
+        };
+
+        if (base->variant->sparse_attention && is_f16(&op->kv) && is_f16(&op->entries))
+                base->variant->sparse_attention(&job);
+        else
+                sparse_rows(base->variant, &job);
 }
 
 int cpu_sparse_attention(struct stream *s, const struct op_sparse_attention *op) {
         struct cpu_backend *b = cpu_backend(s);
-        struct sparse_run a = {
-                .op = op, .variant = b->variant, .groups = DIV_ROUND_UP(op->heads, (uint32_t) HEADS)};
+        struct sparse a = {.op = op, .parts = DIV_ROUND_UP(op->heads, (uint32_t) ATTENTION_PAIRS)};
         size_t total = 0;
         int r;
 
         r = host_check_sparse_attention(op);
         if (r || op->rows.n == 0)
                 return r;
-        scratch_plan(&a.worker_bytes, (size_t) BLOCK * op->kv.k_dim, sizeof(float));
-        a.scores_at = scratch_plan(&a.worker_bytes, (size_t) BLOCK * HEADS, sizeof(float));
-        scratch_plan(&total, pool_threads(b->pool), a.worker_bytes);
-        a.scratch = scratch_get(&b->scratch, total);
-        if (!a.scratch)
+        a.base = (struct attend){
+                .op = op,
+                .variant = b->variant,
+                .rows = op->rows.n,
+                .heads = op->heads,
+                .v_dim = op->kv.v_dim,
+                .pairs = MIN(op->heads, (uint32_t) ATTENTION_PAIRS),
+                .sinks = host_address(op->sinks),
+                .out = host_address(op->out),
+                .chains = (uint64_t) op->rows.n * a.parts,
+                .chain = sparse_chain,
+                .part = sparse_part,
+        };
+        attend_plan(&a.base, &op->kv, pool_threads(b->pool), &total);
+        a.base.scratch = scratch_get(&b->scratch, total);
+        if (!a.base.scratch)
                 return -ENOMEM;
-        pool_run(b->pool, (uint64_t) op->rows.n * a.groups, 1, sparse_piece, &a);
+        attend_run(&a.base, b->pool);
         return 0;
 }

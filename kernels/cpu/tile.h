@@ -76,6 +76,8 @@ void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
 dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx, dot_q8_0_amx, dot_q4_0_amx, dot_q4_1_amx, dot_q5_0_amx,
         dot_q5_1_amx, dot_iq4_nl_amx, dot_mxfp4_amx;
 
+void choose_avx512(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
+
 #define DOT_MEMBERS_AVX512                                                                                   \
         [QUANT_F32] = dot_f32_avx512, [QUANT_F16] = dot_f16_avx512, [QUANT_BF16] = dot_bf16_avx512,          \
         [QUANT_Q8_0] = dot_q8_0_avx512, [QUANT_Q4_0] = dot_q4_0_avx512, [QUANT_Q4_1] = dot_q4_1_avx512,      \
@@ -98,7 +100,8 @@ dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx, dot_q8_0_amx, d
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
-        void attention_##_isa(const struct attention_job *job)
+        void attention_##_isa(const struct attention_job *job);                                               \
+        void blend_##_isa(float *y, float a, const float *x, float b, uint32_t n)
 ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);
 

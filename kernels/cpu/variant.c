@@ -30,12 +30,9 @@ static void mix_c(const struct mix_job *job) {
                                         job->x[t * job->x_stride + r] * job->w[(size_t) r * job->cols + c];
 }
 
-static void attention_c(const struct attention_job *job) {
-        for (uint32_t t = job->first; t < job->first + job->rows; t++) {
-                uint64_t item = (uint64_t) t * job->op->heads + job->head;
-
-                ref_attention(job->op, item, item + job->heads);
-        }
+static void blend_c(float *y, float a, const float *x, float b, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                y[i] = a * y[i] + b * x[i];
 }
 
 /* The definition of the results. */
@@ -53,8 +50,8 @@ const struct cpu_variant cpu_variant_c = {
         .hyper_out = ref_hyper_out,
         .glu = ref_glu,
         .add = ref_add,
-        .attention = attention_c,
         .dot_whole = dot_c,
+        .blend = blend_c,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_c,
@@ -84,13 +81,20 @@ const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits
         return NULL;
 }
 
-static size_t pad16(size_t n) {
-        return (n + 15) & ~(size_t) 15;
+static size_t pad32(size_t n) {
+        return (n + 31) & ~(size_t) 31;
 }
 
-size_t attention_scratch_floats(const struct op_attention *op) {
-        size_t k = pad16(op->kv.k_dim), v = pad16(op->kv.v_dim);
-        size_t pairs = (size_t) ATTENTION_ROWS * (op->heads / op->kv.kv_heads);
+size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs) {
+        size_t k = pad32(kv->k_dim), v = pad32(kv->v_dim), lanes = pad32(pairs);
+        size_t keys = MAX((k + v) * ATTENTION_BLOCK * sizeof(float), (size_t) ATTENTION_STAGE);
 
-        return KV_PAGE_TOKENS * (k + v) + pairs * (k + v) + pad16(2 * pairs);
+        return keys + (lanes * (k + v + 5) + 96 * ATTENTION_BLOCK) * sizeof(float);
+}
+
+/* A block of keys, products of the heads with it, queries and weights. */
+size_t index_scratch(const struct op_index *op) {
+        size_t k = pad32(op->keys.k_dim), heads = pad32(op->heads);
+
+        return (INDEX_BLOCK * (k + heads) + heads * (k + 1) * INDEX_ROWS + 32 * ATTENTION_BLOCK) * sizeof(float);
 }

@@ -33,19 +33,66 @@ struct mix_job {
         size_t x_stride, y_stride;
 };
 
+/* What attention over some of a row's keys comes to (arXiv 1805.02867), for each (row, head) of a job: the largest
+ * score, the sum of exp(score - max), and with the same weights the sum of the values. No key: sum is 0. `max` is
+ * a bound on the scores as good as the largest. */
+struct attention_part {
+        float *max, *sum; /* [pairs] */
+        float *out;       /* [pairs][v_dim] */
+};
+
 /* Rows `first` to `first + rows` of the batch, all of one sequence, and the heads [head, head + heads) of
- * them, all of one kv head. */
+ * them, all of one kv head: what the keys at positions [begin, end) contribute. `begin` is a multiple of
+ * ATTENTION_SPLIT, `end` at most the next. Sinks are not among the keys. */
 struct attention_job {
         const struct op_attention *op;
         uint32_t first, rows, head, heads;
-        float *scratch; /* attention_scratch_floats(op), aligned to 64 bytes */
+        uint32_t begin, end;
+        struct attention_part part;
+        void *scratch; /* attention_scratch() bytes, aligned to 64 */
 };
 
-enum { ATTENTION_ROWS = 8 /* most rows of a job */ };
+/* The same of one row of a sparse attention, whose keys are numbered as in struct sparse_keys: [begin, end), begin a
+ * multiple of SPARSE_SPLIT. */
+struct sparse_job {
+        const struct op_sparse_attention *op;
+        const struct sparse_keys *keys;
+        uint32_t row, head, heads;
+        uint32_t begin, end;
+        struct attention_part part;
+        void *scratch; /* as that of attention */
+};
 
-/* A page of keys and one of values as float32, and for each row and head its query, running sums and two
- * scalars; every row padded to a multiple of 16. */
-size_t attention_scratch_floats(const struct op_attention *op);
+/* Scores of the entries [begin, end) for rows of one sequence: scores[r × stride + i]. begin is a multiple of
+ * INDEX_SPLIT. A row gets scores of entries that it does not see, too, none of them of use. */
+struct index_job {
+        const struct op_index *op;
+        uint32_t first, rows;
+        uint32_t begin, end;
+        float *scores;
+        size_t stride;
+        void *scratch; /* index_scratch() bytes, aligned to 64 */
+};
+
+enum {
+        ATTENTION_SPLIT = 1024, /* keys that one job sees */
+        SPARSE_SPLIT = 256,
+        INDEX_SPLIT = 1024,
+        INDEX_ROWS = 16, /* most rows of a job */
+        INDEX_BLOCK = 32, /* entries at once */
+        ATTENTION_PAIRS = 256,  /* most rows × heads of a job */
+        ATTENTION_BLOCK = 128,  /* keys between two looks at the maximum, at most */
+        ATTENTION_STAGE = 512 * 1024, /* bytes of keys and values that wait in the second cache */
+};
+
+/* First key that a row at `position` sees. */
+static inline uint32_t attention_first(const struct op_attention *op, uint32_t position) {
+        return op->window && position >= op->window ? position - op->window + 1 : 0;
+}
+
+/* Bytes that a job with so many pairs may use, whichever variant computes it. */
+size_t attention_scratch(const struct kv_layer *kv, uint32_t pairs);
+size_t index_scratch(const struct op_index *op);
 
 struct cpu_variant {
         const char *name;
@@ -64,7 +111,15 @@ struct cpu_variant {
         void (*hyper_out)(const struct op_hyper *op, uint32_t begin, uint32_t end);
         void (*glu)(const struct op_glu *op, uint32_t begin, uint32_t end);
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
+        /* NULL: the reference's, of whole rows. */
         void (*attention)(const struct attention_job *job);
+        /* Of float16 keys only. NULL: what is written in terms of dot. */
+        void (*sparse_attention)(const struct sparse_job *job);
+        void (*index)(const struct index_job *job);
+        /* choose_best(); NULL: that itself. */
+        void (*choose)(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
+        /* y = a y + b x */
+        void (*blend)(float *y, float a, const float *x, float b, uint32_t n);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
         /* Where rows are wanted as panels: for jobs of at least so many rows of a type, 0: for none. All else is
          * undefined then. A panel takes panel_bytes() and is aligned to 4096 bytes. */

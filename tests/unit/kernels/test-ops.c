@@ -351,13 +351,12 @@ TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
 TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
         for (uint32_t option = 0; option < 16; option++)
                 for (uint32_t heads = 1; heads <= 5; heads += 2)
-                        trial_check(try_attention,
-                              (struct trial){.n = 1 + option * 3 % 40,
-                                             .dim = 8 * heads + option,
-                                             .heads = heads,
-                                             .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16,
-                                             .option = option},
-                              1e-5);
-        trial_check(try_attention, (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8},
-              1e-5);
+                        trial_check_attention(try_attention,
+                                              (struct trial){.n = 1 + option * 3 % 40,
+                                                             .dim = 8 * heads + option,
+                                                             .heads = heads,
+                                                             .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16,
+                                                             .option = option});
+        trial_check_attention(try_attention,
+                              (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8});
 }

@@ -5,6 +5,7 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "machine.h"
 #include "test.h"
 #include "variant.h"
 
@@ -117,6 +118,12 @@ void trial_check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial
                 device_deinit(&devices[0]);
                 device_deinit(&devices[1]);
         }
+}
+
+void trial_check_attention(trial_fn *fn, struct trial trial) {
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                trial_check_variant(cpu_variants[v], fn, trial,
+                                    cpu_variants[v]->needs & CPU_AMX && trial.type == QUANT_F16 ? 2e-2 : 2e-5);
 }
 
 void trial_check(trial_fn *fn, struct trial trial, double tolerance) {

@@ -39,3 +39,5 @@ void trial_rows(struct device *d, const struct trial *t, struct op_rows *rows);
 void trial_check(trial_fn *fn, struct trial trial, double tolerance);
 /* The same of one variant. */
 void trial_check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial trial, double tolerance);
+/* Every variant, within what its attention promises: the matrix unit's is of bfloat16. */
+void trial_check_attention(trial_fn *fn, struct trial trial);

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+#include "variant.h"
+
+void attention_amx(const struct attention_job *job);
+void sparse_attention_amx(const struct sparse_job *job);
+void index_amx(const struct index_job *job);
