@@ -88,6 +88,9 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
 /* What it chose: "avx512-vnni, 2 threads". The string lives as long as the backend. */
 const char *backend_cpu_describe(struct backend *b);
 
+/* Bytes of memory that are free for this process, or would be if the page cache gave them back; 0: unknown. */
+uint64_t backend_cpu_memory(void);
+
 /* Bytes per second that `threads` threads (0: as above) read from memory together: the best of a few looks at more of it
  * than caches hold. Takes some tenths of a second. 0 or negative errno. */
 int backend_cpu_bandwidth(uint32_t threads, uint64_t *ret);

@@ -18,7 +18,10 @@ uint32_t machine_cpu_bits(void);
 /* Cores that this process can keep busy: the affinity mask, at most the cgroup's CPU quota, at least 1. */
 unsigned machine_threads(void);
 
-/* The quota's cores, rounded down but at least 1; 0: none is set. `cgroup_file` has the format of
- * /proc/self/cgroup, `cgroup_root` that of /sys/fs/cgroup, unified (v2: cpu.max) or with a folder per
- * controller (v1: cpu.cfs_*). The smallest quota of the group and its ancestors counts. */
+/* The quota's cores, rounded down but at least 1; 0: none is set. The files are as in cgroup.h (v2: cpu.max,
+ * v1: cpu.cfs_*). */
 unsigned machine_quota(const char *cgroup_file, const char *cgroup_root);
+
+/* Bytes of memory that this process may still fill with what it cannot give back: what the kernel says (MemAvailable of
+ * /proc/meminfo), at most what the groups leave (v2: memory.max). The page cache counts as free in both. 0: unknown. */
+uint64_t machine_memory(const char *meminfo_file, const char *cgroup_file, const char *cgroup_root);

@@ -237,6 +237,33 @@ TEST(the_smallest_quota_on_the_way_to_the_root_counts) {
         assert_se(chdir("/") == 0 && system(command) == 0);
 }
 
+TEST(memory_is_what_the_kernel_and_the_groups_leave) {
+        char folder[] = "/tmp/test-pool-XXXXXX", command[256];
+        const uint64_t mib = 1 << 20;
+
+        assert_se(mkdtemp(folder) && chdir(folder) == 0);
+        assert_se(system("mkdir -p root/a/b") == 0);
+        assert_se(machine_memory("absent", "absent", "root") == 0);
+        write_file("meminfo", "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\n");
+        assert_se(machine_memory("meminfo", "absent", "root") == 8 * mib);
+        write_file("cgroup", "0::/a/b\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 8 * mib);
+        write_file("root/a/b/memory.max", "max\n");
+        write_file("root/a/b/memory.current", "1\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 8 * mib);
+        /* 6 MiB may be used, and 4 are, of which 3 are the page cache's. */
+        write_file("root/a/memory.max", "6291456\n");
+        write_file("root/a/memory.current", "4194304\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 2 * mib);
+        write_file("root/a/memory.stat", "anon 1048576\nfile 3145728\ninactive_file 1048576\nactive_file 2097152\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 5 * mib);
+        /* Over the limit that was lowered since. */
+        write_file("root/a/memory.max", "1000\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 0);
+        snprintf(command, sizeof(command), "rm -r %s", folder);
+        assert_se(chdir("/") == 0 && system(command) == 0);
+}
+
 TEST(at_least_one_thread_is_found_on_every_machine) {
         assert_se(machine_threads() >= 1);
 }
