@@ -22,9 +22,9 @@ static void *worker_main(void *userdata) {
         struct worker *worker = userdata;
         struct job *job;
 
-        /* As little as there is without being starved: what it holds others may come to wait for. */
+        /* Not the least there is: what it holds (the lock of the address space) others may come to wait for. */
         if (worker->idle)
-                (void) setpriority(PRIO_PROCESS, (id_t) gettid(), 19);
+                (void) setpriority(PRIO_PROCESS, (id_t) gettid(), 10);
         pthread_mutex_lock(&worker->lock);
         while (!worker->stopping) {
                 job = worker_pop(&worker->queued);

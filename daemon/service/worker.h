@@ -23,7 +23,7 @@ struct worker {
         bool running, stopping, idle;
 };
 
-/* Starts the thread; an idle one runs when nothing else wants its core. Negative errno. */
+/* Starts the thread; an idle one leaves the cores to others. Negative errno. */
 int worker_init(struct worker *worker, bool idle);
 /* Waits for the job that runs; those that had not begun are neither run nor touched. Safe on a zeroed worker. */
 void worker_deinit(struct worker *worker);

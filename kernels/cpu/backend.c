@@ -22,6 +22,7 @@ size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
 }
 
 void *scratch_get(struct scratch *s, size_t total) {
+        size_t align = total >= 2 * (size_t) HOST_HUGE_PAGE ? (size_t) HOST_HUGE_PAGE : SCRATCH_ALIGN;
         void *data;
 
         if (s->planned)
@@ -30,9 +31,11 @@ void *scratch_get(struct scratch *s, size_t total) {
                 return s->data;
         if (total > SIZE_MAX / 2)
                 return NULL;
-        data = aligned_alloc(SCRATCH_ALIGN, (total + SCRATCH_ALIGN - 1) & ~(size_t) (SCRATCH_ALIGN - 1));
+        data = aligned_alloc(align, (total + align - 1) & ~(align - 1));
         if (!data)
                 return NULL;
+        /* All of it is used, so that its pages may as well be huge ones. */
+        host_prefer_huge_pages(data, total);
         free(s->data);
         *s = (struct scratch){.data = data, .size = total};
         return data;
