@@ -78,7 +78,7 @@ struct backend {
 int backend_ref_new(struct backend **ret);
 
 struct backend_cpu_options {
-        uint32_t threads; /* including the caller; 0: what the affinity mask and the cgroup's quota allow */
+        uint32_t threads; /* including the caller; 0: the cores that the affinity mask and the cgroup's quota allow */
         const char *isa;  /* "c", "avx2", "avx512", "amx": at most this; NULL: the best this machine has (MOED_ISA overrides) */
 };
 

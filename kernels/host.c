@@ -33,8 +33,8 @@ void host_prefer_huge_pages(void *data, size_t size) {
 
 static int map_large(struct buffer *buffer, uint64_t size) {
         buffer->mapped = size + HOST_HUGE_PAGE;
-        buffer->allocation = mmap(NULL, buffer->mapped, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        buffer->allocation = mmap(NULL, buffer->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                  -1, 0);
         if (buffer->allocation == MAP_FAILED)
                 return -ENOMEM;
         buffer->data = align_up(buffer->allocation, HOST_HUGE_PAGE);

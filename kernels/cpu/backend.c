@@ -194,6 +194,7 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
                 return -ENOMEM;
         b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
         b->variant = variant;
+        machine_spread_memory();
         r = pool_new(&b->pool, options && options->threads ? options->threads : machine_threads());
         if (r) {
                 free(b);

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,26 +78,6 @@ uint32_t machine_cpu_bits(void) {
 }
 #endif
 
-static unsigned affinity_count(void) {
-        for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
-                cpu_set_t *set = CPU_ALLOC(cpus);
-                size_t size = CPU_ALLOC_SIZE(cpus);
-                int r, count;
-
-                if (!set)
-                        return 1;
-                r = sched_getaffinity(0, size, set);
-                count = r == 0 ? CPU_COUNT_S(size, set) : 0;
-                r = r < 0 ? errno : 0;
-                CPU_FREE(set);
-                if (r == 0)
-                        return MAX(count, 1);
-                if (r != EINVAL) /* EINVAL: the kernel's mask is larger */
-                        break;
-        }
-        return 1;
-}
-
 /* Cores of one group's quota. */
 static uint64_t folder_quota(const char *folder) {
         long long quota = 0, period = 0;
@@ -139,7 +118,8 @@ static uint64_t folder_memory(const char *folder) {
         while (f && fgets(line, sizeof(line), f)) {
                 uint64_t bytes;
 
-                if (sscanf(line, "inactive_file %" SCNu64, &bytes) == 1 || sscanf(line, "active_file %" SCNu64, &bytes) == 1)
+                if (sscanf(line, "inactive_file %" SCNu64, &bytes) == 1 ||
+                    sscanf(line, "active_file %" SCNu64, &bytes) == 1)
                         reclaimable += bytes;
         }
         used -= MIN(used, reclaimable);
@@ -159,10 +139,4 @@ uint64_t machine_memory(const char *meminfo_file, const char *cgroup_file, const
 
 uint64_t backend_cpu_memory(void) {
         return machine_memory("/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup");
-}
-
-unsigned machine_threads(void) {
-        unsigned threads = affinity_count(), quota = machine_quota("/proc/self/cgroup", "/sys/fs/cgroup");
-
-        return quota ? MIN(threads, quota) : threads;
 }
