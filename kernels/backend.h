@@ -78,7 +78,7 @@ struct backend {
 int backend_ref_new(struct backend **ret);
 
 struct backend_cpu_options {
-        uint32_t threads; /* including the caller; 0: what the affinity mask and the cgroup's quota allow */
+        uint32_t threads; /* including the caller; 0: the cores that the affinity mask and the cgroup's quota allow */
         const char *isa;  /* "c", "avx2", "avx512", "amx": at most this; NULL: the best this machine has (MOED_ISA overrides) */
 };
 
@@ -87,6 +87,9 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
 
 /* What it chose: "avx512-vnni, 2 threads". The string lives as long as the backend. */
 const char *backend_cpu_describe(struct backend *b);
+
+/* Bytes of memory that are free for this process, or would be if the page cache gave them back; 0: unknown. */
+uint64_t backend_cpu_memory(void);
 
 /* Bytes per second that `threads` threads (0: as above) read from memory together: the best of a few looks at more of it
  * than caches hold. Takes some tenths of a second. 0 or negative errno. */

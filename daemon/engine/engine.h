@@ -60,6 +60,10 @@ bool model_file_changed(const struct model_file *file, const char *path);
 /* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
  * true. Any thread. Negative errno: it cannot be read any more. */
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
+/* Does the next part of it and moves *at, which begins at 0, over it. 1 while there is more, 0, negative errno. */
+int model_file_fetch_part(struct model_file *file, uint64_t *at);
+/* Whether anybody else has a reference. Any thread. */
+bool model_file_wanted(const struct model_file *file);
 /* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same memory,
  * where they lie alike in their pages; weights on a device are not touched. Only files that were opened before this one
  * count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early when *stop becomes

@@ -14,7 +14,7 @@
 #include "tokenizer.h"
 
 /* Bytes that are fetched at a time, so that whoever wants it to end does not wait long. */
-#define FETCH_BYTES (UINT64_C(64) << 20)
+#define FETCH_BYTES (UINT64_C(16) << 20)
 
 /* A file may be without a vocabulary: then only ids go in and come out. */
 static int open_tokenizer(struct model_file *f, struct reason *reason) {
@@ -104,6 +104,9 @@ bool model_file_changed(const struct model_file *f, const char *path) {
 static int import_one(struct model_file *f, size_t i) {
         const struct gguf_file *file = gguf_file(f->gguf, i);
 
+        /* From here on it is read as weights are: in long pieces, and again and again. What of it is not in the page cache
+         * is read in huge pages then, where the file system has them: one entry of the TLB for 2 MiB. */
+        (void) madvise((void *) file->data, file->size, MADV_HUGEPAGE);
         return f->backend->ops->buffer_import(f->backend, file->data, file->size, &f->buffers[i]);
 }
 
@@ -155,14 +158,33 @@ void model_file_rest(struct model_file *f) {
                 give_back(gguf_file(f->gguf, i));
 }
 
-int model_file_fetch(struct model_file *f, const _Atomic bool *stop) {
+int model_file_fetch_part(struct model_file *f, uint64_t *at) {
+        uint64_t offset = *at;
+
         for (size_t i = 0; i < gguf_n_files(f->gguf); i++) {
                 const struct gguf_file *file = gguf_file(f->gguf, i);
+                uint64_t n;
 
-                for (uint64_t at = 0; at < file->size && !atomic_load(stop); at += FETCH_BYTES)
-                        if (madvise((void *) (file->data + at), MIN(FETCH_BYTES, file->size - at),
-                                    MADV_POPULATE_READ) < 0)
-                                return -errno;
+                if (offset >= file->size) {
+                        offset -= file->size;
+                        continue;
+                }
+                n = MIN(FETCH_BYTES, file->size - offset);
+                *at += n;
+                return madvise((void *) (file->data + offset), n, MADV_POPULATE_READ) < 0 ? -errno : 1;
         }
         return 0;
+}
+
+int model_file_fetch(struct model_file *f, const _Atomic bool *stop) {
+        uint64_t at = 0;
+        int r = 1;
+
+        while (r > 0 && !atomic_load(stop))
+                r = model_file_fetch_part(f, &at);
+        return r < 0 ? r : 0;
+}
+
+bool model_file_wanted(const struct model_file *f) {
+        return atomic_load(&f->references) > 1;
 }

@@ -387,6 +387,31 @@ static int gguf_new(struct gguf **ret, const char *path) {
         return 0;
 }
 
+/* Maps a file so that its huge pages in the page cache, where the file system has them, can be mapped as such: offset
+ * and address are alike modulo their size. Not every file system sees to that by itself. */
+static void *map_file(int fd, size_t size) {
+        const size_t huge = 2 << 20, page = (size_t) sysconf(_SC_PAGESIZE);
+        uint8_t *reserved, *at, *data;
+
+        if (size < huge)
+                return mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+        reserved = mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (reserved == MAP_FAILED)
+                return MAP_FAILED;
+        at = (uint8_t *) (((uintptr_t) reserved + huge - 1) & ~(uintptr_t) (huge - 1));
+        data = mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+        if (data == MAP_FAILED) {
+                munmap(reserved, size + huge);
+                return MAP_FAILED;
+        }
+        /* The rest of the last page belongs to the file. */
+        size = (size + page - 1) & ~(page - 1);
+        if (at > reserved)
+                munmap(reserved, (size_t) (at - reserved));
+        munmap(at + size, (size_t) (reserved + huge - at));
+        return data;
+}
+
 static int gguf_map(struct gguf *g, struct reason *reason) {
         _cleanup_(closep) int fd = -1;
         struct stat st;
@@ -400,7 +425,7 @@ static int gguf_map(struct gguf *g, struct reason *reason) {
                 return reason_return(reason, GGUF_E_INVALID, "%.160s: not a regular file", g->path);
         if (st.st_size == 0)
                 return reason_return(reason, GGUF_E_INVALID, "%.160s: the file is empty", g->path);
-        data = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        data = map_file(fd, (size_t) st.st_size);
         if (data == MAP_FAILED)
                 return reason_return(reason, -errno, "%.160s: cannot map: %s", g->path, strerror(errno));
         g->file.data = data;

@@ -99,10 +99,9 @@ static void read_machine(struct inspection *i, uint32_t threads) {
         char line[128];
 
         while (f && fgets(line, sizeof(line), f))
-                if (sscanf(line, "MemTotal: %" SCNu64, &i->memory_total) != 1)
-                        sscanf(line, "MemAvailable: %" SCNu64, &i->memory_available);
-        i->memory_total *= 1024;
-        i->memory_available *= 1024;
+                if (sscanf(line, "MemTotal: %" SCNu64, &i->memory_total) == 1)
+                        i->memory_total *= 1024;
+        i->memory_available = backend_cpu_memory();
         if (backend_cpu_bandwidth(threads, &i->bandwidth))
                 i->bandwidth = 0;
 }

@@ -179,6 +179,69 @@ static bool sharing_has(const struct sharing *sharing, const struct model_file *
         return sharing->file == file;
 }
 
+/* A file whose weights are brought into memory while the first requests run already. */
+struct warming {
+        struct loader_job job;
+        struct server *server;
+        struct model_file *file;
+        uint64_t bytes; /* of all models that are awake */
+        int result;
+};
+
+/* The page cache counts as free, and the weights that are in it with it. What does not fit is left to be read when it is
+ * needed: whoever reads ahead then pushes out what was read before. */
+static bool warming_fits(const struct warming *warming) {
+        return warming->bytes + warming->bytes / 16 <= backend_cpu_memory();
+}
+
+static void warming_run(struct job *job) {
+        struct warming *warming = container_of(job, struct warming, job.job);
+        uint64_t at = 0;
+        int r = 1;
+
+        while (r > 0 && !atomic_load(&warming->server->loader_stop) && model_file_wanted(warming->file) &&
+               warming_fits(warming))
+                r = model_file_fetch_part(warming->file, &at);
+        warming->result = r;
+}
+
+static void warming_drop(struct loader_job *job) {
+        struct warming *warming = container_of(job, struct warming, job);
+
+        model_file_rest(warming->file);
+        model_file_unref(warming->file);
+        free(warming);
+}
+
+static void warming_done(struct loader_job *job) {
+        struct warming *warming = container_of(job, struct warming, job);
+
+        if (warming->result > 0 && model_file_wanted(warming->file))
+                log_info("memory is short: weights that are not there are read when they are needed");
+        warming_drop(job);
+}
+
+static int offer_warm(struct offer *offer) {
+        struct server *server = offer->server;
+        struct warming *warming;
+        struct offer *other;
+
+        if (!(server->backend->flags & BACKEND_HOST_MEMORY))
+                return 0;
+        warming = calloc(1, sizeof(*warming));
+        if (!warming)
+                return -ENOMEM;
+        warming->server = server;
+        warming->file = model_file_ref(model_file(offer->model));
+        warming->job = (struct loader_job) { .job.run = warming_run, .done = warming_done, .drop = warming_drop };
+        list_init(&warming->job.job.link);
+        list_for_each(other, &server->offers, link)
+                if (other->state == OFFER_READY)
+                        warming->bytes += model_info(other->model)->file_bytes;
+        worker_submit(&server->sharer, &warming->job.job);
+        return 0;
+}
+
 /* Begins to look for what its file has in common with others. */
 static int offer_share(struct offer *offer) {
         struct server *server = offer->server;
@@ -223,6 +286,8 @@ void offer_install(struct offer *offer, bool is_default) {
         if (is_default)
                 offer_set_default(offer);
         offer_log(offer);
+        if (offer_warm(offer) < 0)
+                log_line(LOG_WARNING, log_fields(offer), "no memory to read model %s ahead", offer->name);
         if (offer_share(offer) < 0)
                 log_line(LOG_WARNING, log_fields(offer), "no memory to find what model %s shares with others",
                          offer->name);

@@ -113,13 +113,13 @@ static int server_init_loop(struct server *server, struct reason *reason) {
                            "container must allow it", strerror(-r));
                 return r;
         }
-        r = worker_init(&server->worker);
+        r = worker_init(&server->worker, false);
         if (r == 0)
-                r = worker_init(&server->loader);
+                r = worker_init(&server->loader, false);
         if (r == 0)
                 r = loop_watch(&server->loop, &server->worker_source, server->worker.fd, server_on_worker, server);
         if (r == 0)
-                r = worker_init(&server->sharer);
+                r = worker_init(&server->sharer, true);
         if (r == 0)
                 r = loop_watch(&server->loop, &server->loader_source, server->loader.fd, server_on_loader,
                                &server->loader);
@@ -152,10 +152,11 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         r = policy_book_load(&server->policies, &config->budgets);
         if (r == 0)
                 r = server_init_batch(server);
-        if (r == 0)
-                r = server_init_loop(server, reason);
+        /* The backend first: it decides for all threads where memory comes from. */
         if (r == 0)
                 r = server_init_backend(server, reason);
+        if (r == 0)
+                r = server_init_loop(server, reason);
         if (r == 0)
                 r = server_init_models(server, reason);
         return r;

@@ -70,7 +70,8 @@ struct server {
         struct worker worker;
         struct loop_source worker_source;
         struct worker loader; /* opens and fetches model files: that may take seconds */
-        struct worker sharer; /* compares them: that may take minutes */
+        struct worker sharer; /* reads them ahead and compares them, when there is nothing better to do: that may take
+                               * minutes */
         struct loop_source loader_source, sharer_source;
         _Atomic bool loader_stop; /* what takes long shall end */
         struct list changes; /* of the models, in the order of their asking; the first is under way */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -21,6 +22,9 @@ static void *worker_main(void *userdata) {
         struct worker *worker = userdata;
         struct job *job;
 
+        /* Not the least there is: what it holds (the lock of the address space) others may come to wait for. */
+        if (worker->idle)
+                (void) setpriority(PRIO_PROCESS, (id_t) gettid(), 10);
         pthread_mutex_lock(&worker->lock);
         while (!worker->stopping) {
                 job = worker_pop(&worker->queued);
@@ -39,11 +43,11 @@ static void *worker_main(void *userdata) {
         return NULL;
 }
 
-int worker_init(struct worker *worker) {
+int worker_init(struct worker *worker, bool idle) {
         sigset_t all, old;
         int r;
 
-        *worker = (struct worker) { .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
+        *worker = (struct worker) { .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .idle = idle };
         if (worker->fd < 0)
                 return -errno;
         list_init(&worker->queued);

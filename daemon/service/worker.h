@@ -20,11 +20,11 @@ struct worker {
         pthread_cond_t wake;
         struct list queued, done;
         int fd; /* eventfd: readable when jobs are done */
-        bool running, stopping;
+        bool running, stopping, idle;
 };
 
-/* Starts the thread. Negative errno. */
-int worker_init(struct worker *worker);
+/* Starts the thread; an idle one leaves the cores to others. Negative errno. */
+int worker_init(struct worker *worker, bool idle);
 /* Waits for the job that runs; those that had not begun are neither run nor touched. Safe on a zeroed worker. */
 void worker_deinit(struct worker *worker);
 void worker_submit(struct worker *worker, struct job *job);

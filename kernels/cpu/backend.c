@@ -2,14 +2,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "base/util.h"
 #include "cpu.h"
 #include "machine.h"
 
 /* The alignment is what panels want (panel.h). */
-enum { SCRATCH_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
+enum { SCRATCH_ALIGN = 4096 };
 
 size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
         size_t at = *total, size;
@@ -24,7 +23,7 @@ size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
 }
 
 void *scratch_get(struct scratch *s, size_t total) {
-        size_t align = total < HUGE_PAGE / 4 ? SCRATCH_ALIGN : HUGE_PAGE;
+        size_t align = total < HOST_HUGE_PAGE / 4 ? SCRATCH_ALIGN : HOST_HUGE_PAGE;
         void *data;
 
         if (s->planned)
@@ -39,8 +38,7 @@ void *scratch_get(struct scratch *s, size_t total) {
                 return NULL;
         /* Tiles are read line by line from many places: on small pages their addresses cost more than their
          * products. */
-        if (align == HUGE_PAGE)
-                (void) madvise(data, total, MADV_HUGEPAGE);
+        host_prefer_huge_pages(data, total);
         free(s->data);
         *s = (struct scratch){.data = data, .size = total};
         return data;
@@ -204,6 +202,7 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
                 return -ENOMEM;
         b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
         b->variant = variant;
+        machine_spread_memory();
         r = pool_new(&b->pool, options && options->threads ? options->threads : machine_threads());
         for (unsigned i = 0; r == 0 && i < CPU_DEALS; i++)
                 r = deal_new(&b->deals[i], pool_threads(b->pool));

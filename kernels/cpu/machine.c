@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "cgroup.h"
 #include "machine.h"
 
 #if defined(__x86_64__)
@@ -76,113 +78,65 @@ uint32_t machine_cpu_bits(void) {
 }
 #endif
 
-static unsigned affinity_count(void) {
-        for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
-                cpu_set_t *set = CPU_ALLOC(cpus);
-                size_t size = CPU_ALLOC_SIZE(cpus);
-                int r, count;
-
-                if (!set)
-                        return 1;
-                r = sched_getaffinity(0, size, set);
-                count = r == 0 ? CPU_COUNT_S(size, set) : 0;
-                r = r < 0 ? errno : 0;
-                CPU_FREE(set);
-                if (r == 0)
-                        return MAX(count, 1);
-                if (r != EINVAL) /* EINVAL: the kernel's mask is larger */
-                        break;
-        }
-        return 1;
-}
-
-/* Reads one line; false when there is no such file. */
-static bool read_line(const char *folder, const char *name, char line[64]) {
-        _cleanup_(fclosep) FILE *f = NULL;
-        char path[PATH_MAX];
-
-        if ((size_t) snprintf(path, sizeof(path), "%s/%s", folder, name) >= sizeof(path))
-                return false;
-        f = fopen(path, "re");
-        return f && fgets(line, 64, f);
-}
-
-/* Cores of one group's quota, 0 for none. */
-static unsigned folder_quota(const char *folder) {
+/* Cores of one group's quota. */
+static uint64_t folder_quota(const char *folder) {
         long long quota = 0, period = 0;
         char line[64];
 
-        if (read_line(folder, "cpu.max", line)) {
+        if (cgroup_read_line(folder, "cpu.max", line)) {
                 if (sscanf(line, "%lld %lld", &quota, &period) != 2) /* "max 100000" */
-                        return 0;
+                        return CGROUP_NO_LIMIT;
         } else {
-                if (!read_line(folder, "cpu.cfs_quota_us", line) || sscanf(line, "%lld", &quota) != 1)
-                        return 0;
-                if (!read_line(folder, "cpu.cfs_period_us", line) || sscanf(line, "%lld", &period) != 1)
-                        return 0;
+                if (!cgroup_read_line(folder, "cpu.cfs_quota_us", line) || sscanf(line, "%lld", &quota) != 1)
+                        return CGROUP_NO_LIMIT;
+                if (!cgroup_read_line(folder, "cpu.cfs_period_us", line) || sscanf(line, "%lld", &period) != 1)
+                        return CGROUP_NO_LIMIT;
         }
         if (quota <= 0 || period <= 0)
-                return 0;
-        return (unsigned) MIN(MAX(quota / period, 1LL), (long long) INT_MAX);
-}
-
-/* The smallest quota of `path` below `root` and all above it. `path` is cut in place. */
-static unsigned path_quota(const char *root, char *path) {
-        unsigned least = 0;
-
-        for (;;) {
-                char folder[PATH_MAX], *slash;
-                unsigned quota = 0;
-
-                if ((size_t) snprintf(folder, sizeof(folder), "%s%s", root, path) < sizeof(folder))
-                        quota = folder_quota(folder);
-                if (quota && (!least || quota < least))
-                        least = quota;
-                slash = strrchr(path, '/');
-                if (!slash)
-                        return least;
-                *slash = '\0';
-        }
-}
-
-/* Whether `controllers` ("cpu,cpuacct") names cpu. */
-static bool names_cpu(const char *controllers) {
-        for (const char *c = controllers; c; c = strchr(c, ',') ? strchr(c, ',') + 1 : NULL)
-                if (strncmp(c, "cpu", 3) == 0 && (c[3] == '\0' || c[3] == ','))
-                        return true;
-        return false;
+                return CGROUP_NO_LIMIT;
+        return (uint64_t) MIN(MAX(quota / period, 1LL), (long long) INT_MAX);
 }
 
 unsigned machine_quota(const char *cgroup_file, const char *cgroup_root) {
-        _cleanup_(fclosep) FILE *f = fopen(cgroup_file, "re");
-        char line[PATH_MAX];
-        unsigned least = 0;
+        uint64_t least = cgroup_least(cgroup_file, cgroup_root, "cpu", folder_quota);
 
-        /* "0::/user.slice/…" (v2), "4:cpu,cpuacct:/user.slice/…" (v1) */
-        while (f && fgets(line, sizeof(line), f)) {
-                char root[PATH_MAX], *controllers = strchr(line, ':'), *path = NULL;
-                unsigned quota;
-
-                line[strcspn(line, "\n")] = '\0';
-                if (controllers)
-                        path = strchr(++controllers, ':');
-                if (!path)
-                        continue;
-                *path++ = '\0';
-                if (*controllers && !names_cpu(controllers))
-                        continue;
-                if ((size_t) snprintf(root, sizeof(root), "%s/%s", cgroup_root, *controllers ? "cpu" : "") >=
-                    sizeof(root))
-                        continue;
-                quota = path_quota(root, path);
-                if (quota && (!least || quota < least))
-                        least = quota;
-        }
-        return least;
+        return least == CGROUP_NO_LIMIT ? 0 : (unsigned) least;
 }
 
-unsigned machine_threads(void) {
-        unsigned threads = affinity_count(), quota = machine_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+/* Bytes that one group may still take, what it has from files counted as free. */
+static uint64_t folder_memory(const char *folder) {
+        uint64_t max, used, reclaimable = 0;
+        char line[64], path[PATH_MAX];
+        _cleanup_(fclosep) FILE *f = NULL;
 
-        return quota ? MIN(threads, quota) : threads;
+        if (!cgroup_read_line(folder, "memory.max", line) || sscanf(line, "%" SCNu64, &max) != 1) /* "max" */
+                return CGROUP_NO_LIMIT;
+        if (!cgroup_read_line(folder, "memory.current", line) || sscanf(line, "%" SCNu64, &used) != 1)
+                return CGROUP_NO_LIMIT;
+        snprintf(path, sizeof(path), "%s/memory.stat", folder);
+        f = fopen(path, "re");
+        while (f && fgets(line, sizeof(line), f)) {
+                uint64_t bytes;
+
+                if (sscanf(line, "inactive_file %" SCNu64, &bytes) == 1 ||
+                    sscanf(line, "active_file %" SCNu64, &bytes) == 1)
+                        reclaimable += bytes;
+        }
+        used -= MIN(used, reclaimable);
+        return max - MIN(max, used);
+}
+
+uint64_t machine_memory(const char *meminfo_file, const char *cgroup_file, const char *cgroup_root) {
+        _cleanup_(fclosep) FILE *f = fopen(meminfo_file, "re");
+        uint64_t available = 0;
+        char line[128];
+
+        while (f && fgets(line, sizeof(line), f))
+                if (sscanf(line, "MemAvailable: %" SCNu64, &available) == 1)
+                        available *= 1024;
+        return MIN(available, cgroup_least(cgroup_file, cgroup_root, "memory", folder_memory));
+}
+
+uint64_t backend_cpu_memory(void) {
+        return machine_memory("/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup");
 }

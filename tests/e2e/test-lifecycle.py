@@ -73,6 +73,35 @@ def one_daemon_per_socket(d):
     d.run(prompts()[0], "--max-tokens", 1)
 
 
+def weights_come_into_memory_by_themselves():
+    def absent(pid):
+        """KiB of the file that are not mapped yet."""
+        inside, sizes = False, {"Size:": 0, "Rss:": 0}
+        with open("/proc/%d/smaps" % pid) as f:
+            for line in f:
+                words = line.split()
+                if not words[0].endswith(":"):
+                    inside = line.rstrip().endswith("/large.gguf")
+                elif inside and words[0] in sizes:
+                    sizes[words[0]] += int(words[1])
+        assert sizes["Size:"] > 0
+        return sizes["Size:"] - sizes["Rss:"]
+
+    with tempfile.TemporaryDirectory(prefix="moed-large-") as folder:
+        path = os.path.join(folder, "large.gguf")
+        shutil.copy(MODEL, path)
+        os.truncate(path, os.path.getsize(path) + (20 << 20))  # more than is fetched at a time
+        with Daemon(model=path) as d:
+            wait_until(lambda: absent(d.process.pid) == 0, "all of the file is there, though nobody asked for anything")
+            assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
+        # What does not fit is left alone.
+        os.truncate(path, 1 << 42)
+        with Daemon(model=path) as d:
+            wait_until(lambda: "memory is short" in d.log(), "it is told that the file does not fit")
+            assert absent(d.process.pid) > 1 << 30
+            assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
+
+
 def a_dead_daemons_socket_is_replaced():
     with Daemon() as d:
         d.process.kill()
@@ -153,6 +182,7 @@ def main():
     bad_starts_say_why()
     without_a_model_the_demo_model_serves()
     a_good_configuration_passes_the_check()
+    weights_come_into_memory_by_themselves()
     a_dead_daemons_socket_is_replaced()
     with Daemon() as d:
         one_daemon_per_socket(d)

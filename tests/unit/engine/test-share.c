@@ -137,6 +137,23 @@ TEST(one_file_is_the_same_until_it_changes) {
         model_file_unref(b);
 }
 
+TEST(a_file_is_fetched_part_by_part_to_its_end) {
+        struct model_file *f = open_copy(0), *other = model_file_ref(f);
+        uint64_t at = 0, before;
+        int r;
+
+        assert_se(model_file_wanted(f));
+        do {
+                before = at;
+                r = model_file_fetch_part(f, &at);
+                assert_se(r >= 0 && (r == 1) == (at > before));
+        } while (r == 1);
+        assert_se(at == f->bytes && shows(f, 0));
+        model_file_unref(other);
+        assert_se(!model_file_wanted(f));
+        model_file_unref(f);
+}
+
 TEST(models_of_one_file_sleep_and_wake_by_themselves) {
         struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 8 };
         struct backend *backend;

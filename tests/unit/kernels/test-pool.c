@@ -237,6 +237,106 @@ TEST(the_smallest_quota_on_the_way_to_the_root_counts) {
         assert_se(chdir("/") == 0 && system(command) == 0);
 }
 
+/* A tree as /sys/devices/system/cpu: for each CPU the threads of its core, whether it is online, its capacity. */
+static void make_cpus(const char *const siblings[], unsigned n, unsigned offline, unsigned slow_from, unsigned capacity) {
+        char path[64], text[16];
+
+        assert_se(system("rm -rf cpus") == 0);
+        for (unsigned i = 0; i < n; i++) {
+                snprintf(path, sizeof(path), "mkdir -p cpus/cpu%u/topology", i);
+                assert_se(system(path) == 0);
+                snprintf(path, sizeof(path), "cpus/cpu%u/topology/thread_siblings_list", i);
+                write_file(path, siblings[i]);
+                snprintf(path, sizeof(path), "cpus/cpu%u/online", i);
+                if (i > 0)
+                        write_file(path, i == offline ? "0\n" : "1\n");
+                snprintf(path, sizeof(path), "cpus/cpu%u/cpu_capacity", i);
+                snprintf(text, sizeof(text), "%u\n", i >= slow_from ? capacity : 1024);
+                if (capacity)
+                        write_file(path, text);
+        }
+}
+
+static unsigned cores_of(uint64_t mask) {
+        cpu_set_t set;
+
+        CPU_ZERO(&set);
+        for (unsigned cpu = 0; cpu < 64; cpu++)
+                if (mask >> cpu & 1)
+                        CPU_SET(cpu, &set);
+        return machine_cores("cpus", &set, sizeof(set));
+}
+
+TEST(a_core_counts_once_and_only_if_it_is_there_and_fast_enough) {
+        static const char *const single[] = { "0\n", "1\n", "2\n", "3\n" };
+        static const char *const pairs[] = { "0-1\n", "0-1\n", "2-3\n", "2-3\n" };
+        static const char *const apart[] = { "0,2\n", "1,3\n", "0,2\n", "1,3\n" };
+        char folder[] = "/tmp/test-pool-XXXXXX", command[256];
+
+        assert_se(mkdtemp(folder) && chdir(folder) == 0);
+        assert_se(cores_of(0xf) == 4); /* nothing is known */
+        make_cpus(single, 4, 0, 4, 0);
+        assert_se(cores_of(0xf) == 4 && cores_of(0x5) == 2 && cores_of(0) == 1);
+        make_cpus(single, 4, 3, 4, 0);
+        assert_se(cores_of(0xf) == 3);
+        make_cpus(pairs, 4, 0, 4, 0);
+        assert_se(cores_of(0xf) == 2 && cores_of(0x3) == 1 && cores_of(0xa) == 2);
+        make_cpus(apart, 4, 0, 4, 0);
+        assert_se(cores_of(0xf) == 2 && cores_of(0x3) == 2 && cores_of(0x5) == 1);
+        /* The first thread of a core is off: the second one stands for it. */
+        make_cpus(pairs, 4, 2, 4, 0);
+        assert_se(cores_of(0xf) == 2 && cores_of(0x8) == 1);
+        make_cpus(single, 4, 0, 2, 600);
+        assert_se(cores_of(0xf) == 4);
+        make_cpus(single, 4, 0, 2, 300);
+        assert_se(cores_of(0xf) == 2);
+        assert_se(cores_of(0xc) == 2); /* the slow ones are all that is allowed */
+        snprintf(command, sizeof(command), "rm -r %s", folder);
+        assert_se(chdir("/") == 0 && system(command) == 0);
+}
+
+TEST(nodes_with_memory_are_found) {
+        char folder[] = "/tmp/test-pool-XXXXXX", command[256];
+
+        assert_se(mkdtemp(folder) && chdir(folder) == 0);
+        assert_se(machine_nodes(".") == 0);
+        write_file("has_memory", "0\n");
+        assert_se(machine_nodes(".") == 1);
+        write_file("has_memory", "0-1,4,70\n");
+        assert_se(machine_nodes(".") == 0x13);
+        write_file("has_memory", "\n");
+        assert_se(machine_nodes(".") == 0);
+        snprintf(command, sizeof(command), "rm -r %s", folder);
+        assert_se(chdir("/") == 0 && system(command) == 0);
+}
+
+TEST(memory_is_what_the_kernel_and_the_groups_leave) {
+        char folder[] = "/tmp/test-pool-XXXXXX", command[256];
+        const uint64_t mib = 1 << 20;
+
+        assert_se(mkdtemp(folder) && chdir(folder) == 0);
+        assert_se(system("mkdir -p root/a/b") == 0);
+        assert_se(machine_memory("absent", "absent", "root") == 0);
+        write_file("meminfo", "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\n");
+        assert_se(machine_memory("meminfo", "absent", "root") == 8 * mib);
+        write_file("cgroup", "0::/a/b\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 8 * mib);
+        write_file("root/a/b/memory.max", "max\n");
+        write_file("root/a/b/memory.current", "1\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 8 * mib);
+        /* 6 MiB may be used, and 4 are, of which 3 are the page cache's. */
+        write_file("root/a/memory.max", "6291456\n");
+        write_file("root/a/memory.current", "4194304\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 2 * mib);
+        write_file("root/a/memory.stat", "anon 1048576\nfile 3145728\ninactive_file 1048576\nactive_file 2097152\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 5 * mib);
+        /* Over the limit that was lowered since. */
+        write_file("root/a/memory.max", "1000\n");
+        assert_se(machine_memory("meminfo", "cgroup", "root") == 0);
+        snprintf(command, sizeof(command), "rm -r %s", folder);
+        assert_se(chdir("/") == 0 && system(command) == 0);
+}
+
 TEST(at_least_one_thread_is_found_on_every_machine) {
         assert_se(machine_threads() >= 1);
 }

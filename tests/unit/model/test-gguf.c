@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/util.h"
@@ -87,6 +90,42 @@ TEST(gguf_reads_what_was_written) {
         assert_se((const uint8_t *) t->data == gguf_file(g, t->file)->data + t->offset);
         assert_se((uintptr_t) t->data % 32 == 0);
         assert_se(!gguf_tensor(g, "third") && !gguf_has(g, "a.nothing"));
+}
+
+/* Whether a page is mapped there. */
+static bool is_mapped(const uint8_t *page) {
+        return msync((void *) page, 1, MS_ASYNC) == 0;
+}
+
+TEST(a_large_file_is_mapped_as_its_huge_pages_lie_and_nothing_beside_it) {
+        static const size_t paddings[] = { 0, 1, 4096, 1 << 20 };
+        const size_t huge = 2 << 20, page = (size_t) sysconf(_SC_PAGESIZE);
+
+        for (size_t i = 0; i < ELEMENTS(paddings); i++) {
+                struct gguf_builder b = GGUF_BUILDER_INIT;
+                char path[] = "/tmp/moed-gguf-XXXXXX";
+                int fd = mkstemp(path);
+                const uint8_t *data, *end;
+                struct gguf *g;
+                size_t size;
+                uint8_t *made;
+
+                gguf_builder_tensor(&b, "a", F32, 1, row_of_8, eight, sizeof(eight));
+                made = gguf_builder_finish(&b, &size);
+                assert_se(write(fd, made, size) == (ssize_t) size && ftruncate(fd, (off_t) (huge + paddings[i])) == 0);
+                free(made);
+                close(fd);
+                assert_se(gguf_open(&g, path, NULL) == 0);
+                unlink(path);
+                data = gguf_file(g, 0)->data;
+                end = data + (huge + paddings[i] + page - 1) / page * page;
+                assert_se((uintptr_t) data % huge == 0);
+                assert_se(memcmp(gguf_tensor(g, "a")->data, eight, sizeof(eight)) == 0);
+                assert_se(is_mapped(end - page) && end[-1] == 0);
+                gguf_free(g);
+                for (const uint8_t *p = data; p < end; p += page)
+                        assert_se(!is_mapped(p));
+        }
 }
 
 TEST(gguf_getters_take_any_integer_that_fits_and_no_other) {
