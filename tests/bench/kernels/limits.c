@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "limits.h"
+#include "machine.h"
+#include "variant.h"
 
 struct read_work {
         const char *data;
         uint64_t sink;
 };
 
-enum { READ_PIECE = 1 << 20, PEAK_PIECES = 64, PEAK_ROUNDS = 100000 };
+enum { READ_PIECE = 1 << 20, PEAK_PIECES = 64, PEAK_ROUNDS = 100000, TILE_ROUNDS = 20000, LOOKS = 3 };
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 __attribute__((target("avx2"))) static void read_piece(void *arg, uint64_t begin, uint64_t end,
@@ -80,6 +89,48 @@ double limit_f32(struct pool *pool, const char *isa) {
                         return peak(pool, peaks[i].f32, peaks[i].f32_lanes);
         return 0.0;
 }
+
+/* Tile configuration, palette 1: Intel SDM volume 1, 18.2. All eight tiles are 16 rows of 64 bytes. */
+struct tiles {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+};
+
+/* Four sums, each of the products of two of the four other tiles: they hide the instruction's latency. Written out as
+ * assembly whose operand is the whole structure: the intrinsic of gcc 12 names its first 8 bytes only, and stores to the
+ * others are dropped. */
+#define TILES(_name, _target, _step)                                                                                 __attribute__((target("amx-tile," _target))) static void _name(void *arg, uint64_t begin,                                                                                   uint64_t end, unsigned worker) {                      struct tiles tiles = {.palette = 1};                                                                                                                                                                                      for (unsigned t = 0; t < 8; t++) {                                                                                   tiles.row_bytes[t] = 64;                                                                                     tiles.rows[t] = 16;                                                                                  }                                                                                                            __asm__ volatile("ldtilecfg %0\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\t"                                                       "tilezero %%tmm6\n\ttilezero %%tmm7"                                                                         :                                                                                                            : "m"(tiles)                                                                                                 : "memory");                                                                                for (uint64_t i = begin * TILE_ROUNDS; i < end * TILE_ROUNDS; i++)                                                   __asm__ volatile(_step " %tmm6, %tmm4, %tmm0\n\t" _step " %tmm7, %tmm4, %tmm1\n\t"   \
+                                         _step " %tmm6, %tmm5, %tmm2\n\t" _step " %tmm7, %tmm5, %tmm3");     \
+                __asm__ volatile("tilerelease" ::: "memory");                                                        }
+
+TILES(tiles_int8, "amx-int8", "tdpbssd")
+TILES(tiles_bf16, "amx-bf16", "tdpbf16ps")
+
+bool limit_matrix(void) {
+        enum { REQUEST = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18 };
+        const unsigned bits = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+        unsigned a, b, c, d;
+
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bits) == bits &&
+               syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
+static double peak_tiles(struct pool *pool, pool_fn *fn, unsigned row_products) {
+        uint64_t begin = now_nsec();
+
+        pool_run(pool, PEAK_PIECES, 1, fn, NULL);
+        return (double) PEAK_PIECES * TILE_ROUNDS * 4 * 16 * 16 * row_products /
+               (double) (now_nsec() - begin) * 1e9;
+}
+
+double limit_matrix_int8(struct pool *pool) {
+        return peak_tiles(pool, tiles_int8, 64);
+}
+
+double limit_matrix_bf16(struct pool *pool) {
+        return peak_tiles(pool, tiles_bf16, 32);
+}
 #else
 static void read_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct read_work *w = arg;
@@ -98,6 +149,18 @@ double limit_int8(struct pool *pool, const char *isa) {
 double limit_f32(struct pool *pool, const char *isa) {
         return 0.0;
 }
+
+bool limit_matrix(void) {
+        return false;
+}
+
+double limit_matrix_int8(struct pool *pool) {
+        return 0.0;
+}
+
+double limit_matrix_bf16(struct pool *pool) {
+        return 0.0;
+}
 #endif
 
 double limit_read(struct pool *pool, const void *data, uint64_t bytes) {
@@ -106,4 +169,70 @@ double limit_read(struct pool *pool, const void *data, uint64_t bytes) {
 
         pool_run(pool, bytes / READ_PIECE, 1, read_piece, &w);
         return (double) (bytes / READ_PIECE * READ_PIECE) / (double) (now_nsec() - begin) * 1e9;
+}
+
+static void fill_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        memset((char *) arg + begin * READ_PIECE, 1, (end - begin) * READ_PIECE);
+}
+
+static double best_vector(struct pool *pool, double (*limit)(struct pool *, const char *)) {
+        double best = 0.0;
+
+        for (unsigned v = 0; v < n_cpu_variants && best == 0.0; v++)
+                if ((cpu_variants[v]->needs & machine_cpu_bits()) == cpu_variants[v]->needs)
+                        best = limit(pool, cpu_variants[v]->name);
+        return best;
+}
+
+static int measure(struct limits *l, uint64_t bytes) {
+        struct pool *one, *all;
+        void *data;
+
+        bytes = bytes / READ_PIECE * READ_PIECE;
+        data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (data == MAP_FAILED)
+                return -errno;
+        (void) madvise(data, bytes, MADV_HUGEPAGE);
+        *l = (struct limits){.matrix = limit_matrix(), .threads = machine_threads()};
+        if (pool_new(&one, 1) || pool_new(&all, l->threads))
+                return -ENOMEM;
+        pool_run(all, bytes / READ_PIECE, 1, fill_piece, data);
+        for (unsigned look = 0; look < LOOKS; look++) {
+                double bf16 = l->matrix ? limit_matrix_bf16(all) : best_vector(all, limit_f32),
+                       int8 = l->matrix ? limit_matrix_int8(all) : best_vector(all, limit_int8);
+
+                l->read_one = MAX(l->read_one, limit_read(one, data, bytes));
+                l->read_all = MAX(l->read_all, limit_read(all, data, bytes));
+                l->bf16 = MAX(l->bf16, bf16);
+                l->int8 = MAX(l->int8, int8);
+        }
+        return 0;
+}
+
+int limits_measure(struct limits *ret, uint64_t bytes) {
+        int ends[2], status, r;
+        struct limits found;
+        ssize_t n;
+        pid_t pid;
+
+        if (pipe(ends) < 0)
+                return -errno;
+        pid = fork();
+        if (pid < 0) {
+                r = -errno;
+                close(ends[0]);
+                close(ends[1]);
+                return r;
+        }
+        if (pid == 0) {
+                r = measure(&found, bytes);
+                _exit(r == 0 && write(ends[1], &found, sizeof(found)) == sizeof(found) ? EXIT_SUCCESS : EXIT_FAILURE);
+        }
+        close(ends[1]);
+        n = read(ends[0], &found, sizeof(found));
+        close(ends[0]);
+        if (waitpid(pid, &status, 0) < 0 || n != sizeof(found))
+                return -ENOMEM;
+        *ret = found;
+        return 0;
 }
