@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""make-model.py SHAPE OUT.gguf [--type NAME] [--layers N] [--seed N]: a GGUF file with the shape and vocabulary size of a
-well-known model, and random weights: for measuring what large files cost without downloading one. It generates nonsense at
-the true speed.
+"""make-model.py SHAPE OUT.gguf [--type NAME] [--layers N] [--seed N] [--size]: a GGUF file with the shape and vocabulary
+size of a well-known model, and random weights: for measuring what large files cost without downloading one. It generates
+nonsense at the true speed.
 
 Weights are of the type (default: Q4_K), or of one with smaller blocks where rows are no multiple of 256; routers and norms F32.
 Shapes are those of the models' config.json. Only Python's own library is needed; weights are cut from a pool of random blocks,
@@ -222,6 +222,7 @@ def main():
     parser.add_argument("--type", choices=sorted(TYPES), default="q4_k")
     parser.add_argument("--layers", type=int, metavar="N", help="instead of the model's own number")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--size", action="store_true", help="write nothing; print how many bytes the tensors take")
     args = parser.parse_args()
     shape, w = dict(SHAPES[args.shape]), Writer(args.seed, TYPES[args.type])
     shape["layers"] = args.layers or shape["layers"]
@@ -232,6 +233,9 @@ def main():
         feed_forward(w, "blk.%d." % layer, shape, layer)
     w.tensor("output_norm.weight", shape["hidden"])
     w.tensor("output.weight", shape["hidden"], shape["vocab"])
+    if args.size:
+        print(w.offset)
+        return
     try:
         w.write(args.out)
     except BaseException:
