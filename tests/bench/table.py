@@ -245,7 +245,7 @@ def of_batch(need):
     def figure(m):
         seconds, answer = m.median(need), m.answers[need][0]
         reading, computing = answer["bytes"] / m.limit(need, "read_all"), answer["products"] / m.limit(need, "int8")
-        bound = "int8 peak" if computing > reading else "%.2f GB of experts and more" % (answer["bytes"] / 1e9)
+        bound = "int8 peak" if computing > reading else "%.2f GB" % (answer["bytes"] / answer["tokens"] / 1e9)
         number = computing / seconds * 0.8 / 0.5 if computing > reading else reading / seconds
         speed = answer["tokens"] / seconds
         return Figure("%.1f tokens/s" % speed, number, m.spread(need), bound, other=m.best_other(need), speed=speed)
@@ -375,7 +375,7 @@ def rows_of_table(quick):
 
     def sparse(name, shape):
         need, dense, index = (layer(shape, part, far) for part in ("chosen", "dense", "index"))
-        return [Row("%s, all against dense" % name, [need, dense], times_less(need, dense), 8),
+        return [Row("%s, dense to it" % name, [need, dense], times_less(need, dense), 8),
                 Row("%s, the indexer" % name, [index], of_indexer(index), 0.70)]
 
     return [
@@ -436,13 +436,13 @@ def print_row(row, f):
     other = "" if f.other is None else "  peer %.1f, %.2fx%s" % (f.other, f.times, "" if row.times is None else
                                                                  " (must %.1fx)" % row.times)
     must = "" if row.must is None else ("≤ " if row.most else "≥ ") + number(f, row.must)
-    print("  %-34s %-44s %-22s %7s %-7s %5.0f%%  %-5s%s" % (
+    print("  %-34s %-46s %-18s %7s %-7s %5.0f%%  %-5s%s" % (
         row.what, f.text, f.limit, number(f, f.number), must, 100 * f.spread,
         {True: "ok", False: "short", None: ""}[row.reached(f)], other))
 
 
 def print_table(measured, table):
-    print("  %-34s %-44s %-22s %7s   %-5s %6s" % ("", "measured", "limit", "is", "must", "spread"))
+    print("  %-34s %-46s %-18s %7s   %-5s %6s" % ("", "measured", "limit", "is", "must", "spread"))
     found = []
     for heading, rows in table:
         print(heading)

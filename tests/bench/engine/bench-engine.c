@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Whole forward passes of a model file, by name: see usage(). A pass is all that step_begin() and step_advance() do; the
- * model is open and its weights are in memory. Tokens are random, of a fixed seed, others in every stream. The bytes of a
- * pass are those of the weights that it touches: of experts those that its rows chose, each once. */
+/* Whole forward passes of a model file, by name: see usage(). A pass is all that step_begin() and
+ * step_advance() do; the model is open and its weights are in memory. Tokens are random, of a fixed seed,
+ * others in every stream. The bytes of a pass are those of the weights that it touches: of experts those that
+ * its rows chose, each once. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -17,10 +18,10 @@
 enum {
         CASES_MAX = 64,
         STREAMS_MAX = 256,
-        ROWS_MAX = 512,    /* of a pass: what the daemon has by default, too */
-        CONTEXT = 32,      /* tokens before what is measured, where a name says no other */
-        KV_TOKENS = 8192,  /* of all cases together */
-        DECODED = 16,      /* passes of a run */
+        ROWS_MAX = 512,   /* of a pass: what the daemon has by default, too */
+        CONTEXT = 32,     /* tokens before what is measured, where a name says no other */
+        KV_TOKENS = 8192, /* of all cases together */
+        DECODED = 16,     /* passes of a run */
 };
 
 /* What forward passes read and multiply of a model's weights, by its tensors. */
@@ -29,7 +30,7 @@ struct weights {
         uint64_t head_bytes, embedding_row;     /* of a pass that ends in logits; of a row */
         struct weights_expert {
                 uint64_t bytes, products;
-        } *experts; /* [layers] of one of them */
+        } * experts; /* [layers] of one of them */
 };
 
 struct bench_case {
@@ -55,16 +56,19 @@ struct bench {
         unsigned n_cases;
 };
 
-/* --- weights ------------------------------------------------------------------------------------------------ */
+/* --- weights
+ * ------------------------------------------------------------------------------------------------ */
 
 static uint64_t products_of(const struct gguf_tensor *t) {
         return t->n_dims > 1 ? t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3] : 0;
 }
 
 static int weights_init(struct weights *w, const struct model_file *file) {
-        static const enum arch_layer_tensor of_experts[] = {ARCH_FFN_GATE_EXPS, ARCH_FFN_UP_EXPS, ARCH_FFN_DOWN_EXPS};
+        static const enum arch_layer_tensor of_experts[] = {ARCH_FFN_GATE_EXPS, ARCH_FFN_UP_EXPS,
+                                                            ARCH_FFN_DOWN_EXPS};
         const struct arch_model *arch = &file->arch;
-        const struct gguf_tensor *embedding = arch->tensors[ARCH_TOKEN_EMBD], *head = arch->tensors[ARCH_OUTPUT];
+        const struct gguf_tensor *embedding = arch->tensors[ARCH_TOKEN_EMBD],
+                                 *head = arch->tensors[ARCH_OUTPUT];
 
         w->experts = calloc(arch->params.layers, sizeof(*w->experts));
         if (!w->experts)
@@ -116,7 +120,8 @@ static void observe_layer(const struct step_view *view, void *context) {
                 }
 }
 
-/* --- passes ------------------------------------------------------------------------------------------------- */
+/* --- passes
+ * ------------------------------------------------------------------------------------------------- */
 
 static int pass(struct bench *b, struct step_part *parts, uint32_t n) {
         int r = step_begin(b->step, parts, n);
@@ -178,7 +183,8 @@ static int rewind_case(struct bench *b, struct bench_case *c) {
 
         for (uint32_t s = 0; r == 0 && s < c->streams; s++) {
                 sequence_truncate(c->sequences[s], c->context);
-                r = sequence_reserve(c->sequences[s], c->context + c->tokens - sequence_length(c->sequences[s]));
+                r = sequence_reserve(c->sequences[s],
+                                     c->context + c->tokens - sequence_length(c->sequences[s]));
                 if (!r)
                         r = feed(b, c, s, c->context);
         }
@@ -202,12 +208,14 @@ static int look(struct bench *b, struct bench_case *c) {
         step_observe(b->step, NULL);
         free(o.seen);
         c->products = o.products + (double) b->weights.always_products * rows;
-        c->bytes = o.bytes + (double) b->weights.always_bytes * passes + (double) b->weights.embedding_row * rows +
+        c->bytes = o.bytes + (double) b->weights.always_bytes * passes +
+                   (double) b->weights.embedding_row * rows +
                    (double) b->weights.head_bytes * (c->prefill ? 1 : passes);
         return r ? r : rewind_case(b, c);
 }
 
-/* --- cases -------------------------------------------------------------------------------------------------- */
+/* --- cases
+ * -------------------------------------------------------------------------------------------------- */
 
 /* KIND-N[@CONTEXT][/EXPERTS] */
 static bool parse_name(const struct bench *b, const char *name, struct bench_case *c) {
@@ -221,7 +229,8 @@ static bool parse_name(const struct bench *b, const char *name, struct bench_cas
                 return false;
         if (!c->prefill)
                 context = CONTEXT;
-        if (*rest && sscanf(rest, "@%u%c", &context, &end) != 1 && sscanf(rest, "/%u%c", &experts, &end) != 1 &&
+        if (*rest && sscanf(rest, "@%u%c", &context, &end) != 1 &&
+            sscanf(rest, "/%u%c", &experts, &end) != 1 &&
             sscanf(rest, "@%u/%u%c", &context, &experts, &end) != 2)
                 return false;
         strcpy(c->name, name);
@@ -229,8 +238,8 @@ static bool parse_name(const struct bench *b, const char *name, struct bench_cas
         c->tokens = c->prefill ? n : DECODED;
         c->context = context;
         c->experts = experts;
-        return n > 0 && c->streams <= STREAMS_MAX && c->streams <= b->rows_max && context < b->info->context &&
-               c->tokens <= b->info->context - context;
+        return n > 0 && c->streams <= STREAMS_MAX && c->streams <= b->rows_max &&
+               context < b->info->context && c->tokens <= b->info->context - context;
 }
 
 /* Ordinary tokens: neither the first nor the last quarter of the vocabulary. */
@@ -287,7 +296,8 @@ static int find_case(struct bench *b, const char *name, struct bench_case **ret,
         if (r)
                 deinit_case(c);
         if (r == ENGINE_E_PAGES || r == ENGINE_E_CONTEXT)
-                return reason_return(reason, CASE_E_NONE, "there is no room for its keys and values: see --kv-tokens");
+                return reason_return(reason, CASE_E_NONE,
+                                     "there is no room for its keys and values: see --kv-tokens");
         if (r)
                 return r < 0 ? r : -EINVAL;
         b->n_cases++;
@@ -315,10 +325,12 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
         return r ? r : rewind_case(b, c);
 }
 
-/* --- the model ---------------------------------------------------------------------------------------------- */
+/* --- the model
+ * ---------------------------------------------------------------------------------------------- */
 
 static int bench_open(struct bench *b, const char *path, uint32_t kv_tokens, struct reason *reason) {
-        struct model_options options = {.kv_type = QUANT_F16, .kv_bytes = UINT64_C(1) << 30, .rows_max = b->rows_max};
+        struct model_options options = {
+                .kv_type = QUANT_F16, .kv_bytes = UINT64_C(1) << 30, .rows_max = b->rows_max};
         _Atomic bool stop = false;
         int r;
 
@@ -362,7 +374,8 @@ static void usage(void) {
                "  --rows N        of a pass at most (default: %d)\n"
                "  --kv-tokens N   room for keys and values of all cases together (default: %d)\n"
                "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
-               "Cases, with @T in the end behind T tokens (default: %d to decode, 0 to prefill), then with /E with E experts:\n"
+               "Cases, with @T in the end behind T tokens (default: %d to decode, 0 to prefill), then with "
+               "/E with E experts:\n"
                "  decode-N        N streams, %d tokens each\n"
                "  prefill-N       a prompt of N tokens\n"
                "  limits          the machine's\n",

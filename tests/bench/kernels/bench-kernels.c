@@ -188,12 +188,13 @@ static void print_case(const struct bench *b, const struct bench_case *c) {
 
         for (unsigned v = 0; v < n_cpu_variants && v < LIMITS; v++)
                 if (cpu_variants[v] == c->variant)
-                        limit = cases_median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v], b->rounds,
-                                       NULL);
+                        limit = cases_median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v],
+                                             b->rounds, NULL);
         printf("%-7s %-6s %-5s %4u %9.2f %6.0f%% %9.1f %6.1f%% %6.0f%%\n", c->variant->name,
                c->moe ? "moe" : "matmul", quant_info(c->type)->name, c->n, c->bytes / seconds / 1e9,
-               100.0 * c->bytes / seconds / cases_median(b->read_all, b->rounds, NULL), c->products / seconds / 1e9,
-               limit > 0.0 ? 100.0 * c->products / seconds / limit : 0.0, 100.0 * spread);
+               100.0 * c->bytes / seconds / cases_median(b->read_all, b->rounds, NULL),
+               c->products / seconds / 1e9, limit > 0.0 ? 100.0 * c->products / seconds / limit : 0.0,
+               100.0 * spread);
 }
 
 static void print_limits(const struct bench *b) {

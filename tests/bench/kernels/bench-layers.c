@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Single layers of published shapes on the cpu backend, with random content, by name: see usage(). Each has several copies of
- * its weights or keys, together more than the caches hold, and a run goes over all of them. */
+/* Single layers of published shapes on the cpu backend, with random content, by name: see usage(). Each has
+ * several copies of its weights or keys, together more than the caches hold, and a run goes over all of them.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -22,21 +23,25 @@ enum { MOE_HIDDEN = 2048, MOE_FFN = 1024, MOE_EXPERTS = 64, MOE_CHOSEN = 8, MOE_
 struct shape {
         const char *name;
         uint32_t heads, kv_heads, k_dim, v_dim;
-        bool latent;                          /* a value is the first part of its key */
-        uint32_t window, ratio;               /* beside the chosen entries; tokens of an entry, 0: one */
+        bool latent;            /* a value is the first part of its key */
+        uint32_t window, ratio; /* beside the chosen entries; tokens of an entry, 0: one */
         uint32_t index_heads, index_dim, index_k;
-        uint32_t hidden, q_low, index_rows;   /* what the indexer's matrices read, and rows of those for its keys */
+        /* What the indexer's matrices read, and rows of those that its keys are made by. */
+        uint32_t hidden, q_low, index_rows;
 };
 
+/* clang-format off */
 static const struct shape shapes[] = {
-        {.name = "gqa", .heads = 32, .kv_heads = 4, .k_dim = 128, .v_dim = 128}, /* Qwen3-30B-A3B */
-        {.name = "mla", .heads = 16, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true}, /* DeepSeek-V2-Lite */
-        {.name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true, .index_heads = 64,
-         .index_dim = 128, .index_k = 2048, .hidden = 7168, .q_low = 1536, .index_rows = 128}, /* DeepSeek-V3.2 */
-        {.name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128, .ratio = 4,
-         .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024,
-         .index_rows = 512}, /* DeepSeek-V4-Flash: values and gates of overlapping halves */
+        /* Qwen3-30B-A3B, DeepSeek-V2-Lite */
+        { .name = "gqa", .heads = 32, .kv_heads = 4, .k_dim = 128, .v_dim = 128 },
+        { .name = "mla", .heads = 16, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true },
+        /* DeepSeek-V3.2; V4-Flash, whose keys are compressed from values and gates of two halves each */
+        { .name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true,
+          .index_heads = 64, .index_dim = 128, .index_k = 2048, .hidden = 7168, .q_low = 1536, .index_rows = 128 },
+        { .name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128, .ratio = 4,
+          .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024, .index_rows = 512 },
 };
+/* clang-format on */
 
 /* Memory of one kind, as often as it takes to be cold. */
 struct copies {
@@ -119,7 +124,8 @@ static struct device_ptr next_copy(struct copies *c) {
         return c->at[c->next++ % c->n];
 }
 
-/* --- attention ---------------------------------------------------------------------------------------------- */
+/* --- attention
+ * ---------------------------------------------------------------------------------------------- */
 
 static uint64_t half_bytes(uint64_t values) {
         return values * 2;
@@ -239,7 +245,11 @@ static int run_index(struct bench *b, struct layer *l, struct case_run *run) {
         const struct shape *s = l->shape;
         struct op_index op = {
                 .rows = l->rows,
-                .keys = {.k = next_copy(&l->keys), .type = QUANT_F16, .kv_heads = 1, .k_dim = s->index_dim, .ratio = s->ratio},
+                .keys = {.k = next_copy(&l->keys),
+                         .type = QUANT_F16,
+                         .kv_heads = 1,
+                         .k_dim = s->index_dim,
+                         .ratio = s->ratio},
                 .heads = s->index_heads,
                 .k = s->index_k,
                 .q = l->index_q,
@@ -252,13 +262,14 @@ static int run_index(struct bench *b, struct layer *l, struct case_run *run) {
         return b->backend->ops->index(b->stream, &op);
 }
 
-/* The indexer's matrices: its queries, from the low-rank ones; its keys, or what they are compressed from, and its heads'
- * weights, from the hidden state. */
+/* The indexer's matrices: its queries, from the low-rank ones; its keys, or what they are compressed from,
+ * and its heads' weights, from the hidden state. */
 static int run_index_weights(struct bench *b, struct layer *l, struct case_run *run) {
         const struct shape *s = l->shape;
         uint32_t q_rows = s->index_heads * s->index_dim, rows = s->index_rows + s->index_heads;
         struct device_ptr at = next_copy(&l->index_weights),
-                          behind = device_offset(at, quant_row_bytes(quant_info(QUANT_Q8_0), s->q_low) * q_rows);
+                          behind = device_offset(at,
+                                                 quant_row_bytes(quant_info(QUANT_Q8_0), s->q_low) * q_rows);
         struct op_matmul queries = {.n = 1, .x = l->q_low, .x_stride = s->q_low, .count = 1},
                          others = {.n = 1, .x = l->hidden, .x_stride = s->hidden, .count = 1};
         int r;
@@ -348,14 +359,14 @@ static int find_layer(struct bench *b, const struct shape *shape, uint32_t token
         return init_layer(b, l);
 }
 
-static int run_attention(struct bench *b, const struct shape *shape, const char *part, uint32_t tokens, struct case_run *ret,
-                         struct reason *reason) {
+static int run_attention(struct bench *b, const struct shape *shape, const char *part, uint32_t tokens,
+                         struct case_run *ret, struct reason *reason) {
         struct layer *l;
         int r;
 
         if (tokens < KV_PAGE_TOKENS || tokens > TOKENS_MAX || tokens % KV_PAGE_TOKENS)
-                return reason_return(reason, CASE_E_NONE, "a context is a multiple of %d up to %d", KV_PAGE_TOKENS,
-                                     TOKENS_MAX);
+                return reason_return(reason, CASE_E_NONE, "a context is a multiple of %d up to %d",
+                                     KV_PAGE_TOKENS, TOKENS_MAX);
         r = find_layer(b, shape, tokens, &l);
         if (r)
                 return r;
@@ -368,7 +379,8 @@ static int run_attention(struct bench *b, const struct shape *shape, const char 
         return reason_return(reason, CASE_E_NONE, "%s has no part '%s'", shape->name, part);
 }
 
-/* --- experts ------------------------------------------------------------------------------------------------ */
+/* --- experts
+ * ------------------------------------------------------------------------------------------------ */
 
 static int init_moe(struct bench *b) {
         struct moe *m = &b->moe;
@@ -457,10 +469,12 @@ static void usage(void) {
              "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
              "Cases:\n"
              "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
-             "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla (DeepSeek-V2-Lite),\n"
+             "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
+             "(DeepSeek-V2-Lite),\n"
              "                  dsa (V3.2), csa (V4-Flash)\n"
              "  SHAPE-index-T   the indexer alone, of dsa or csa, T tokens\n"
-             "  SHAPE-chosen-T  all of sparse attention: the indexer's matrices, the indexer, attention to what it chose\n"
+             "  SHAPE-chosen-T  all of sparse attention: the indexer's matrices, the indexer, attention to "
+             "what it chose\n"
              "  limits          the machine's");
 }
 

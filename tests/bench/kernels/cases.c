@@ -24,7 +24,8 @@ double cases_median(const double *values, unsigned n, double *ret_spread) {
         return sorted[n / 2];
 }
 
-static int run_case(const struct case_program *p, const char *name, struct case_run *ret, struct reason *reason) {
+static int run_case(const struct case_program *p, const char *name, struct case_run *ret,
+                    struct reason *reason) {
         int r;
 
         *ret = (struct case_run){0};
@@ -34,7 +35,8 @@ static int run_case(const struct case_program *p, const char *name, struct case_
         return r;
 }
 
-/* --- a line for a line ------------------------------------------------------------------------------------- */
+/* --- a line for a line -------------------------------------------------------------------------------------
+ */
 
 static void answer_error(const char *text) {
         printf("{\"error\":\"");
@@ -50,7 +52,8 @@ static void answer_limits(const struct case_program *p) {
         if (r < 0)
                 answer_error(strerror(-r));
         else
-                printf("{\"read_one\":%.0f,\"read_all\":%.0f,\"bf16\":%.0f,\"int8\":%.0f,\"matrix\":%s,\"threads\":%u}\n",
+                printf("{\"read_one\":%.0f,\"read_all\":%.0f,\"bf16\":%.0f,\"int8\":%.0f,\"matrix\":%s,"
+                       "\"threads\":%u}\n",
                        l.read_one, l.read_all, l.bf16, l.int8, l.matrix ? "true" : "false", l.threads);
 }
 
@@ -61,8 +64,8 @@ static void answer_case(const struct case_program *p, const char *name) {
         if (run_case(p, name, &run, &reason))
                 answer_error(reason.text);
         else
-                printf("{\"seconds\":%.9f,\"tokens\":%.0f,\"bytes\":%.0f,\"products\":%.0f}\n", run.seconds, run.tokens,
-                       run.bytes, run.products);
+                printf("{\"seconds\":%.9f,\"tokens\":%.0f,\"bytes\":%.0f,\"products\":%.0f}\n", run.seconds,
+                       run.tokens, run.bytes, run.products);
 }
 
 static int answer_lines(const struct case_program *p) {
@@ -80,7 +83,8 @@ static int answer_lines(const struct case_program *p) {
         return EXIT_SUCCESS;
 }
 
-/* --- a table ------------------------------------------------------------------------------------------------ */
+/* --- a table
+ * ------------------------------------------------------------------------------------------------ */
 
 struct samples {
         struct case_run last;
@@ -99,8 +103,9 @@ static void table_row(const char *name, struct samples *s, unsigned rounds, cons
                 printf("  %6.2f GB/s, %3.0f%% of reading", run->bytes / seconds / 1e9,
                        100.0 * run->bytes / seconds / l->read_all);
         if (run->products > 0.0)
-                printf("  %6.3f Tflop/s, %3.0f%% of bf16, %3.0f%% of int8", 2.0 * run->products / seconds / 1e12,
-                       100.0 * run->products / seconds / l->bf16, 100.0 * run->products / seconds / l->int8);
+                printf("  %6.3f Tflop/s, %3.0f%% of bf16, %3.0f%% of int8",
+                       2.0 * run->products / seconds / 1e12, 100.0 * run->products / seconds / l->bf16,
+                       100.0 * run->products / seconds / l->int8);
         putchar('\n');
 }
 
@@ -141,9 +146,10 @@ static int print_table(const struct case_program *p, char **names, int n) {
                         samples[i].seconds[round] = samples[i].last.seconds;
                 }
         }
-        printf("%u threads read %.2f GB/s (one %.2f); %s: %.3f Tflop/s of bf16, %.3f Top/s of int8\n", limits.threads,
-               limits.read_all / 1e9, limits.read_one / 1e9, limits.matrix ? "AMX" : "no AMX, vectors of float32 and int8",
-               2.0 * limits.bf16 / 1e12, 2.0 * limits.int8 / 1e12);
+        printf("%u threads read %.2f GB/s (one %.2f); %s: %.3f Tflop/s of bf16, %.3f Top/s of int8\n",
+               limits.threads, limits.read_all / 1e9, limits.read_one / 1e9,
+               limits.matrix ? "AMX" : "no AMX, vectors of float32 and int8", 2.0 * limits.bf16 / 1e12,
+               2.0 * limits.int8 / 1e12);
         for (int i = 0; i < n; i++)
                 if (!samples[i].failed)
                         table_row(names[i], &samples[i], p->rounds, &limits);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Programs that measure cases by name. With --json each line of the input names a case, which is run once and answered with
- * a line of JSON: so a driver can take turns between the cases of several programs. Without it the cases that the arguments
- * name are run in rounds, and a table shows their medians. The case "limits" is what the machine can do. */
+/* Programs that measure cases by name. With --json each line of the input names a case, which is run once and
+ * answered with a line of JSON: so a driver can take turns between the cases of several programs. Without it
+ * the cases that the arguments name are run in rounds, and a table shows their medians. The case "limits" is
+ * what the machine can do. */
 
 #include <stdbool.h>
 #include <stdint.h>

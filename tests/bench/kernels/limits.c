@@ -23,17 +23,31 @@ enum { READ_PIECE = 1 << 20, PEAK_PIECES = 64, PEAK_ROUNDS = 100000, TILE_ROUNDS
 #include <cpuid.h>
 #include <immintrin.h>
 
-__attribute__((target("avx2"))) static void read_piece(void *arg, uint64_t begin, uint64_t end,
-                                                       unsigned worker) {
-        struct read_work *w = arg;
-        __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                           _mm256_setzero_si256()};
+/* Four loads that are independent of each other. */
+#define READ(_name, _target, _vector, _zero, _xor, _load, _first)                                            \
+        __attribute__((target(_target))) static void _name(void *arg, uint64_t begin, uint64_t end,          \
+                                                           unsigned worker) {                                \
+                enum { STEP = 4 * sizeof(_vector) };                                                         \
+                struct read_work *w = arg;                                                                   \
+                _vector sums[4] = {_zero, _zero, _zero, _zero};                                              \
+                                                                                                             \
+                for (const char *p = w->data + begin * READ_PIECE; p < w->data + end * READ_PIECE;           \
+                     p += STEP)                                                                              \
+                        for (unsigned k = 0; k < 4; k++)                                                     \
+                                sums[k] = _xor(sums[k], _load((const void *) (p + k * sizeof(_vector))));    \
+                sums[0] = _xor(_xor(sums[0], sums[1]), _xor(sums[2], sums[3]));                              \
+                __atomic_fetch_xor(&w->sink, (uint64_t) _first(sums[0]), __ATOMIC_RELAXED);                  \
+        }
 
-        for (const char *p = w->data + begin * READ_PIECE; p < w->data + end * READ_PIECE; p += 128)
-                for (unsigned k = 0; k < 4; k++)
-                        sums[k] = _mm256_xor_si256(sums[k], _mm256_load_si256((const void *) (p + 32 * k)));
-        sums[0] = _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3]));
-        __atomic_fetch_xor(&w->sink, (uint64_t) _mm256_extract_epi64(sums[0], 0), __ATOMIC_RELAXED);
+#define FIRST_AVX2(_v)   _mm256_extract_epi64(_v, 0)
+#define FIRST_AVX512(_v) _mm_cvtsi128_si64(_mm512_castsi512_si128(_v))
+
+READ(read_avx2, "avx2", __m256i, _mm256_setzero_si256(), _mm256_xor_si256, _mm256_load_si256, FIRST_AVX2)
+READ(read_avx512, "avx512f", __m512i, _mm512_setzero_si512(), _mm512_xor_si512, _mm512_load_si512,
+     FIRST_AVX512)
+
+static pool_fn *reader(void) {
+        return machine_cpu_bits() & CPU_AVX512 ? read_avx512 : read_avx2;
 }
 
 /* Twelve independent chains: more than latency × throughput of any of these. The empty assembly keeps a
@@ -97,12 +111,28 @@ struct tiles {
         uint8_t rows[16];
 };
 
-/* Four sums, each of the products of two of the four other tiles: they hide the instruction's latency. Written out as
- * assembly whose operand is the whole structure: the intrinsic of gcc 12 names its first 8 bytes only, and stores to the
- * others are dropped. */
-#define TILES(_name, _target, _step)                                                                                 __attribute__((target("amx-tile," _target))) static void _name(void *arg, uint64_t begin,                                                                                   uint64_t end, unsigned worker) {                      struct tiles tiles = {.palette = 1};                                                                                                                                                                                      for (unsigned t = 0; t < 8; t++) {                                                                                   tiles.row_bytes[t] = 64;                                                                                     tiles.rows[t] = 16;                                                                                  }                                                                                                            __asm__ volatile("ldtilecfg %0\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\t"                                                       "tilezero %%tmm6\n\ttilezero %%tmm7"                                                                         :                                                                                                            : "m"(tiles)                                                                                                 : "memory");                                                                                for (uint64_t i = begin * TILE_ROUNDS; i < end * TILE_ROUNDS; i++)                                                   __asm__ volatile(_step " %tmm6, %tmm4, %tmm0\n\t" _step " %tmm7, %tmm4, %tmm1\n\t"   \
-                                         _step " %tmm6, %tmm5, %tmm2\n\t" _step " %tmm7, %tmm5, %tmm3");     \
-                __asm__ volatile("tilerelease" ::: "memory");                                                        }
+/* Four sums, each of the products of two of the four other tiles: they hide the instruction's latency.
+ * Written out as assembly whose operand is the whole structure: the intrinsic of gcc 12 names its first 8
+ * bytes only, and stores to the others are dropped. */
+#define TILES(_name, _target, _step)                                                                         \
+        __attribute__((target("amx-tile," _target))) static void _name(void *arg, uint64_t begin,            \
+                                                                       uint64_t end, unsigned worker) {      \
+                struct tiles tiles = {.palette = 1};                                                         \
+                for (unsigned t = 0; t < 8; t++) {                                                           \
+                        tiles.row_bytes[t] = 64;                                                             \
+                        tiles.rows[t] = 16;                                                                  \
+                }                                                                                            \
+                __asm__ volatile("ldtilecfg %0\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\t"                    \
+                                 "tilezero %%tmm6\n\ttilezero %%tmm7"                                        \
+                                 :                                                                           \
+                                 : "m"(tiles)                                                                \
+                                 : "memory");                                                                \
+                for (uint64_t i = begin * TILE_ROUNDS; i < end * TILE_ROUNDS; i++)                           \
+                        __asm__ volatile(_step " %tmm6, %tmm4, %tmm0\n\t" _step                              \
+                                               " %tmm7, %tmm4, %tmm1\n\t" _step                              \
+                                               " %tmm6, %tmm5, %tmm2\n\t" _step " %tmm7, %tmm5, %tmm3");     \
+                __asm__ volatile("tilerelease" ::: "memory");                                                \
+        }
 
 TILES(tiles_int8, "amx-int8", "tdpbssd")
 TILES(tiles_bf16, "amx-bf16", "tdpbf16ps")
@@ -132,7 +162,7 @@ double limit_matrix_bf16(struct pool *pool) {
         return peak_tiles(pool, tiles_bf16, 32);
 }
 #else
-static void read_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+static void read_words(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct read_work *w = arg;
         uint64_t sum = 0;
 
@@ -140,6 +170,10 @@ static void read_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
              (const char *) p < w->data + end * READ_PIECE; p++)
                 sum ^= *p;
         __atomic_fetch_xor(&w->sink, sum, __ATOMIC_RELAXED);
+}
+
+static pool_fn *reader(void) {
+        return read_words;
 }
 
 double limit_int8(struct pool *pool, const char *isa) {
@@ -167,7 +201,7 @@ double limit_read(struct pool *pool, const void *data, uint64_t bytes) {
         struct read_work w = {.data = data};
         uint64_t begin = now_nsec();
 
-        pool_run(pool, bytes / READ_PIECE, 1, read_piece, &w);
+        pool_run(pool, bytes / READ_PIECE, 1, reader(), &w);
         return (double) (bytes / READ_PIECE * READ_PIECE) / (double) (now_nsec() - begin) * 1e9;
 }
 
@@ -226,7 +260,8 @@ int limits_measure(struct limits *ret, uint64_t bytes) {
         }
         if (pid == 0) {
                 r = measure(&found, bytes);
-                _exit(r == 0 && write(ends[1], &found, sizeof(found)) == sizeof(found) ? EXIT_SUCCESS : EXIT_FAILURE);
+                _exit(r == 0 && write(ends[1], &found, sizeof(found)) == sizeof(found) ? EXIT_SUCCESS
+                                                                                       : EXIT_FAILURE);
         }
         close(ends[1]);
         n = read(ends[0], &found, sizeof(found));

@@ -10,16 +10,17 @@
 
 struct limits {
         double read_one, read_all; /* bytes per second from memory, of one thread and of all */
-        /* Multiply-adds per second of all threads from registers, of 16-bit floats and of 8-bit integers: of the matrix
-         * unit, or of the best vector instruction (float32 then) where there is none. 0: not known for this machine. */
+        /* Multiply-adds per second of all threads from registers, of 16-bit floats and of 8-bit integers: of
+         * the matrix unit, or of the best vector instruction (float32 then) where there is none. 0: not known
+         * for this machine. */
         double bf16, int8;
         bool matrix; /* there is a matrix unit that this process may use */
         unsigned threads;
 };
 
-/* Measures all of them, reading over `bytes` of memory (more than the caches hold), as the best of a few looks each. Works
- * in a child of its own, so that neither its memory nor the matrix unit's state stays behind. Negative errno: there was no
- * memory for it, or the child failed. */
+/* Measures all of them, reading over `bytes` of memory (more than the caches hold), as the best of a few
+ * looks each. Works in a child of its own, so that neither its memory nor the matrix unit's state stays
+ * behind. Negative errno: there was no memory for it, or the child failed. */
 int limits_measure(struct limits *ret, uint64_t bytes);
 
 /* Bytes per second of reading `bytes` of `data` once, from memory when it is larger than the caches. */
@@ -32,6 +33,7 @@ double limit_f32(struct pool *pool, const char *isa);
 
 /* Whether this process may use the matrix unit (AMX); asks the system for it the first time. */
 bool limit_matrix(void);
-/* The same of its instructions. Overwrites the tiles' configuration of the pool's threads, the caller among them. */
+/* The same of its instructions. Overwrites the tiles' configuration of the pool's threads, the caller among
+ * them. */
 double limit_matrix_int8(struct pool *pool);
 double limit_matrix_bf16(struct pool *pool);
