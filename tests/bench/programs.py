@@ -45,9 +45,13 @@ class Cases:
         return answer
 
     def close(self):
-        if self.process:
+        if not self.process:
+            return
+        try:
             self.process.stdin.close()
-            self.process.wait()
+        except BrokenPipeError:  # it had ended
+            pass
+        self.process.wait()
 
 
 class Peer:

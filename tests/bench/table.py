@@ -153,11 +153,9 @@ class Measured:
                 program.close()
 
     def round(self, group, programs, needs):
-        for program in list(programs.values())[:1]:
-            if isinstance(program, Cases):
-                self.limits.setdefault(group, []).append(program.ask("limits"))
+        self.ask_limits(group, programs)
         for key, case in needs:
-            if key not in programs or (key, case) in self.missing:
+            if key in self.missing or (key, case) in self.missing:
                 continue
             try:
                 self.answers.setdefault((key, case), []).append(self.ask(programs[key], case))
@@ -170,6 +168,16 @@ class Measured:
                 model = self.models.path(key.rpartition(":")[2], 0)
                 found = PeerServer(self.options.peer_server).run(model)
                 self.served_by_other += [found] if found else []
+
+    def ask_limits(self, group, programs):
+        for key, program in programs.items():
+            if not isinstance(program, Cases) or key in self.missing:
+                continue
+            try:
+                self.limits.setdefault(group, []).append(program.ask("limits"))
+                return
+            except Missing as e:
+                self.missing[key] = str(e)
 
     @staticmethod
     def ask(program, case):
