@@ -23,7 +23,7 @@ def roofline(found, path):
     for y, row in enumerate(rows):
         ax.barh(y, 100 * row["number"], height=0.7, color=REACHED if row["reached"] else SHORT)
         ax.plot([100 * row["must"]] * 2, [y - 0.42, y + 0.42], color=MUST, linewidth=1.6)
-        ax.text(100 * row["number"] + 1, y, row["text"], va="center", fontsize=6.5)
+        ax.text(max(100 * row["number"], 100 * row["must"]) + 1, y, row["text"], va="center", fontsize=6.5)
     ax.set_yticks(range(len(rows)), ["%s: %s" % (row["heading"], row["what"]) for row in rows], fontsize=6.5)
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xlim(0, 140)
@@ -37,8 +37,9 @@ def latency(found, path):
     points = sorted(found["latency"], key=lambda p: p["clients"])
     clients = [p["clients"] for p in points]
     fig, ax = plt.subplots(figsize=(6, 3.2))
-    for key, name, style in (("inter_token_ms_p50", "between tokens, p50", "-"), ("inter_token_ms_p95", "between tokens, p95", "--")):
-        ax.plot(clients, [p[key] for p in points], style, marker="o", markersize=3, color=REACHED, label=name)
+    for part, style in (("p50", "-"), ("p95", "--")):
+        ax.plot(clients, [p["inter_token_ms_" + part] for p in points], style, marker="o", markersize=3, color=REACHED,
+                label="between tokens, " + part)
     ax.set_xlabel("client processes", fontsize=8)
     ax.set_ylabel("ms", fontsize=8)
     ax.set_xticks(clients)

@@ -8,209 +8,21 @@ made when they are missing. A row that can't be measured here says why."""
 import argparse
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from daemon import TOP, Daemon, start_ready  # noqa: E402
-from programs import Cases, Missing, Models, Peer, PeerServer  # noqa: E402
+from daemon import TOP  # noqa: E402
+from measure import PROMPT, Measured  # noqa: E402
+from programs import Missing, Models  # noqa: E402
 
 READ_BYTES = 4 << 30
+# OLMoE's matrices under an architecture that other programs know, too.
+SHAPES = {"OLMoE-1B-7B": "olmoe-q-q4_k", "DeepSeek-V2-Lite": "deepseek-v2-lite-q4_k", "Qwen3-30B-A3B": "qwen3-30b-a3b-q4_k"}
 CLIENTS = (1, 2, 4, 8, 16)
-PROMPT, GENERATED = 128, 64
+GENERATED = 64
+FORMATS = ("q4_k", "q8_0", "bf16", "q4_0", "q6_k", "mxfp4", "iq4_xs")
 ROWS_PER_EXPERT = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512)
-PAGE_TOKENS = 32
-
-
-# --- programs of cases that are not in C --------------------------------------------------------------------------
-
-
-class Started:
-    """Case `start`: seconds from exec to READY, and to the first token of a client that was started then."""
-
-    def __init__(self, build, model):
-        self.build, self.model = build, model
-        with open(model, "rb", buffering=0) as f:  # into the page cache
-            part = bytearray(16 << 20)
-            while f.readinto(part):
-                pass
-
-    def ask(self, case):
-        with tempfile.TemporaryDirectory(prefix="moed-bench-") as folder:
-            config, path = os.path.join(folder, "moed.conf"), os.path.join(folder, "moed.sock")
-            open(config, "w").close()
-            env = {**os.environ, "MOED_SOCKET": path}
-            begin = time.monotonic()
-            process, ready = start_ready([os.path.join(self.build, "daemon/service/moed"), "--config", config, "--socket", path,
-                                          "--model", self.model, "--log-level", "err"], env)
-            try:
-                subprocess.run([os.path.join(self.build, "client/moectl/moectl"), "run", "--ignore-eog", "--max-tokens", "1",
-                                "--tokens", "1000,2000,3000,4000"], env=env, stdout=subprocess.DEVNULL, check=True)
-                return {"seconds": time.monotonic() - begin, "ready": ready}
-            finally:
-                process.terminate()
-                process.wait()
-
-    def close(self):
-        pass
-
-
-class Served:
-    """A daemon. Cases: `clients-N`, so many processes, a prompt and some tokens each; `overhead-N`, the same with prompts of one
-    token, and the seconds that forward passes took of it; `memory`, after those."""
-
-    def __init__(self, build, model, generated):
-        self.generated, self.pages = generated, 0
-        self.daemon = Daemon(build, model)
-        self.daemon.__enter__()
-
-    def ask(self, case):
-        if case == "memory":
-            return self.memory()
-        name, n = case.split("-")
-        prompt = PROMPT if name == "clients" else 1
-        before = self.daemon.json("stats")["step_nsec"]
-        found = self.daemon.json("bench", "-c", n, "-n", self.generated, "-p", prompt)
-        found["step"] = (self.daemon.json("stats")["step_nsec"] - before) / 1e9
-        self.pages = max(self.pages, int(n) * -(-(prompt + self.generated) // PAGE_TOKENS))
-        return found
-
-    def memory(self):
-        pid, model = self.daemon.process.pid, self.daemon.json("models")["models"][0]
-        with open("/proc/%d/status" % pid) as f:
-            status = {line.split()[0]: int(line.split()[1]) * 1024 for line in f if line.startswith("Rss")}
-        with open("/proc/%d/smaps_rollup" % pid) as f:
-            resident = next(int(line.split()[1]) * 1024 for line in f if line.startswith("Rss:"))
-        return {"seconds": 0, "resident": resident, "kv": self.pages * PAGE_TOKENS * model["kv_bytes_per_token"],
-                "weights": min(status["RssFile:"] + status["RssShmem:"], model["size"])}
-
-    def close(self):
-        self.daemon.__exit__(None, None, None)
-
-
-class Neighbour:
-    """A process that keeps one of our cores busy, in a session of its own."""
-
-    def __enter__(self):
-        core = max(os.sched_getaffinity(0))
-        self.process = subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {%d})\nwhile True: pass" % core],
-                                        start_new_session=True)
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-
-
-# --- measuring ----------------------------------------------------------------------------------------------------
-
-
-class Measured:
-    """What was found: answers of every case, limits and other programs' figures of every group, in rounds."""
-
-    def __init__(self, options, models):
-        self.options, self.models = options, models
-        self.peers = [Peer(command) for command in options.peer]
-        self.answers, self.limits, self.others, self.missing, self.served_by_other = {}, {}, {}, {}, []
-
-    @staticmethod
-    def group(key):
-        """Formats take turns with each other; everything else with itself."""
-        return "formats" if re.search(r"-\d+l-", key) else key
-
-    def open(self, key):
-        build = self.options.build
-        if key == "layers":
-            return Cases(os.path.join(build, "tests/bench/kernels/bench-layers"), "--read-bytes", self.options.read_bytes)
-        kind, _, name = key.rpartition(":")
-        path = self.models.path(name, 1 << 30 if kind else self.options.read_bytes + (1 << 30))
-        if kind == "start":
-            return Started(build, path)
-        if kind == "serve":
-            return Served(build, path, self.options.generated)
-        return Cases(os.path.join(build, "tests/bench/engine/bench-engine"), "--read-bytes", self.options.read_bytes, path)
-
-    def open_all(self, keys):
-        found = {}
-        for key in keys:
-            try:
-                found[key] = self.open(key)
-            except Missing as e:
-                self.missing[key] = str(e)
-        return found
-
-    def run(self, group, needs):
-        programs = self.open_all(dict.fromkeys(key for key, _ in needs))
-        try:
-            for i in range(self.options.rounds):
-                print("%s: round %d of %d" % (group, i + 1, self.options.rounds), file=sys.stderr)
-                self.round(group, programs, needs)
-        finally:
-            for program in programs.values():
-                program.close()
-
-    def round(self, group, programs, needs):
-        self.ask_limits(group, programs)
-        for key, case in needs:
-            if key in self.missing or (key, case) in self.missing:
-                continue
-            try:
-                self.answers.setdefault((key, case), []).append(self.ask(programs[key], case))
-            except Missing as e:
-                self.missing[key, case] = str(e)
-        for key, program in programs.items():
-            if key != "layers" and isinstance(program, Cases):
-                self.ask_peers(key)
-            elif isinstance(program, Served) and self.options.peer_server:
-                model = self.models.path(key.rpartition(":")[2], 0)
-                found = PeerServer(self.options.peer_server).run(model)
-                self.served_by_other += [found] if found else []
-
-    def ask_limits(self, group, programs):
-        for key, program in programs.items():
-            if not isinstance(program, Cases) or key in self.missing:
-                continue
-            try:
-                self.limits.setdefault(group, []).append(program.ask("limits"))
-                return
-            except Missing as e:
-                self.missing[key] = str(e)
-
-    @staticmethod
-    def ask(program, case):
-        if not case.endswith("!"):
-            return program.ask(case)
-        with Neighbour():
-            return program.ask(case[:-1])
-
-    def ask_peers(self, key):
-        for number, peer in enumerate(self.peers):
-            for case, speed in peer.run(self.models.path(key, 0)).items():
-                self.others.setdefault((key, case), {}).setdefault(number, []).append(speed)
-
-    # What rows read.
-
-    def median(self, need, value="seconds"):
-        if need[0] in self.missing or need in self.missing:
-            raise Missing(self.missing.get(need, self.missing.get(need[0])))
-        return statistics.median(answer[value] for answer in self.answers[need])
-
-    def spread(self, need, value="seconds"):
-        values = [answer[value] for answer in self.answers[need]]
-        return (max(values) - min(values)) / statistics.median(values)
-
-    def limit(self, need, name):
-        return statistics.median(limits[name] for limits in self.limits[self.group(need[0])])
-
-    def other_server(self, value):
-        return statistics.median(found[value] for found in self.served_by_other) if self.served_by_other else None
-
-    def best_other(self, need):
-        """The best of the other programs' medians; None: no figure."""
-        return max((statistics.median(v) for v in self.others.get(need, {}).values()), default=None)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -219,217 +31,211 @@ class Measured:
 class Figure:
     """What a row has found: in words, and the number that must be at least, or with `most` at most, what it must reach."""
 
-    def __init__(self, text, number, spread, limit="", percent=True, other=None, speed=None):
+    def __init__(self, text, number, spread, limit="", percent=True, must=None, other=None, speed=None):
         self.text, self.number, self.spread, self.limit, self.percent = text, number, spread, limit, percent
-        self.other, self.times = other, speed / other if other else None
+        self.must, self.other, self.times = must, other, speed / other if other else None
 
 
 class Row:
-    def __init__(self, what, needs, figure, must, most=False, times=None):
-        self.what, self.needs, self.figure, self.must, self.most, self.times = what, needs, figure, must, most, times
+    """`find` makes the figure of what was measured and of `needs`; `also` is measured with it, for the plots."""
+
+    def __init__(self, what, find, needs, must, most=False, times=None, also=()):
+        self.what, self.find, self.needs, self.must, self.most, self.times = what, find, needs, must, most, times
+        self.also = also
+
+    def figure(self, measured):
+        f = self.find(measured, *self.needs)
+        f.must = self.must if f.must is None else f.must
+        return f
 
     def reached(self, f):
         """None: nothing says what it must reach."""
-        good = [] if self.must is None else [f.number <= self.must if self.most else f.number >= self.must]
+        good = [] if f.must is None else [f.number <= f.must if self.most else f.number >= f.must]
         if f.times is not None and self.times is not None:
             good.append(f.times >= self.times)
         return all(good) if good else None
 
 
-def of_reading(need):
+def of_reading(m, need):
     """Bytes touched, against reading so many."""
-    def figure(m):
-        seconds, answer = m.median(need), m.answers[need][0]
-        speed, limit = answer["tokens"] / seconds, m.limit(need, "read_all")
-        text = "%.1f tokens/s" % speed if speed else "%.2f ms" % (1e3 * seconds)
-        return Figure("%s, %.1f GB/s" % (text, answer["bytes"] / seconds / 1e9), answer["bytes"] / seconds / limit,
-                      m.spread(need), "%.1f GB/s" % (limit / 1e9), other=m.best_other(need), speed=speed)
-    return figure
+    seconds, answer, limit = m.median(need), m.of(need)[0], m.limit(need, "read_all")
+    speed = answer["tokens"] / seconds
+    text = "%.1f tokens/s" % speed if speed else "%.2f ms" % (1e3 * seconds)
+    return Figure("%s, %.1f GB/s" % (text, answer["bytes"] / seconds / 1e9), m.share(need, bytes="read_all"), m.spread(need),
+                  "%.1f GB/s" % (limit / 1e9), other=m.best_other(need), speed=speed)
 
 
-def of_batch(need):
-    """The larger of what reading the distinct experts takes and, where computing binds, a share of the int8 peak that counts as
-    much."""
-    def figure(m):
-        seconds, answer = m.median(need), m.answers[need][0]
-        reading, computing = answer["bytes"] / m.limit(need, "read_all"), answer["products"] / m.limit(need, "int8")
-        bound = "int8 peak" if computing > reading else "%.2f GB" % (answer["bytes"] / answer["tokens"] / 1e9)
-        number = computing / seconds * 0.8 / 0.5 if computing > reading else reading / seconds
-        speed = answer["tokens"] / seconds
-        return Figure("%.1f tokens/s" % speed, number, m.spread(need), bound, other=m.best_other(need), speed=speed)
-    return figure
+def of_batch(m, need):
+    """Reading the distinct experts, and the rest, once a pass; or, where computing binds, half of the int8 peak."""
+    answer, speed = m.of(need)[0], m.of(need)[0]["tokens"] / m.median(need)
+    reading, computing = m.share(need, bytes="read_all"), m.share(need, products="int8")
+    text = "%.1f tokens/s, %.0f MB for each" % (speed, answer["bytes"] / answer["tokens"] / 1e6)
+    if computing > reading:
+        return Figure(text, computing, m.spread(need), "int8 peak", must=0.5, other=m.best_other(need), speed=speed)
+    return Figure(text, reading, m.spread(need), "%.1f GB/s" % (m.limit(need, "read_all") / 1e9), other=m.best_other(need),
+                  speed=speed)
 
 
-def of_peak(need):
-    def figure(m):
-        seconds, answer, limit = m.median(need), m.answers[need][0], m.limit(need, "bf16")
-        speed = answer["tokens"] / seconds
-        return Figure("%.0f tokens/s, %.2f Tflop/s" % (speed, 2 * answer["products"] / seconds / 1e12),
-                      answer["products"] / seconds / limit, m.spread(need), "%.2f Tflop/s" % (2 * limit / 1e12),
-                      other=m.best_other(need), speed=speed)
-    return figure
+def of_peak(m, need):
+    seconds, answer = m.median(need), m.of(need)[0]
+    speed = answer["tokens"] / seconds
+    return Figure("%.0f tokens/s, %.2f Tflop/s" % (speed, 2 * answer["products"] / seconds / 1e12),
+                  m.share(need, products="bf16"), m.spread(need), "%.2f Tflop/s" % (2 * m.limit(need, "bf16") / 1e12),
+                  other=m.best_other(need), speed=speed)
 
 
-def of_other_format(need, base):
+def of_other_format(m, need, base):
     """Prefill, against that of the base format."""
-    def figure(m):
-        speed, ours = (m.answers[n][0]["tokens"] / m.median(n) for n in (base, need))
-        share = m.answers[need][0]["products"] / m.median(need) / m.limit(need, "bf16")
-        return Figure("%.0f tokens/s, %.0f%% of peak" % (ours, 100 * share), ours / speed, m.spread(need), "%.0f tokens/s" % speed,
-                      other=m.best_other(need), speed=ours)
-    return figure
+    speed, theirs = (m.of(n)[0]["tokens"] / m.median(n) for n in (need, base))
+    return Figure("%.0f tokens/s, %.0f%% of peak" % (speed, 100 * m.share(need, products="bf16")), m.ratio(need, base),
+                  m.spread(need), "%.0f tokens/s" % theirs, other=m.best_other(need), speed=speed)
 
 
-def times_less(need, base):
-    def figure(m):
-        ours, theirs = m.median(need), m.median(base)
-        return Figure("%.2f ms, dense %.1f ms" % (1e3 * ours, 1e3 * theirs), theirs / ours, m.spread(need), percent=False)
-    return figure
+def times_less(m, need, base):
+    return Figure("%.2f ms, dense %.1f ms" % (1e3 * m.median(need), 1e3 * m.median(base)), m.ratio(need, base),
+                  m.spread(need), percent=False)
 
 
-def of_indexer(need):
+def of_indexer(m, need):
     """Reading its keys or multiplying them, whichever takes longer."""
-    def figure(m):
-        seconds, answer = m.median(need), m.answers[need][0]
-        bound = max(answer["bytes"] / m.limit(need, "read_all"), answer["products"] / m.limit(need, "bf16"))
-        return Figure("%.2f ms" % (1e3 * seconds), bound / seconds, m.spread(need), "%.2f ms" % (1e3 * bound))
-    return figure
+    share = m.share(need, bytes="read_all", products="bf16")
+    return Figure("%.2f ms" % (1e3 * m.median(need)), share, m.spread(need), "%.2f ms" % (1e3 * m.median(need) * share))
 
 
-def of_bytes(half, whole):
+def of_bytes(m, half, whole):
     """How much less time, against how many fewer bytes."""
-    def figure(m):
-        ratio = m.median(whole) / m.median(half)
-        fewer = m.answers[whole][0]["bytes"] / m.answers[half][0]["bytes"]
-        return Figure("%.2fx as fast" % ratio, ratio / fewer, m.spread(half), "%.2fx fewer bytes" % fewer)
-    return figure
+    ratio, fewer = m.ratio(half, whole), m.of(whole)[0]["bytes"] / m.of(half)[0]["bytes"]
+    return Figure("%.2fx as fast" % ratio, ratio / fewer, m.spread(half), "%.2fx fewer bytes" % fewer)
 
 
-def of_quiet(beside, alone):
-    def figure(m):
-        return Figure("%.1f tokens/s" % (m.answers[beside][0]["tokens"] / m.median(beside)), m.median(alone) / m.median(beside),
-                      m.spread(beside), "alone")
-    return figure
+def of_quiet(m, beside, alone):
+    return Figure("%.1f tokens/s" % (m.of(beside)[0]["tokens"] / m.median(beside)), m.ratio(beside, alone), m.spread(beside),
+                  "alone")
 
 
-def worst_step(needs):
+def worst_step(m, *needs):
     """How much more the time rises than the rows do, from one count to the next, at worst."""
-    def figure(m):
-        rows = [(int(need[1].split("-")[1]), m.median(need)) for need in needs]
-        steps = [(t1 / t0) / (n1 / n0) for (n0, t0), (n1, t1) in zip(rows, rows[1:])]
-        peak = m.answers[needs[-1]][0]["products"] / rows[-1][1] / m.limit(needs[-1], "bf16")
-        return Figure("%s ms; %.0f%% of peak" % (" ".join("%.3g" % (1e3 * t) for _, t in rows), 100 * peak), max(steps),
-                      max(map(m.spread, needs)), percent=False)
-    return figure
+    rows = [int(need[1].split("-")[1]) for need in needs]
+    rises = [m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])]
+    times = " ".join("%.3g" % (1e3 * m.median(need)) for need in needs)
+    return Figure("%s ms, %.0f%% of peak" % (times, 100 * m.share(needs[-1], products="bf16")), max(rises),
+                  max(map(m.spread, needs)), percent=False)
 
 
-def seconds(need, value):
-    def figure(m):
-        return Figure("%.0f ms" % (1e3 * m.median(need, value)), m.median(need, value), m.spread(need, value), percent=False)
-    return figure
+def seconds_to_ready(m, need):
+    return Figure("", m.median(need, "ready"), m.spread(need, "ready"), percent=False)
 
 
-def of_iteration(need):
-    def figure(m):
-        outside = [1 - a["step"] / a["seconds"] for a in m.answers.get(need, [])]
-        return Figure("%.1f rows, %.1f tokens/s" % (m.median(need, "rows_per_batch"), m.median(need, "tokens_per_second")),
-                      statistics.median(outside), m.spread(need))
-    return figure
+def seconds_to_token(m, need):
+    return Figure("", m.median(need), m.spread(need), percent=False)
 
 
-def served(need):
-    def figure(m):
-        speed = m.median(need, "tokens_per_second")
-        return Figure("inter-token p50 %.0f ms, p95 %.0f ms" % tuple(m.median(need, "inter_token_ms_" + p) for p in ("p50", "p95")),
-                      speed, m.spread(need, "tokens_per_second"), percent=False, other=m.other_server("tokens_per_second"),
-                      speed=speed)
-    return figure
+def of_iteration(m, need):
+    outside = [1 - answer["step"] / answer["seconds"] for answer in m.of(need)]
+    return Figure("%.1f rows a pass, %.1f tokens/s" % (m.median(need, "rows_per_batch"), m.median(need, "tokens_per_second")),
+                  statistics.median(outside), m.spread(need))
 
 
-def first_token(need):
+def served(m, need):
+    speed = m.median(need, "tokens_per_second")
+    return Figure("inter-token p50 %.0f ms, p95 %.0f ms" % tuple(m.median(need, "inter_token_ms_" + p) for p in ("p50", "p95")),
+                  speed, m.spread(need, "tokens_per_second"), percent=False, other=m.other_server("tokens_per_second"),
+                  speed=speed)
+
+
+def first_token(m, need):
     """The other way round: less is better."""
-    def figure(m):
-        ours, theirs = m.median(need, "ttft_ms_p95") / 1e3, m.other_server("ttft_p95")
-        f = Figure("p50 %.2f s" % (m.median(need, "ttft_ms_p50") / 1e3), ours, m.spread(need, "ttft_ms_p95"), percent=False)
-        if theirs:
-            f.other, f.times = theirs, theirs / ours
-        return f
-    return figure
+    ours, theirs = m.median(need, "ttft_ms_p95") / 1e3, m.other_server("ttft_p95")
+    f = Figure("p50 %.2f s" % (m.median(need, "ttft_ms_p50") / 1e3), ours, m.spread(need, "ttft_ms_p95"), percent=False)
+    if theirs:
+        f.other, f.times = theirs, theirs / ours
+    return f
 
 
-def memory(need):
-    def figure(m):
-        resident, weights, kv = (m.median(need, value) for value in ("resident", "weights", "kv"))
-        return Figure("%.2f GB; weights %.2f, KV %.2f" % (resident / 1e9, weights / 1e9, kv / 1e9),
-                      (resident - weights - kv) / 1e6, m.spread(need, "resident"), "MB", percent=False)
-    return figure
+def memory(m, need):
+    resident, weights, kv = (m.median(need, value) for value in ("resident", "weights", "kv"))
+    return Figure("%.2f GB; weights %.2f, KV %.2f" % (resident / 1e9, weights / 1e9, kv / 1e9),
+                  (resident - weights - kv) / 1e6, m.spread(need, "resident"), "MB", percent=False)
 
 
-def rows_of_table(quick):
-    """In the table's order: (heading, rows)."""
-    olmoe = "small-q4_k" if quick else "olmoe-q-q4_k"
-    shapes = [("small", olmoe)] if quick else [("OLMoE-1B-7B", olmoe), ("DeepSeek-V2-Lite", "deepseek-v2-lite-q4_k"),
-                                               ("Qwen3-30B-A3B", "qwen3-30b-a3b-q4_k")]
-    formats = {kind: "%s-%s" % ("small-2l" if quick else "olmoe-q-4l", kind)
-               for kind in ("q4_k", "q8_0", "bf16", "q4_0", "q6_k", "mxfp4", "iq4_xs")}
-    half = "decode-1/2" if quick else "decode-1/4"
-    near, far = (4096, 16384) if quick else (32768, 131072)
-    near_name, far_name = ("%dk" % (n // 1024) for n in (near, far))
-    moe = [("layers", "moe-%d" % n) for n in (ROWS_PER_EXPERT[::3] if quick else ROWS_PER_EXPERT)]
-    served_by, largest = "serve:" + olmoe, shapes[-1]
+# --- the table, in its order: (heading, rows) ---------------------------------------------------------------------
 
+
+def rows_of_models(shapes, formats, formats_of):
+    """Shapes: {name: file} in Q4_K; formats: {type: file}, of one shape."""
+    first, olmoe = next(iter(shapes.items()))
+    base = formats["q4_k"], "prefill-512"
+    others = {kind: key for kind, key in formats.items() if kind != "q4_k"}
+    lengths = {512: 0.30, 4096: 0.45} if len(shapes) > 1 else {512: 0.30}
+    return [
+        ("decode, 1 stream, Q4_K", [Row(name, of_reading, [(key, "decode-1")], 0.85) for name, key in shapes.items()]),
+        ("decode, 1 stream, other formats, " + formats_of, [
+            Row(kind.upper(), of_reading, [(key, "decode-1")], 0.90 if kind in ("q8_0", "bf16") else 0.80)
+            for kind, key in others.items()]),
+        ("decode in batches, Q4_K", [
+            Row("%s, %d streams" % (first, n), of_batch, [(olmoe, "decode-%d" % n)], 0.80, times=1.5) for n in (8, 16)]),
+        ("prefill, Q4_K", [
+            Row("%s, %d tokens" % (name, n), of_peak, [(key, "prefill-%d" % n)], must, times=5)
+            for n, must in lengths.items() for name, key in shapes.items()]),
+        ("prefill of 512, other formats against Q4_K, " + formats_of, [
+            Row(kind.upper(), of_other_format, [(key, "prefill-512"), base], 0.85) for kind, key in others.items()]),
+    ]
+
+
+def rows_of_attention(near, far):
     def layer(shape, part, tokens):
         return "layers", "%s-%s-%d" % (shape, part, tokens)
 
     def sparse(name, shape):
-        need, dense, index = (layer(shape, part, far) for part in ("chosen", "dense", "index"))
-        return [Row("%s, dense to it" % name, [need, dense], times_less(need, dense), 8),
-                Row("%s, the indexer" % name, [index], of_indexer(index), 0.70)]
+        chosen, dense, index = (layer(shape, part, far) for part in ("chosen", "dense", "index"))
+        return [Row("%s, dense to it" % name, times_less, [chosen, dense], 8),
+                Row("%s, the indexer" % name, of_indexer, [index], 0.70)]
 
     return [
-        ("decode, 1 stream, Q4_K",
-         [Row(name, [(key, "decode-1")], of_reading((key, "decode-1")), 0.85) for name, key in shapes]),
-        ("decode, 1 stream, other formats",
-         [Row("%s %s" % (key.rsplit("-", 1)[0], kind.upper()), [(key, "decode-1")], of_reading((key, "decode-1")),
-              0.90 if kind in ("q8_0", "bf16") else 0.80) for kind, key in formats.items() if kind != "q4_k"]),
-        ("decode in batches, Q4_K",
-         [Row("%s, %d streams" % (shapes[0][0], n), [(olmoe, "decode-%d" % n)], of_batch((olmoe, "decode-%d" % n)), 0.80,
-              times=1.5) for n in (8, 16)]),
-        ("prefill, Q4_K",
-         [Row("%s, %d tokens" % (name, n), [(key, "prefill-%d" % n)], of_peak((key, "prefill-%d" % n)), must, times=5)
-          for n, must in ((512, 0.30),) + (() if quick else ((4096, 0.45),)) for name, key in shapes]),
-        ("prefill of 512, other formats against Q4_K",
-         [Row("%s %s" % (key.rsplit("-", 1)[0], kind.upper()), [(formats["q4_k"], "prefill-512"), (key, "prefill-512")],
-              of_other_format((key, "prefill-512"), (formats["q4_k"], "prefill-512")), 0.85)
-          for kind, key in formats.items() if kind != "q4_k"]),
-        ("attention, decode at %s" % near_name,
-         [Row("GQA (Qwen3-30B-A3B)", [layer("gqa", "dense", near)], of_reading(layer("gqa", "dense", near)), 0.75),
-          Row("MLA, absorbed (DeepSeek-V2-Lite)", [layer("mla", "dense", near)], of_reading(layer("mla", "dense", near)), 0.75)]),
-        ("sparse attention at %s, times less" % far_name,
+        ("attention, decode at %dk" % (near // 1024), [
+            Row("GQA (Qwen3-30B-A3B)", of_reading, [layer("gqa", "dense", near)], 0.75),
+            Row("MLA, absorbed (DeepSeek-V2-Lite)", of_reading, [layer("mla", "dense", near)], 0.75)]),
+        ("sparse attention at %dk, times less" % (far // 1024),
          sparse("DSA (DeepSeek-V3.2)", "dsa") + sparse("CSA (DeepSeek-V4-Flash)", "csa")),
-        ("half of the experts, against the bytes",
-         [Row(name, [(key, half), (key, "decode-1")], of_bytes((key, half), (key, "decode-1")), 0.95)
-          for name, key in shapes if "DeepSeek" not in name]),
-        ("start, file in the page cache, s",
-         [Row("%s, READY" % largest[0], [("start:" + largest[1], "start")], seconds(("start:" + largest[1], "start"), "ready"),
-              0.3, most=True),
-          Row("%s, first token" % largest[0], [("start:" + largest[1], "start")],
-              seconds(("start:" + largest[1], "start"), "seconds"), 0.6, most=True)]),
-        ("scheduler and IPC of an iteration",
-         [Row("16 streams", [(served_by, "overhead-16")], of_iteration((served_by, "overhead-16")), 0.01, most=True)]),
-        ("8 client processes, prompts of %d" % PROMPT,
-         [Row("generated, tokens/s", [(served_by, "clients-%d" % n) for n in CLIENTS], served((served_by, "clients-8")), None,
-              times=2),
-          Row("first token, p95, s", [(served_by, "clients-8")], first_token((served_by, "clients-8")), None, most=True,
-              times=2)]),
-        ("memory beside weights and KV, MB",
-         [Row("after 16 clients", [(served_by, "clients-16"), (served_by, "memory")], memory((served_by, "memory")), 300,
-              most=True)]),
-        ("rows per expert, an OLMoE layer, Q4_K",
-         [Row("worst rise, times the rows", moe, worst_step(moe), 1.0, most=True)]),
-        ("one core taken by another process",
-         [Row("%s, decode, 1 stream" % shapes[0][0], [(olmoe, "decode-1"), (olmoe, "decode-1!")],
-              of_quiet((olmoe, "decode-1!"), (olmoe, "decode-1")), 0.45)]),
+    ]
+
+
+def rows_of_daemon(olmoe, largest, largest_key):
+    served_by, start = "serve:" + olmoe, ("start:" + largest_key, "start")
+    clients = [(served_by, "clients-%d" % n) for n in CLIENTS]
+    eight = served_by, "clients-8"
+    return [
+        ("start, file in the page cache, s", [
+            Row("%s, READY" % largest, seconds_to_ready, [start], 0.3, most=True),
+            Row("%s, first token" % largest, seconds_to_token, [start], 0.6, most=True)]),
+        ("scheduler and IPC of an iteration", [
+            Row("16 streams", of_iteration, [(served_by, "overhead-16")], 0.01, most=True)]),
+        ("8 client processes, prompts of %d" % PROMPT, [
+            Row("generated, tokens/s", served, [eight], None, times=2, also=clients),
+            Row("first token, p95, s", first_token, [eight], None, most=True, times=2)]),
+        ("memory beside weights and KV, MB", [
+            Row("after 16 clients", memory, [(served_by, "memory")], 300, most=True, also=clients)]),
+    ]
+
+
+def rows_of_table(quick):
+    formats_of, formats = ("small, 2 layers", "small-2l-") if quick else ("OLMoE-1B-7B, 4 layers", "olmoe-q-4l-")
+    shapes = {"small": "small-q4_k"} if quick else SHAPES
+    first, olmoe = next(iter(shapes.items()))
+    half = "decode-1/2" if quick else "decode-1/4"
+    largest = list(shapes.items())[-1]
+    return [
+        *rows_of_models(shapes, {kind: formats + kind for kind in FORMATS}, formats_of),
+        *(rows_of_attention(4096, 16384) if quick else rows_of_attention(32768, 131072)),
+        ("half of the experts, against the bytes", [
+            Row(name, of_bytes, [(key, half), (key, "decode-1")], 0.95)
+            for name, key in shapes.items() if "DeepSeek" not in name]),
+        *rows_of_daemon(olmoe, *largest),
+        ("rows per expert, an OLMoE layer, Q4_K", [
+            Row("worst rise, times the rows", worst_step,
+                [("layers", "moe-%d" % n) for n in ROWS_PER_EXPERT[::3 if quick else 1]], 1.0, most=True)]),
+        ("one core taken by another process", [
+            Row("%s, decode, 1 stream" % first, of_quiet, [(olmoe, "decode-1!"), (olmoe, "decode-1")], 0.45)]),
     ]
 
 
@@ -443,7 +249,7 @@ def number(f, value):
 def print_row(row, f):
     other = "" if f.other is None else "  peer %.1f, %.2fx%s" % (f.other, f.times, "" if row.times is None else
                                                                  " (must %.1fx)" % row.times)
-    must = "" if row.must is None else ("≤ " if row.most else "≥ ") + number(f, row.must)
+    must = "" if f.must is None else ("≤ " if row.most else "≥ ") + number(f, f.must)
     print("  %-34s %-46s %-18s %7s %-7s %5.0f%%  %-5s%s" % (
         row.what, f.text, f.limit, number(f, f.number), must, 100 * f.spread,
         {True: "ok", False: "short", None: ""}[row.reached(f)], other))
@@ -463,7 +269,7 @@ def print_table(measured, table):
                 continue
             print_row(row, f)
             found.append({"heading": heading, "what": row.what, "text": f.text, "limit": f.limit, "number": f.number,
-                          "must": row.must, "most": row.most, "share": f.percent, "spread": f.spread, "reached": row.reached(f),
+                          "must": f.must, "most": row.most, "share": f.percent, "spread": f.spread, "reached": row.reached(f),
                           "peer": f.other, "times_peer": f.times, "must_times_peer": row.times})
     return found
 
@@ -497,7 +303,7 @@ def main():
     parser.add_argument("--rows", metavar="TEXT", help="only those whose heading or name has this in it")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 5, with --quick 3")
     parser.add_argument("--peer", action="append", default=[], metavar="CMD",
-                        help="other programs' benchmark, run in every round; {model} in it is the file, or else -m FILE is added. "
+                        help="another program's benchmark, run in every round; {model} in it is the file, else -m FILE is added. "
                         "Figures of llama-bench (-o json or its table) and of llama-batched-bench are understood")
     parser.add_argument("--peer-server", metavar="CMD", help="the same for 8 clients of another server; prints gen_tok_s=N and "
                         "ttft_p95_ms=N")
@@ -513,7 +319,7 @@ def main():
     table = [(heading, rows) for heading, rows in table if rows]
     measured = Measured(options, Models(options.models))
     groups = {}
-    for need in (need for _, rows in table for row in rows for need in row.needs):
+    for need in (need for _, rows in table for row in rows for need in [*row.also, *row.needs]):
         groups.setdefault(Measured.group(need[0]), {})[need] = None
     for group, needs in groups.items():
         measured.run(group, list(needs))

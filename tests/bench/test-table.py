@@ -33,8 +33,8 @@ PEER = 'import json; print(json.dumps([{"n_prompt": 0, "n_gen": 8, "avg_ts": 12.
 
 def peers_are_understood():
     assert read_peer(LLAMA_BENCH) == {"prefill-512": 134.02, "decode-1": 23.2}
-    assert read_peer(json.dumps([{"n_prompt": 512, "n_gen": 0, "avg_ts": 7.5}, {"n_prompt": 512, "n_gen": 8, "avg_ts": 1.0}])) == {
-        "prefill-512": 7.5}
+    both = [{"n_prompt": 512, "n_gen": 0, "avg_ts": 7.5}, {"n_prompt": 512, "n_gen": 8, "avg_ts": 1.0}]
+    assert read_peer(json.dumps(both)) == {"prefill-512": 7.5}
     assert read_peer(BATCHED_BENCH) == {"decode-8": 75.85}
     assert read_peer("error: no such model\n") == {}
 
@@ -52,8 +52,8 @@ def bytes_are_those_of_the_weights(folder):
     """A token touches the experts that it chose of each layer, and all else but the embeddings."""
     path = os.path.join(folder, "small-q4_k.gguf")
     command = [os.path.join(BUILD, "tests/bench/engine/bench-engine"), "--json", path]
-    p = subprocess.run(command, input="decode-1\ndecode-1/1\ndecode-2\nprefill-64\ndecode-0\n", stdout=subprocess.PIPE, check=True,
-                       text=True)
+    p = subprocess.run(command, input="decode-1\ndecode-1/1\ndecode-2\nprefill-64\ndecode-0\n", stdout=subprocess.PIPE,
+                       check=True, text=True)
     one, fewer, two, prompt, none = map(json.loads, p.stdout.splitlines())
     block = 144 / 256
     expert = 3 * 1024 * 512 * block
