@@ -30,6 +30,14 @@ def find_model(options):
     return os.path.abspath(path)
 
 
+def read_all(path):
+    """Into the page cache."""
+    with open(path, "rb", buffering=0) as f:
+        part = bytearray(16 << 20)
+        while f.readinto(part):
+            pass
+
+
 def start_ready(command, env):
     """Starts a daemon; the process, and the seconds from exec until it said READY=1."""
     with tempfile.TemporaryDirectory(prefix="moed-bench-") as folder, \

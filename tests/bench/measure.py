@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from daemon import Daemon, start_ready
+from daemon import Daemon, read_all, start_ready
 from programs import Cases, Missing, Peer, PeerServer
 
 PROMPT = 128
@@ -24,12 +24,9 @@ class Started:
 
     def __init__(self, build, model):
         self.build, self.model = build, model
-        with open(model, "rb", buffering=0) as f:  # into the page cache
-            part = bytearray(16 << 20)
-            while f.readinto(part):
-                pass
 
     def ask(self, case):
+        read_all(self.model)
         with tempfile.TemporaryDirectory(prefix="moed-bench-") as folder:
             config, path = os.path.join(folder, "moed.conf"), os.path.join(folder, "moed.sock")
             open(config, "w").close()

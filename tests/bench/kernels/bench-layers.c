@@ -14,7 +14,7 @@
 #include "cases.h"
 #include "host.h"
 
-enum { COPIES_MAX = 64, TOKENS_MAX = 1 << 20, CASES_MAX = 64 };
+enum { BUFFERS_MAX = 1024, COPIES_MAX = 64, TOKENS_MAX = 1 << 20, CASES_MAX = 64 };
 #define COLD_BYTES (UINT64_C(512) << 20) /* of all copies together */
 
 /* OLMoE-1B-7B's experts (arXiv 2409.02060). */
@@ -66,6 +66,8 @@ struct moe {
 struct bench {
         struct backend *backend;
         struct stream *stream;
+        struct buffer *buffers[BUFFERS_MAX];
+        unsigned n_buffers;
         struct layer layers[CASES_MAX];
         unsigned n_layers;
         struct moe moe;
@@ -81,11 +83,14 @@ static uint64_t next_random(struct bench *b) {
 }
 
 static int new_memory(struct bench *b, uint64_t bytes, struct device_ptr *ret) {
-        struct buffer *buffer;
-        int r = b->backend->ops->buffer_new(b->backend, bytes, &buffer);
+        const struct backend_ops *ops = b->backend->ops;
+        int r;
 
+        if (b->n_buffers == BUFFERS_MAX)
+                return -ENOSPC;
+        r = ops->buffer_new(b->backend, bytes, &b->buffers[b->n_buffers]);
         if (r == 0)
-                *ret = b->backend->ops->buffer_address(buffer);
+                *ret = ops->buffer_address(b->buffers[b->n_buffers++]);
         return r;
 }
 
@@ -462,6 +467,13 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
         return reason_return(reason, CASE_E_NONE, "there is no case '%s'", name);
 }
 
+static void bench_close(struct bench *b) {
+        while (b->n_buffers > 0)
+                b->backend->ops->buffer_free(b->buffers[--b->n_buffers]);
+        b->backend->ops->stream_free(b->stream);
+        b->backend->ops->free(b->backend);
+}
+
 static void usage(void) {
         puts("usage: bench-layers [--json] [--rounds N] [--read-bytes N] CASE...\n"
              "  --json          run the case that each line of the input names, answer with a line\n"
@@ -489,7 +501,7 @@ int main(int argc, char **argv) {
         struct bench b = {.random = 88172645463325252u};
         struct case_program program = {
                 .run = run, .context = &b, .read_bytes = CASE_READ_BYTES, .rounds = CASE_ROUNDS};
-        int c;
+        int c, status;
 
         while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1)
                 switch (c) {
@@ -514,5 +526,7 @@ int main(int argc, char **argv) {
         if (backend_cpu_new(&b.backend, &(struct backend_cpu_options){0}) ||
             b.backend->ops->stream_new(b.backend, &b.stream))
                 return EXIT_FAILURE;
-        return cases_main(&program, argv + optind, argc - optind);
+        status = cases_main(&program, argv + optind, argc - optind);
+        bench_close(&b);
+        return status;
 }

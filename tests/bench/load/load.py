@@ -12,20 +12,12 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from daemon import start_ready  # noqa: E402
+from daemon import read_all, start_ready  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 MAKE_MODEL = os.path.join(SOURCE, "tests/lib/make-model.py")
 READY_SECONDS, TOLERANCE = 1.0, 0.05
-
-
-def read_all(path):
-    """Into the page cache."""
-    with open(path, "rb", buffering=0) as f:
-        part = bytearray(16 << 20)
-        while f.readinto(part):
-            pass
 
 
 def resident(pid):
