@@ -20,7 +20,7 @@ struct stream;
 
 enum {
         /* capabilities */
-        BACKEND_HOST_MEMORY = 1 << 0, /* buffer_import() makes host memory usable in place, without a copy */
+        BACKEND_HOST_MEMORY = 1 << 0, /* device addresses are host addresses: nothing need be copied from or to it */
         BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
 };
 
@@ -79,7 +79,7 @@ int backend_ref_new(struct backend **ret);
 
 struct backend_cpu_options {
         uint32_t threads; /* including the caller; 0: what the affinity mask and the cgroup's quota allow */
-        const char *isa;  /* "c", "avx2", "avx512": at most this; NULL: the best this machine has (MOED_ISA overrides) */
+        const char *isa;  /* "c", "avx2", "avx512", "amx": at most this; NULL: the best this machine has (MOED_ISA overrides) */
 };
 
 /* All cores of this machine; -EINVAL for an unknown isa name. */

@@ -309,8 +309,8 @@ struct op_route {
         struct device_ptr ids, weights, counts, used;
 };
 
-/* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t] in
- * that order; each product plus the expert's bias where there are any, act and limit as in op_glu. x, y:
+/* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t], added up in
+ * rising order of e; each product plus the expert's bias where there are any, act and limit as in op_glu. x, y:
  * [n][dim], dim = gate.cols = down.rows. Rows are grouped by expert, so each expert's weights are read once
  * per call however many rows chose it (a backend may cut very large calls to bound its scratch). Entries
  * with an id outside the stack are skipped. */

@@ -27,8 +27,8 @@ dequantize_fn dequantize_iq2_xxs, dequantize_iq2_xs, dequantize_iq2_s, dequantiz
 /* quant-make.c */
 quantize_fn quantize_f32, quantize_f16, quantize_bf16, quantize_q8_0;
 
-/* The levels of IQ4_NL and IQ4_XS. */
-extern const int8_t quant_levels_iq4[16];
+/* The levels of IQ4_NL and IQ4_XS; those of E2M1, doubled. */
+extern const int8_t quant_levels_iq4[16], quant_levels_fp4[16];
 
 /* quant-grid.c */
 extern const uint16_t quant_grid_iq2_xxs[256], quant_grid_iq2_xs[512], quant_grid_iq2_s[1024];

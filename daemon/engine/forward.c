@@ -302,7 +302,7 @@ int forward_end(struct step *s) {
                         .n = n, .x = s->a.normed, .x_stride = h->hidden, .count = 1,
                         .out[0] = { .w = w[ARCH_OUTPUT], .y = s->logits.at, .y_stride = h->vocab },
                 });
-        if (!r)
+        if (!r && !step_on_host(s))
                 r = forward_ops(s)->download(s->stream, s->host_logits, s->logits.at,
                                         (uint64_t) n * h->vocab * sizeof(float));
         return r;

@@ -11,43 +11,51 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 
+/* Rows of logits are long (150,000 and more) and there is one for each token of each stream. So what looks at all of
+ * them does four at a time and is done once: for each block its best logit, and the sum of its weights when a draw is to
+ * be made. Everything finer happens in the few blocks that matter. */
+
 enum {
         BIN_BITS = 11,
         BINS = 1 << BIN_BITS,
-        LOGITS_BLOCK = 256,
+        BLOCK = 64, /* logits */
 };
 
-struct candidate {
-        int32_t id;
-        uint32_t key;  /* of its logit after the penalties */
-        double weight; /* its probability, but for a common factor; the best has 1 */
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef double f64x4 __attribute__((vector_size(32)));
+
+#define EXP_LOWEST (-87.0f) /* e^x is a normal number above */
+
+struct sampler_scratch {
+        uint32_t vocab, n_blocks;
+        float *adjusted; /* [vocab] the logits after the penalties */
+        uint32_t *seen;  /* [vocab] times in the history; all zero between calls */
+        float *best;     /* [n_blocks] best logit of each; -INFINITY: none is possible */
+        double *sums;    /* [n_blocks] of the weights; a block without any may have no valid weights */
+        float *weights;  /* [n_blocks × BLOCK] probabilities, but for a common factor; the best has 1 */
+        float *list;     /* [vocab] numbers of which some rank is sought */
+        uint32_t n_list;
+        double bins[BINS];
 };
 
 struct sampler {
         struct sampler_params params;
-        uint32_t vocab;
-        uint64_t state, drawn;        /* generator: its start, and how many numbers it gave */
-        uint32_t *keys;               /* [vocab] of the logits after the penalties; 0: impossible */
-        uint32_t *seen;               /* [vocab] times in the history; all zero between calls */
-        struct candidate *candidates; /* [vocab] by rising id */
-        uint32_t n;
-        double bins[BINS];
+        struct sampler_scratch *scratch;
+        uint64_t state, drawn; /* generator: its start, and how many numbers it gave */
 };
 
-/* Logits are kept as integers in the order of the floats: they compare, count and cut exactly, and many at a
- * time. Both zeros are one number; what is not finite is 0, less than all others. */
+/* Floats as integers in the same order. Both zeros are one number. */
 static uint32_t key_of(float f) {
         uint32_t bits, sign;
 
         f += 0.0f;
         memcpy(&bits, &f, sizeof(bits));
         sign = 0 - (bits >> 31);
-        if ((bits & UINT32_C(0x7f800000)) == UINT32_C(0x7f800000))
-                return 0;
         return bits ^ (sign | UINT32_C(0x80000000));
 }
 
-static float logit_of(uint32_t key) {
+static float of_key(uint32_t key) {
         uint32_t bits = key ^ (key & UINT32_C(0x80000000) ? UINT32_C(0x80000000) : UINT32_MAX);
         float f;
 
@@ -55,26 +63,102 @@ static float logit_of(uint32_t key) {
         return f;
 }
 
-/* e^x for x ≤ 0, to 2e-7 of itself; below -700 as at -700, which is nothing. Our own, so that a seed draws
- * the same token with every libm, and free of branches. Reduction to |r| ≤ ln 2 / 2 (Muller, "Elementary
- * Functions", 3rd edition, section 11.1), then the Taylor polynomial of degree 7. */
-static inline double exp_negative(double x) {
-        double clamped = x < -700.0 ? -700.0 : x;
-        int32_t n = (int32_t) (clamped * 0x1.71547652b82fep+0 - 0.5);
-        float r = (float) (clamped - n * 0x1.62e42fefa39efp-1);
-        float p = 1.0f / 5040;
-        uint64_t bits = (uint64_t) (n + 1023) << 52;
-        double scale;
+static inline f32x4 load(const float *p) {
+        f32x4 v;
 
-        p = p * r + 1.0f / 720;
+        memcpy(&v, p, sizeof(v));
+        return v;
+}
+
+static inline void store(float *p, f32x4 v) {
+        memcpy(p, &v, sizeof(v));
+}
+
+/* a where the mask is set, else b */
+static inline f32x4 either(i32x4 mask, f32x4 a, f32x4 b) {
+        return (f32x4) ((mask & (i32x4) a) | (~mask & (i32x4) b));
+}
+
+static inline f32x4 all(float f) {
+        return (f32x4) { f, f, f, f };
+}
+
+/* e^x for EXP_LOWEST ≤ x ≤ 0, to 2e-7 of itself. Our own, so that a seed draws the same token with every libm.
+ * Reduction to |r| ≤ ln 2 / 2 with ln 2 in two parts, of which the product with the first is exact (Cody and Waite;
+ * Muller, "Elementary Functions", 3rd edition, section 11.1), then the Taylor polynomial of degree 7. */
+static inline f32x4 exp_negative(f32x4 x) {
+        i32x4 n = __builtin_convertvector(x * 0x1.715476p+0f - 0.5f, i32x4);
+        f32x4 whole = __builtin_convertvector(n, f32x4);
+        f32x4 r = (x - whole * 0x1.63p-1f) + whole * 0x1.bd0106p-13f;
+        f32x4 p = r * (1.0f / 5040) + 1.0f / 720;
+
         p = p * r + 1.0f / 120;
         p = p * r + 1.0f / 24;
         p = p * r + 1.0f / 6;
         p = p * r + 0.5f;
         p = p * r + 1.0f;
         p = p * r + 1.0f;
-        memcpy(&scale, &bits, sizeof(scale));
-        return p * scale;
+        return p * (f32x4) ((n + 127) << 23);
+}
+
+/* The block at `begin` of `n` logits, filled up with impossible ones where they end inside it. */
+static const float *block_at(const float *logits, uint32_t n, uint32_t begin, float last[static BLOCK]) {
+        if (n - begin >= BLOCK)
+                return logits + begin;
+        for (uint32_t i = 0; i < BLOCK; i++)
+                last[i] = begin + i < n ? logits[begin + i] : -INFINITY;
+        return last;
+}
+
+/* The highest of what is finite, else -INFINITY. */
+static float block_best(const float x[static BLOCK]) {
+        f32x4 best[4] = { all(-INFINITY), all(-INFINITY), all(-INFINITY), all(-INFINITY) };
+
+        for (uint32_t i = 0; i < BLOCK; i += 16)
+                for (uint32_t j = 0; j < 4; j++) {
+                        f32x4 v = load(x + i + 4 * j);
+
+                        v = either(v - v == 0.0f, v, all(-INFINITY));
+                        best[j] = either(v > best[j], v, best[j]);
+                }
+        best[0] = either(best[0] > best[1], best[0], best[1]);
+        best[2] = either(best[2] > best[3], best[2], best[3]);
+        best[0] = either(best[0] > best[2], best[0], best[2]);
+        return MAX(MAX(best[0][0], best[0][1]), MAX(best[0][2], best[0][3]));
+}
+
+/* The order is that of the places, whatever weighs nothing. */
+static double block_sum(const float w[static BLOCK]) {
+        f64x4 sums[2] = { { 0 }, { 0 } };
+
+        for (uint32_t i = 0; i < BLOCK; i += 8)
+                for (uint32_t j = 0; j < 2; j++)
+                        sums[j] += __builtin_convertvector(load(w + i + 4 * j), f64x4);
+        sums[0] += sums[1];
+        return (sums[0][0] + sums[0][1]) + (sums[0][2] + sums[0][3]);
+}
+
+/* What one block's logits weigh: e^((logit - best) × scale), and nothing for those that are lower than `lowest`, not
+ * finite, or all but impossible. `best` is the highest of what is finite. Returns the sum. */
+static double block_weigh(const float x[static BLOCK], float best, float scale, float lowest, float w[static BLOCK]) {
+        for (uint32_t i = 0; i < BLOCK; i += 4) {
+                f32x4 v = load(x + i), power = (v - best) * scale;
+                i32x4 possible = (v >= lowest) & (v <= best) & (power > EXP_LOWEST);
+
+                power = either(power > EXP_LOWEST, power, all(EXP_LOWEST));
+                store(w + i, either(possible, exp_negative(power), all(0.0f)));
+        }
+        return block_sum(w);
+}
+
+/* What weighs less than `lightest` weighs nothing then. Returns the sum. */
+static double block_cut(float w[static BLOCK], float lightest) {
+        for (uint32_t i = 0; i < BLOCK; i += 4) {
+                f32x4 v = load(w + i);
+
+                store(w + i, either(v >= lightest, v, all(0.0f)));
+        }
+        return block_sum(w);
 }
 
 const char *sampler_params_check(const struct sampler_params *p) {
@@ -107,32 +191,55 @@ static double draw(struct sampler *s) {
         return (double) (mix(s->state + ++s->drawn * UINT64_C(0x9e3779b97f4a7c15)) >> 11) * 0x1p-53;
 }
 
-int sampler_new(struct sampler **ret, const struct sampler_params *params, uint32_t vocab) {
-        struct sampler *s = calloc(1, sizeof(*s));
+int sampler_scratch_new(struct sampler_scratch **ret, uint32_t vocab) {
+        struct sampler_scratch *m = calloc(1, sizeof(*m));
+
+        if (!m)
+                return -ENOMEM;
+        m->vocab = vocab;
+        m->n_blocks = DIV_ROUND_UP(vocab, (uint32_t) BLOCK);
+        m->adjusted = calloc(vocab, sizeof(*m->adjusted));
+        m->seen = calloc(vocab, sizeof(*m->seen));
+        m->best = calloc(m->n_blocks, sizeof(*m->best));
+        m->sums = calloc(m->n_blocks, sizeof(*m->sums));
+        m->weights = calloc(m->n_blocks, BLOCK * sizeof(*m->weights));
+        m->list = calloc(vocab, sizeof(*m->list));
+        if (!m->adjusted || !m->seen || !m->best || !m->sums || !m->weights || !m->list) {
+                sampler_scratch_free(m);
+                return -ENOMEM;
+        }
+        *ret = m;
+        return 0;
+}
+
+void sampler_scratch_free(struct sampler_scratch *m) {
+        if (!m)
+                return;
+        free(m->adjusted);
+        free(m->seen);
+        free(m->best);
+        free(m->sums);
+        free(m->weights);
+        free(m->list);
+        free(m);
+}
+
+int sampler_new(struct sampler **ret, const struct sampler_params *params, struct sampler_scratch *scratch) {
+        struct sampler *s = malloc(sizeof(*s));
 
         if (!s)
                 return -ENOMEM;
-        s->params = *params;
-        s->vocab = vocab;
-        /* Mixed, so that neighbouring seeds do not walk the same sequence a step apart. */
-        s->state = mix(params->seed ^ UINT64_C(0x6d6f6564));
-        s->keys = calloc(vocab, sizeof(*s->keys));
-        s->seen = calloc(vocab, sizeof(*s->seen));
-        s->candidates = calloc(vocab, sizeof(*s->candidates));
-        if (!s->keys || !s->seen || !s->candidates) {
-                sampler_free(s);
-                return -ENOMEM;
-        }
+        *s = (struct sampler) {
+                .params = *params,
+                .scratch = scratch,
+                /* Mixed, so that neighbouring seeds do not walk the same sequence a step apart. */
+                .state = mix(params->seed ^ UINT64_C(0x6d6f6564)),
+        };
         *ret = s;
         return 0;
 }
 
 void sampler_free(struct sampler *s) {
-        if (!s)
-                return;
-        free(s->keys);
-        free(s->seen);
-        free(s->candidates);
         free(s);
 }
 
@@ -150,231 +257,266 @@ static bool has_penalties(const struct sampler_params *p) {
         return p->repetition_penalty != 1.0f || p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
 }
 
-static void apply_penalties(struct sampler *s, const int32_t *history, uint32_t n) {
-        for (uint32_t i = 0; i < n; i++)
-                if (history[i] >= 0 && (uint32_t) history[i] < s->vocab)
-                        s->seen[history[i]]++;
-        for (uint32_t i = 0; i < n; i++) {
-                int32_t id = history[i];
+/* The logits with the penalties applied: the row itself where there are none. */
+static const float *adjust(const struct sampler *s, const float *logits, const int32_t *history, uint32_t n) {
+        struct sampler_scratch *m = s->scratch;
 
-                if (id < 0 || (uint32_t) id >= s->vocab || s->seen[id] == 0)
-                        continue;
-                if (s->keys[id] != 0)
-                        s->keys[id] = key_of(penalize(&s->params, logit_of(s->keys[id]), s->seen[id]));
-                s->seen[id] = 0;
-        }
-}
-
-/* Makes the keys of the logits with the penalties applied; returns the best, 0 when none is possible. */
-static uint32_t adjust(struct sampler *s, const float *logits, const int32_t *history, uint32_t n) {
-        uint32_t *keys = s->keys, vocab = s->vocab, best = 0;
-
-        for (uint32_t i = 0; i < vocab; i++)
-                keys[i] = key_of(logits[i]);
+        if (!has_penalties(&s->params))
+                return logits;
         if (s->params.penalty_window > 0 && n > s->params.penalty_window) {
                 history += n - s->params.penalty_window;
                 n = s->params.penalty_window;
         }
-        if (has_penalties(&s->params))
-                apply_penalties(s, history, n);
-        for (uint32_t i = 0; i < vocab; i++)
-                best = MAX(best, keys[i]);
+        memcpy(m->adjusted, logits, m->vocab * sizeof(*logits));
+        for (uint32_t i = 0; i < n; i++)
+                if (history[i] >= 0 && (uint32_t) history[i] < m->vocab)
+                        m->seen[history[i]]++;
+        for (uint32_t i = 0; i < n; i++) {
+                int32_t id = history[i];
+
+                if (id < 0 || (uint32_t) id >= m->vocab || m->seen[id] == 0)
+                        continue;
+                if (isfinite(logits[id]))
+                        m->adjusted[id] = penalize(&s->params, logits[id], m->seen[id]);
+                m->seen[id] = 0;
+        }
+        return m->adjusted;
+}
+
+/* The best of each block; returns that of all, -INFINITY when nothing is possible. */
+static float find_best(struct sampler_scratch *m, const float *logits) {
+        float best = -INFINITY, last[BLOCK];
+
+        for (uint32_t b = 0; b < m->n_blocks; b++) {
+                m->best[b] = block_best(block_at(logits, m->vocab, b * BLOCK, last));
+                best = MAX(best, m->best[b]);
+        }
         return best;
+}
+
+/* The first of the best. */
+static int32_t index_of(const struct sampler_scratch *m, const float *logits, float best) {
+        uint32_t b = 0, i;
+
+        while (m->best[b] != best)
+                b++;
+        for (i = b * BLOCK; logits[i] != best;)
+                i++;
+        return (int32_t) i;
+}
+
+/* Puts what is at least `lowest`, which is finite, into the list. */
+static void list_add(struct sampler_scratch *m, const float *x, uint32_t n, float lowest) {
+        for (uint32_t i = 0; i < n; i++) {
+                m->list[m->n_list] = x[i];
+                m->n_list += (x[i] >= lowest) & (x[i] <= FLT_MAX);
+        }
 }
 
 /* Narrows the key at which what is taken from the best down reaches `goal`: of 32 bits those above `shift` +
  * BIN_BITS are in `found`. `sum` is what higher keys have of the goal. */
-static uint32_t narrow(struct sampler *s, uint32_t found, int shift, double goal, double *sum) {
+static uint32_t narrow(const struct sampler_scratch *m, uint32_t found, int shift, double goal, double *sum) {
         uint32_t bin, last = 0;
 
         for (bin = BINS; bin-- > 0;) {
-                if (s->bins[bin] == 0.0)
+                if (m->bins[bin] == 0.0)
                         continue;
                 last = bin;
-                if (*sum + s->bins[bin] >= goal)
+                if (*sum + m->bins[bin] >= goal)
                         return found | bin << shift;
-                *sum += s->bins[bin];
+                *sum += m->bins[bin];
         }
         /* Rounding may leave the goal unreached: then the lowest there is. */
-        *sum -= s->bins[last];
+        *sum -= m->bins[last];
         return found | last << shift;
 }
 
-/* The k-th highest key. Found from its highest bits down, so that the cost is a few passes whatever the
- * logits are. */
-static uint32_t key_at_rank(struct sampler *s, uint32_t k) {
-        uint32_t found = 0, known = 0;
-        double above = 0.0;
-
-        for (int shift = 32 - BIN_BITS; known != UINT32_MAX; shift = MAX(shift - BIN_BITS, 0)) {
-                uint32_t open = ~known & (UINT32_MAX << shift);
-
-                memset(s->bins, 0, sizeof(s->bins));
-                for (uint32_t i = 0; i < s->vocab; i++)
-                        if ((s->keys[i] & known) == found)
-                                s->bins[(s->keys[i] & open) >> shift] += 1.0;
-                found = narrow(s, found, shift, k, &above);
-                known |= open;
-        }
-        return found;
-}
-
-/* The key at which the candidates' weights reach `goal`; `above` gets the weight of higher keys. */
-static uint32_t key_at_weight(struct sampler *s, double goal, double *above) {
+/* The number of the list at which those from the highest down are `goal`: by count, or by their sum. `above` gets what
+ * the higher ones are. Found from its highest bits down, so that the cost is a few passes whatever they are. */
+static float list_find(struct sampler_scratch *m, bool by_sum, double goal, double *above) {
         uint32_t found = 0, known = 0;
 
         *above = 0.0;
         for (int shift = 32 - BIN_BITS; known != UINT32_MAX; shift = MAX(shift - BIN_BITS, 0)) {
                 uint32_t open = ~known & (UINT32_MAX << shift);
 
-                memset(s->bins, 0, sizeof(s->bins));
-                for (uint32_t i = 0; i < s->n; i++)
-                        if ((s->candidates[i].key & known) == found)
-                                s->bins[(s->candidates[i].key & open) >> shift] += s->candidates[i].weight;
-                found = narrow(s, found, shift, goal, above);
+                memset(m->bins, 0, sizeof(m->bins));
+                for (uint32_t i = 0; i < m->n_list; i++) {
+                        uint32_t key = key_of(m->list[i]);
+
+                        if ((key & known) == found)
+                                m->bins[(key & open) >> shift] += by_sum ? (double) m->list[i] : 1.0;
+                }
+                found = narrow(m, found, shift, goal, above);
                 known |= open;
         }
-        return found;
+        return of_key(found);
 }
 
-/* The candidates: what is possible and among the top k, ties with the last of them included. */
-static void collect(struct sampler *s) {
-        uint32_t lowest = 1;
+/* The k-th highest logit. As many blocks have their best at or above the k-th best of the blocks, so nothing below that
+ * need be looked at. */
+static float logit_at_rank(struct sampler_scratch *m, const float *logits, uint32_t k) {
+        float lowest = -FLT_MAX;
+        double above;
 
-        if (s->params.top_k > 0 && s->params.top_k < s->vocab)
-                lowest = MAX(key_at_rank(s, s->params.top_k), 1u);
-        s->n = 0;
-        for (uint32_t i = 0; i < s->vocab; i++)
-                if (s->keys[i] >= lowest)
-                        s->candidates[s->n++] = (struct candidate) { .id = (int32_t) i, .key = s->keys[i] };
+        m->n_list = 0;
+        list_add(m, m->best, m->n_blocks, -FLT_MAX);
+        if (m->n_list >= k)
+                lowest = list_find(m, false, k, &above);
+        m->n_list = 0;
+        for (uint32_t b = 0; b < m->n_blocks; b++)
+                if (m->best[b] >= lowest)
+                        list_add(m, logits + b * BLOCK, MIN(m->vocab - b * BLOCK, (uint32_t) BLOCK), lowest);
+        return m->n_list > k ? list_find(m, false, k, &above) : lowest;
 }
 
-static double weigh(struct sampler *s, float best) {
-        struct candidate *c = s->candidates;
-        double temperature = s->params.temperature, sum = 0.0;
-        uint32_t n = s->n;
-
-        for (uint32_t i = 0; i < n; i++)
-                c[i].weight = exp_negative(((double) logit_of(c[i].key) - best) / temperature);
-        for (uint32_t i = 0; i < n; i++)
-                sum += c[i].weight;
-        return sum;
-}
-
-/* Keeps the fewest whose weights reach the share; of those at the threshold, which weigh the same, the lowest
- * ids. */
-static void cut_top_p(struct sampler *s, double sum) {
-        double goal = s->params.top_p * sum, above;
-        uint32_t key, n = 0;
-
-        if (s->params.top_p >= 1.0f)
-                return;
-        key = key_at_weight(s, goal, &above);
-        for (uint32_t i = 0; i < s->n; i++) {
-                const struct candidate *c = &s->candidates[i];
-
-                if (c->key < key || (c->key == key && above >= goal))
-                        continue;
-                if (c->key == key)
-                        above += c->weight;
-                s->candidates[n++] = *c;
-        }
-        s->n = n;
-}
-
-static void cut_min_p(struct sampler *s) {
-        uint32_t n = 0;
-
-        for (uint32_t i = 0; i < s->n; i++)
-                if (s->candidates[i].weight >= s->params.min_p)
-                        s->candidates[n++] = s->candidates[i];
-        s->n = n;
-}
-
-static uint32_t index_of(const struct sampler *s, uint32_t key) {
-        uint32_t i = 0;
-
-        while (s->keys[i] != key)
-                i++;
-        return i;
-}
-
-/* Leaves in `candidates` what may be drawn; returns the sum of their weights, 0 when nothing is possible. */
-static double filter(struct sampler *s, const float *logits, const int32_t *history, uint32_t n) {
-        uint32_t best = adjust(s, logits, history, n);
+/* Weighs what is among the top k, ties with the last of them included; returns the sum. */
+static double weigh(const struct sampler *s, const float *logits, float best) {
+        struct sampler_scratch *m = s->scratch;
+        float lowest = -FLT_MAX, last[BLOCK], scale = fminf(1.0f / s->params.temperature, FLT_MAX);
         double sum = 0.0;
 
-        s->n = 0;
-        if (best == 0)
-                return 0.0;
-        if (s->params.temperature == 0.0f) {
-                s->candidates[s->n++] = (struct candidate) {
-                        .id = (int32_t) index_of(s, best), .weight = 1.0,
-                };
-                return 1.0;
+        if (s->params.top_k > 0 && s->params.top_k < m->vocab)
+                lowest = logit_at_rank(m, logits, s->params.top_k);
+        for (uint32_t b = 0; b < m->n_blocks; b++) {
+                m->sums[b] = 0.0;
+                if (m->best[b] >= lowest)
+                        m->sums[b] = block_weigh(block_at(logits, m->vocab, b * BLOCK, last), best, scale, lowest,
+                                                 m->weights + b * BLOCK);
+                sum += m->sums[b];
         }
-        collect(s);
-        cut_top_p(s, weigh(s, logit_of(best)));
-        cut_min_p(s);
-        for (uint32_t i = 0; i < s->n; i++)
-                sum += s->candidates[i].weight;
         return sum;
+}
+
+/* Drops all but the first `n` of what weighs the same as the threshold. */
+static void drop_ties(struct sampler_scratch *m, float threshold, uint32_t n) {
+        for (uint32_t b = 0; b < m->n_blocks; b++) {
+                if (m->sums[b] == 0.0)
+                        continue;
+                for (uint32_t i = b * BLOCK; i < (b + 1) * BLOCK; i++) {
+                        if (m->weights[i] != threshold)
+                                continue;
+                        if (n > 0)
+                                n--;
+                        else
+                                m->weights[i] = 0.0f;
+                }
+        }
+}
+
+/* Keeps the fewest whose weights reach the share; of those at the threshold, which weigh the same, the lowest ids.
+ * Returns the threshold. */
+static float cut_top_p(struct sampler_scratch *m, float top_p, double sum) {
+        double goal = top_p * sum, above;
+        /* What is lighter is less than the rest of the sum, all together. */
+        float lightest = MAX((float) (0.999 * (1.0 - top_p) * sum / m->vocab), FLT_MIN), threshold;
+        uint32_t ties = 0, kept = 0;
+
+        m->n_list = 0;
+        for (uint32_t b = 0; b < m->n_blocks; b++)
+                if (m->sums[b] >= lightest)
+                        list_add(m, m->weights + b * BLOCK, MIN(m->vocab - b * BLOCK, (uint32_t) BLOCK), lightest);
+        threshold = list_find(m, true, goal, &above);
+        for (uint32_t i = 0; i < m->n_list; i++)
+                ties += m->list[i] == threshold;
+        for (; kept < ties && above < goal; kept++)
+                above += threshold;
+        if (kept < ties)
+                drop_ties(m, threshold, kept);
+        return threshold;
+}
+
+/* Keeps what weighs as much as `lightest` or more; returns the sum. */
+static double cut_light(struct sampler_scratch *m, float lightest) {
+        double sum = 0.0;
+
+        for (uint32_t b = 0; b < m->n_blocks; b++) {
+                m->sums[b] = m->sums[b] < lightest ? 0.0 : block_cut(m->weights + b * BLOCK, lightest);
+                sum += m->sums[b];
+        }
+        return sum;
+}
+
+/* Leaves in the weights what may be drawn; returns their sum. `best` is finite. */
+static double filter(const struct sampler *s, const float *logits, float best) {
+        const struct sampler_params *p = &s->params;
+        double sum = weigh(s, logits, best);
+        float lightest = p->min_p;
+
+        if (p->top_p < 1.0f)
+                lightest = MAX(lightest, cut_top_p(s->scratch, p->top_p, sum));
+        return lightest > 0.0f ? cut_light(s->scratch, lightest) : sum;
 }
 
 void sampler_distribution(struct sampler *s, const float *logits, const int32_t *history,
                           uint32_t history_length, float *probabilities) {
-        double sum = filter(s, logits, history, history_length);
+        struct sampler_scratch *m = s->scratch;
+        float best;
+        double sum;
 
-        memset(probabilities, 0, s->vocab * sizeof(*probabilities));
-        for (uint32_t i = 0; i < s->n; i++)
-                probabilities[s->candidates[i].id] = (float) (s->candidates[i].weight / sum);
-}
-
-/* Of the finite ones among `n` ≤ LOGITS_BLOCK logits, the sum of e^(logit - max). */
-static double sum_block(const float *logits, uint32_t n, double max) {
-        double e[LOGITS_BLOCK], sum = 0.0;
-
-        for (uint32_t i = 0; i < n; i++) {
-                double x = logits[i] - max;
-
-                e[i] = exp_negative(key_of(logits[i]) != 0 ? x : -1e3);
+        logits = adjust(s, logits, history, history_length);
+        best = find_best(m, logits);
+        memset(probabilities, 0, m->vocab * sizeof(*probabilities));
+        if (best == -INFINITY)
+                return;
+        if (s->params.temperature == 0.0f) {
+                probabilities[index_of(m, logits, best)] = 1.0f;
+                return;
         }
-        for (uint32_t i = 0; i < n; i++)
-                sum += e[i];
-        return sum;
+        sum = filter(s, logits, best);
+        for (uint32_t i = 0; i < m->vocab; i++)
+                if (m->sums[i / BLOCK] > 0.0)
+                        probabilities[i] = (float) (m->weights[i] / sum);
 }
 
 float sampler_logprob(const float *logits, uint32_t n, int32_t id) {
-        uint32_t best = 0;
-        double max, sum = 0.0;
+        float best = -INFINITY, last[BLOCK], weights[BLOCK];
+        double sum = 0.0;
 
         if (!isfinite(logits[id]))
                 return -INFINITY;
-        for (uint32_t i = 0; i < n; i++)
-                best = MAX(best, key_of(logits[i]));
-        max = logit_of(best);
-        for (uint32_t i = 0; i < n; i += LOGITS_BLOCK)
-                sum += sum_block(logits + i, MIN(n - i, (uint32_t) LOGITS_BLOCK), max);
-        return (float) (logits[id] - max - log(sum));
+        for (uint32_t i = 0; i < n; i += BLOCK)
+                best = MAX(best, block_best(block_at(logits, n, i, last)));
+        for (uint32_t i = 0; i < n; i += BLOCK)
+                sum += block_weigh(block_at(logits, n, i, last), best, 1.0f, -FLT_MAX, weights);
+        return (float) ((double) logits[id] - best - log(sum));
+}
+
+/* The first at which the weights' running sum passes `at`; the last that weighs anything where rounding hides it. */
+static int32_t pick(const struct sampler_scratch *m, double at) {
+        uint32_t b, last = 0, id = 0;
+
+        for (b = 0; b < m->n_blocks; b++) {
+                if (m->sums[b] == 0.0)
+                        continue;
+                last = b;
+                if (at < m->sums[b])
+                        break;
+                at -= m->sums[b];
+        }
+        for (uint32_t i = last * BLOCK; i < (last + 1) * BLOCK; i++) {
+                if (m->weights[i] == 0.0f)
+                        continue;
+                id = i;
+                at -= (double) m->weights[i];
+                if (at < 0.0)
+                        break;
+        }
+        return (int32_t) id;
 }
 
 int32_t sampler_choose(struct sampler *s, const float *logits, const int32_t *history,
                        uint32_t history_length, float *logprob) {
-        double left = filter(s, logits, history, history_length);
+        const float *adjusted = adjust(s, logits, history, history_length);
+        float best = find_best(s->scratch, adjusted);
+        /* Greedy draws too: a seed's later numbers do not depend on what was chosen by earlier ones. */
+        double drawn = draw(s);
         int32_t id = 0;
 
-        /* Greedy draws too: a seed's later numbers do not depend on what was chosen by earlier ones. */
-        left *= draw(s);
-        for (uint32_t i = 0; i < s->n; i++) {
-                /* Rounding of the sum must not land on what is all but impossible. */
-                if (s->candidates[i].weight < 1e-45)
-                        continue;
-                id = s->candidates[i].id;
-                left -= s->candidates[i].weight;
-                if (left < 0.0)
-                        break;
-        }
+        if (best > -INFINITY)
+                id = s->params.temperature == 0.0f ? index_of(s->scratch, adjusted, best)
+                                                   : pick(s->scratch, drawn * filter(s, adjusted, best));
         if (logprob)
-                *logprob = sampler_logprob(logits, s->vocab, id);
+                *logprob = sampler_logprob(logits, s->scratch->vocab, id);
         return id;
 }

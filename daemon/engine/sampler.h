@@ -22,10 +22,16 @@ struct sampler_params {
 /* NULL when the values make sense, else a sentence naming the wrong one and its range. NaN is refused. */
 const char *sampler_params_check(const struct sampler_params *params);
 
-struct sampler; /* parameters, generator, scratch of one stream */
+struct sampler;         /* parameters and generator of one stream */
+struct sampler_scratch; /* memory for one row of logits, for all samplers of one vocabulary that do not run at a time */
+
+/* -ENOMEM. */
+int sampler_scratch_new(struct sampler_scratch **ret, uint32_t vocab);
+/* No sampler that was made with it is used any more. Takes NULL. */
+void sampler_scratch_free(struct sampler_scratch *scratch);
 
 /* -ENOMEM. `params` were checked. */
-int sampler_new(struct sampler **ret, const struct sampler_params *params, uint32_t vocab);
+int sampler_new(struct sampler **ret, const struct sampler_params *params, struct sampler_scratch *scratch);
 void sampler_free(struct sampler *sampler);
 
 /* The distribution after all filters: order as in the fixtures (penalties over `history`, temperature, top-k (ties with

@@ -115,7 +115,7 @@ int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted) {
                 r = grow_host((void **) &s->host_pages, &s->host_pages_size, pages * sizeof(int32_t));
         if (!r)
                 r = grow_device(s, &s->logits, logits);
-        if (!r)
+        if (!r && !step_on_host(s))
                 r = grow_host((void **) &s->host_logits, &s->host_logits_size, logits);
         return r;
 }

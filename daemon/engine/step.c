@@ -8,6 +8,7 @@
 #include "allowance.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "host.h"
 
 static const struct backend_ops *ops_of(const struct step *s) {
         return s->model->backend->ops;
@@ -205,7 +206,7 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
 }
 
 static void give_results(struct step *s) {
-        const float *logits = s->host_logits;
+        const float *logits = step_on_host(s) ? host_address(s->logits.at) : s->host_logits;
         uint32_t row = 0;
 
         for (uint32_t i = 0; i < s->n_parts; i++) {

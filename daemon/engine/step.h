@@ -65,7 +65,7 @@ struct step {
         uint32_t page_stride;
         int32_t *host_pages; /* [n_parts][page_stride] */
         uint32_t *host_used; /* [rows_max] */
-        float *host_logits;  /* [n_wanted][vocab] */
+        float *host_logits;  /* [n_wanted][vocab]; NULL where the device's memory is the host's */
         uint64_t host_pages_size, host_logits_size;
 
         struct step_part *parts; /* of the step that has begun; NULL: none has */
@@ -86,6 +86,11 @@ static inline uint32_t step_width(const struct step *s) {
 
 static inline struct device_ptr step_rows(const struct step *s) {
         return s->model->arch.params.streams ? s->a.streams : s->a.x;
+}
+
+/* Whether what the device has written can be read in place: many rows of logits take as long to copy as to choose from. */
+static inline bool step_on_host(const struct step *s) {
+        return s->model->backend->flags & BACKEND_HOST_MEMORY;
 }
 
 /* Each enqueues its part of the pass: the embedding of every row; a layer; the logits of the rows that want

@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "offer.h"
 #include "peer.h"
+#include "sampler.h"
 #include "stream.h"
 
 static const char *log_fields(const struct offer *offer) {
@@ -34,6 +35,7 @@ void offer_free(struct offer *offer) {
         }
         list_unlink(&offer->link);
         step_free(offer->step);
+        sampler_scratch_free(offer->scratch);
         model_free(offer->model);
         free(offer->parts);
         free(offer->streams);
@@ -85,6 +87,8 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
         r = model_new(&offer->model, offer->server->backend, find_same(offer->server, file), &options, &why);
         if (r == 0)
                 r = step_new(&offer->step, offer->model);
+        if (r == 0)
+                r = sampler_scratch_new(&offer->scratch, model_info(offer->model)->vocab);
         return r != 0 ? explain(model, r, &why, reason) : 0;
 }
 

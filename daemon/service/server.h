@@ -18,6 +18,7 @@
 
 struct change;
 struct listener;
+struct sampler_scratch;
 struct stream;
 
 enum {
@@ -51,6 +52,7 @@ struct offer {
         int fetch_result;
         struct model *model;
         struct step *step; /* NULL unless OFFER_READY */
+        struct sampler_scratch *scratch;
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;

@@ -40,7 +40,7 @@ static int stream_init_text(struct stream *stream) {
         r = stop_matcher_init(&stream->stops, request->stops, request->n_stops);
         if (r < 0)
                 return r;
-        return sampler_new(&stream->sampler, &request->sampler, model_info(stream->offer->model)->vocab);
+        return sampler_new(&stream->sampler, &request->sampler, stream->offer->scratch);
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {

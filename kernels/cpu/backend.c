@@ -39,14 +39,12 @@ void *scratch_get(struct scratch *s, size_t total) {
 }
 
 uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work) {
-        const uint64_t piece = 64 * 1024;
+        const uint64_t piece = 64 * 1024, tile = 16;
         uint64_t threads = pool_threads(b->pool), unit = piece / MAX(row_work, UINT64_C(1));
 
         if (threads > 1)
                 unit = MIN(unit, DIV_ROUND_UP(rows_total, threads * 8));
-        /* With many activation rows the unit's weights are read once for each slice of them: keep some
-         * together. */
-        unit = (MAX(unit, UINT64_C(16)) + 3) & ~UINT64_C(3);
+        unit = DIV_ROUND_UP(MAX(unit, UINT64_C(1)), tile) * tile;
         return (uint32_t) MIN(unit, MAX(rows_total, UINT64_C(1)));
 }
 
@@ -144,6 +142,8 @@ static int cpu_route(struct stream *s, const struct op_route *op) {
 static void cpu_free(struct backend *base) {
         struct cpu_backend *b = container_of(base, struct cpu_backend, base);
 
+        for (unsigned i = 0; i < CPU_DEALS; i++)
+                deal_free(b->deals[i]);
         pool_free(b->pool);
         free(b->scratch.data);
         free(b);
@@ -192,8 +192,10 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
         b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
         b->variant = variant;
         r = pool_new(&b->pool, options && options->threads ? options->threads : machine_threads());
+        for (unsigned i = 0; r == 0 && i < CPU_DEALS; i++)
+                r = deal_new(&b->deals[i], pool_threads(b->pool));
         if (r) {
-                free(b);
+                cpu_free(&b->base);
                 return r;
         }
         snprintf(b->description, sizeof(b->description), "%s, %u threads", variant->name,

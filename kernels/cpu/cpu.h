@@ -14,11 +14,24 @@ struct scratch {
         bool planned; /* nothing is allocated: `size` is the most that any operation asked for */
 };
 
+/* The items of a loop, a run of them to each thread, so that what it reads is one piece of memory; whoever has no more
+ * of its own takes from the others. For loops that hand out as many items as the deal has, whichever they name. */
+struct deal;
+
+int deal_new(struct deal **ret, unsigned threads);
+void deal_free(struct deal *d);
+void deal_out(struct deal *d, uint64_t n);
+/* The next item of `worker`. */
+uint64_t deal_next(struct deal *d, unsigned worker);
+
+enum { CPU_DEALS = 2 };
+
 struct cpu_backend {
         struct backend base;
         struct pool *pool;
         const struct cpu_variant *variant;
         struct scratch scratch;
+        struct deal *deals[CPU_DEALS];
         char description[64];
 };
 
@@ -38,6 +51,13 @@ void *scratch_get(struct scratch *s, size_t total);
  * some of `rows_total` rows. `row_work` is bytes of a weight row × activation rows. A multiple of the
  * kernels' tiles. */
 uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work);
+
+/* Whether `n` rows that are multiplied with weights of a type are wanted as panels. */
+static inline bool cpu_wants_panels(const struct cpu_variant *v, enum quant_type type, uint32_t n) {
+        uint32_t from = v->panel_rows ? v->panel_rows(type) : 0;
+
+        return from > 0 && n >= from;
+}
 
 /* Items so few that waking a thread costs more than they do run on the caller: the grain for pool_run() when
  * one item costs about `item_nsec`. */

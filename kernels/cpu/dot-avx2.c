@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Dot products of quantised weights with 8-bit activations on AVX2, and the conversion of activations to 8
- * bits. Integer sums are exact; float sums run in 8 lanes, block after block. */
+/* Dot products of quantised weights with 8-bit activations on AVX2. Integer sums are exact; float sums run in
+ * 8 lanes, block after block. */
 
 #include "block.h"
 #include "machine.h"
+#include "quant-whole.h"
 #include "tile.h"
 
 ALWAYS_INLINE __m256i load256(const void *p) {
@@ -206,78 +207,91 @@ ALWAYS_INLINE void tile_q6_k(const struct dot_job *job, uint32_t row, uint32_t t
 
 DOT_WALK(dot_q6_k_avx2, tile_q6_k, 1, 4)
 
-ALWAYS_INLINE __m256 magnitude(__m256 v) {
-        return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
+/* Sixteen products' sums in eight lanes. */
+ALWAYS_INLINE __m256i dot16(const int8_t *w, const int8_t *x) {
+        return _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w)),
+                                 _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) x)));
 }
 
-/* 32 values to bytes. Only not-a-number leaves [-127, 127]: it becomes 0, as in the definition. */
-ALWAYS_INLINE __m256i quantize32(const float *x, __m256 inverse) {
-        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        __m256i q[4];
+ALWAYS_INLINE float sum_lanes(__m256i v) {
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 
-        UNROLL for (int k = 0; k < 4; k++) {
-                __m256 v = _mm256_loadu_ps(x + 8 * k) * inverse;
+        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+        return (float) _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
 
-                v = _mm256_and_ps(v, _mm256_cmp_ps(magnitude(v), _mm256_set1_ps(127.5f), _CMP_LT_OQ));
-                q[k] = _mm256_cvtps_epi32(v);
+ALWAYS_INLINE float multiply_add(float a, float b, float c) {
+        return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+
+/* The next block of 32 of a row times that of each activation row, added to `sums`. */
+static void add_whole_32(const struct dot_job *job, const struct quant_whole_32 *w, uint32_t i, uint32_t from,
+                         uint32_t n, float *sums) {
+        for (uint32_t t = 0; t < n; t++) {
+                const int8_t *x = (const int8_t *) job->x[from + t] + (size_t) i * 32;
+                float d = q8_32_scales(job->x[from + t], job->cols)[i];
+                float all = q8_32_sums(job->x[from + t], job->cols)[i];
+                float dot = sum_lanes(_mm256_add_epi32(dot16(w->q, x), dot16(w->q + 16, x + 16)));
+
+                sums[t] = multiply_add(dot, w->d * d, sums[t]);
+                sums[t] = multiply_add(all, w->m * d, sums[t]);
         }
-        /* Packing works within lanes of 16 bytes; the permutation puts the fours back in order. */
-        return _mm256_permutevar8x32_epi32(
-                _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])), order);
 }
 
-/* Returns the scale. */
-ALWAYS_INLINE float quantize_block(int8_t *q, const float *x, uint32_t n) {
-        __m256 largest = _mm256_setzero_ps();
-        float max;
+static void add_whole_256(const struct dot_job *job, const struct quant_whole_256 *w, uint32_t i, uint32_t from,
+                          uint32_t n, float *sums) {
+        __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w->scales));
+        __m256i mins = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w->mins));
+        int16_t scale[16];
 
-        /* The second operand is returned when one is not a number: such values are passed over. */
-        for (uint32_t i = 0; i < n; i += 8)
-                largest = _mm256_max_ps(magnitude(_mm256_loadu_ps(x + i)), largest);
-        max = vf_largest(largest);
-        if (!(max >= 1e-35f)) {
-                memset(q, 0, n);
-                return 0.0f;
+        _mm256_storeu_si256((void *) scale, scales);
+        for (uint32_t t = 0; t < n; t++) {
+                const int8_t *x = (const int8_t *) job->x[from + t] + (size_t) i * 256;
+                float d = q8_256_scales(job->x[from + t], job->cols)[i];
+                __m256i dot = _mm256_setzero_si256();
+
+                for (unsigned j = 0; j < 16; j++)
+                        dot = _mm256_add_epi32(dot, _mm256_mullo_epi32(dot16(w->q + 16 * j, x + 16 * j),
+                                                                       _mm256_set1_epi32(scale[j])));
+                sums[t] = multiply_add(sum_lanes(dot), w->d * d, sums[t]);
+                dot = _mm256_madd_epi16(mins, load256(q8_256_sums(job->x[from + t], job->cols) + i * 16));
+                sums[t] = multiply_add(-sum_lanes(dot), w->dmin * d, sums[t]);
         }
-        for (uint32_t i = 0; i < n; i += 32)
-                _mm256_storeu_si256((__m256i *) (q + i), quantize32(x + i, _mm256_set1_ps(127.0f / max)));
-        return max / 127.0f;
 }
 
-static void dot_input_256(int8_t *q, float *d, int16_t *sums, const float *src, uint32_t blocks) {
-        for (uint32_t i = 0; i < blocks; i++, q += 256, src += 256, sums += 16) {
-                d[i] = quantize_block(q, src, 256);
-                for (unsigned j = 0; j < 16; j++) {
-                        __m128i v = _mm_loadu_si128((const void *) (q + 16 * j));
-                        __m256i s = _mm256_madd_epi16(_mm256_cvtepi8_epi16(v), _mm256_set1_epi16(1));
-                        __m128i r = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+static void whole_row(const struct dot_job *job, enum quant_type type, uint32_t row, uint32_t from, uint32_t n) {
+        const struct quant_info *info = quant_info(type);
+        const uint8_t *w = job->w + row * job->row_bytes;
+        float sums[TILE_SLICE] = {0};
 
-                        r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0x4e));
-                        sums[j] = (int16_t) _mm_cvtsi128_si32(_mm_add_epi32(r, _mm_shuffle_epi32(r, 0xb1)));
+        for (uint32_t i = 0; i < job->cols / info->block_values; i++, w += info->block_bytes) {
+                struct quant_whole_32 whole_32;
+                struct quant_whole_256 whole_256;
+
+                if (dot_input(type) == DOT_Q8_32) {
+                        quant_whole_32(type)(&whole_32, w);
+                        add_whole_32(job, &whole_32, i, from, n, sums);
+                } else {
+                        quant_whole_256(type)(&whole_256, w);
+                        add_whole_256(job, &whole_256, i, from, n, sums);
                 }
         }
+        for (uint32_t t = 0; t < n; t++)
+                dot_store(job, from + t, row, sums[t]);
 }
 
-void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols) {
-        float *d = (float *) ((char *) dst + cols);
-
-        if (input == DOT_FLOAT)
-                memcpy(dst, src, cols * sizeof(*src));
-        else if (input == DOT_Q8_256)
-                dot_input_256(dst, d, (int16_t *) (d + cols / 256), src, cols / 256);
-        else
-                for (uint32_t i = 0; i < cols / 32; i++)
-                        d[i] = quantize_block((int8_t *) dst + i * 32, src + i * 32, 32);
+void dot_whole_avx2(const struct dot_job *job, enum quant_type type) {
+        for (uint32_t from = 0; from < job->n; from += TILE_SLICE)
+                for (uint32_t row = job->begin; row < job->end; row++)
+                        whole_row(job, type, row, from, MIN(job->n - from, (uint32_t) TILE_SLICE));
 }
 
 const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",
         .needs = CPU_AVX2,
-        .dot_input = dot_input_avx2,
-        .rms_norm = rms_norm_avx2,
-        .glu = glu_avx2,
-        .add = add_avx2,
+        ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
+        .dot_whole = dot_whole_avx2,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_avx2,

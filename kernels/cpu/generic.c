@@ -19,6 +19,7 @@ static void multiply_tile(const struct cpu_variant *v, const struct dot_job *job
                 .row_bytes = cols * sizeof(float),
                 .cols = cols,
                 .end = rows,
+                .rows = rows,
                 .x = x,
                 .y = y,
                 .bias = job->bias && col == 0 ? job->bias + row : NULL,
@@ -27,6 +28,7 @@ static void multiply_tile(const struct cpu_variant *v, const struct dot_job *job
 
         for (uint32_t t = 0; t < job->n; t += SLICE) {
                 part.n = MIN(job->n - t, (uint32_t) SLICE);
+                part.scale = job->scale ? job->scale + t : NULL;
                 for (uint32_t i = 0; i < part.n; i++) {
                         x[i] = (const float *) job->x[t + i] + col;
                         y[i] = job->y[t + i] + row;
@@ -58,6 +60,8 @@ static void dot_generic(const struct cpu_variant *v, enum quant_type type, const
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job) {
         if (v->dot[type])
                 v->dot[type](job);
+        else if (dot_input(type) != DOT_FLOAT)
+                v->dot_whole(job, type);
         else
                 dot_generic(v, type, job);
 }

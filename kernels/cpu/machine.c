@@ -12,7 +12,10 @@
 #include "machine.h"
 
 #if defined(__x86_64__)
+#include <asm/prctl.h>
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static uint64_t enabled_state(void) {
         uint32_t low, high;
@@ -23,6 +26,26 @@ static uint64_t enabled_state(void) {
 
 static bool all_set(uint64_t value, uint64_t bits) {
         return (value & bits) == bits;
+}
+
+/* The state of the tiles is large, so a process has to ask for it (Linux, Documentation/arch/x86/xstate.rst). */
+static bool tiles_permitted(void) {
+        const unsigned long tile_data = 18;
+
+        return syscall(SYS_arch_prctl, (unsigned long) ARCH_REQ_XCOMP_PERM, tile_data) == 0;
+}
+
+static bool has_amx(uint64_t state) {
+        const uint32_t amx_edx = 1U << 22 | 1U << 24 | 1U << 25; /* BF16, TILE, INT8 */
+        const uint32_t avx512_vbmi_ecx = 1U << 1, avx512_bf16_eax = 1U << 5;
+        const uint64_t state_tiles = 3U << 17; /* configuration and data */
+        uint32_t a, b, c, d;
+
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all_set(d, amx_edx) || !(c & avx512_vbmi_ecx))
+                return false;
+        if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & avx512_bf16_eax))
+                return false;
+        return all_set(state, state_tiles) && tiles_permitted();
 }
 
 /* Bits of CPUID and XCR0: Intel SDM volume 2, CPUID; volume 1, 13.3. */
@@ -42,6 +65,8 @@ uint32_t machine_cpu_bits(void) {
                 bits |= CPU_AVX512;
                 if (c & bit_AVX512VNNI)
                         bits |= CPU_AVX512_VNNI;
+                if (has_amx(enabled_state()))
+                        bits |= CPU_AMX;
         }
         return bits;
 }

@@ -9,8 +9,10 @@ enum {
         CPU_AVX2 = 1 << 0,   /* with FMA and F16C, and the system saving the registers */
         CPU_AVX512 = 1 << 1, /* F, BW, VL, DQ, likewise */
         CPU_AVX512_VNNI = 1 << 2,
+        CPU_AMX = 1 << 3, /* tiles of int8 and bfloat16, AVX-512 VBMI and BF16, and the kernel's leave to use tiles */
 };
 
+/* Asks the kernel for the tiles on the way: before threads begin that will use them. */
 uint32_t machine_cpu_bits(void);
 
 /* Cores that this process can keep busy: the affinity mask, at most the cgroup's CPU quota, at least 1. */

@@ -8,43 +8,64 @@
 struct matmul {
         const struct op_matmul *op;
         const struct cpu_variant *variant;
+        struct deal *deal;
         uint32_t unit; /* weight rows a piece */
         uint64_t first_piece[ELEMENTS(((struct op_matmul *) NULL)->out) + 1];
-        uint8_t *inputs[_DOT_INPUT_MAX]; /* [n][input_bytes]; NULL: not needed */
-        size_t input_bytes[_DOT_INPUT_MAX];
-        const void **x[_DOT_INPUT_MAX];                        /* [n] */
+        struct matmul_input {
+                uint8_t *rows;   /* [n][row_bytes]; NULL: not needed, or the activations as they are */
+                size_t row_bytes;
+                const void **x;  /* [n]; NULL: not needed */
+                uint8_t *panels; /* [n / 16][panel_bytes]; NULL: not wanted */
+                size_t panel_bytes;
+        } input[_DOT_INPUT_MAX];
         float **y[ELEMENTS(((struct op_matmul *) NULL)->out)]; /* [n] */
 };
+
+/* Rows of an item of the conversion: those of a panel. */
+enum { BUNDLE = 16 };
 
 static const float *matmul_x(const struct op_matmul *op, uint64_t t) {
         return (const float *) host_address(op->x) + t * op->x_stride;
 }
 
-static void convert_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        struct matmul *m = arg;
+static void convert_bundle(struct matmul *m, uint32_t from) {
+        uint32_t n = MIN(m->op->n - from, (uint32_t) BUNDLE), cols = m->op->out[0].w.cols;
 
-        for (uint64_t t = begin; t < end; t++)
-                for (enum dot_input form = DOT_FLOAT + 1; form < _DOT_INPUT_MAX; form++)
-                        if (m->inputs[form])
-                                m->variant->dot_input(form, m->inputs[form] + t * m->input_bytes[form],
-                                                      matmul_x(m->op, t), m->op->out[0].w.cols);
+        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
+                struct matmul_input *in = &m->input[form];
+
+                for (uint32_t t = from; in->rows && t < from + n; t++)
+                        m->variant->dot_input(form, in->rows + t * in->row_bytes, matmul_x(m->op, t), cols);
+                if (in->panels)
+                        m->variant->panel_pack(form, in->panels + from / BUNDLE * in->panel_bytes, in->x + from, n,
+                                               cols);
+        }
+}
+
+static void convert_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        for (uint64_t i = begin; i < end; i++)
+                convert_bundle(arg, (uint32_t) i * BUNDLE);
 }
 
 static void multiply_one(struct matmul *m, uint64_t piece) {
         const struct op_matmul_out *out;
+        const struct matmul_input *in;
         struct dot_job job;
         unsigned i = 0;
 
         while (piece >= m->first_piece[i + 1])
                 i++;
         out = &m->op->out[i];
+        in = &m->input[dot_input(out->w.type)];
         job = (struct dot_job){
                 .w = host_address(out->w.data),
                 .row_bytes = quant_row_bytes(quant_info(out->w.type), out->w.cols),
                 .cols = out->w.cols,
                 .begin = (uint32_t) (piece - m->first_piece[i]) * m->unit,
                 .n = m->op->n,
-                .x = m->x[dot_input(out->w.type)],
+                .rows = out->w.rows,
+                .x = in->x,
+                .panels = cpu_wants_panels(m->variant, out->w.type, m->op->n) ? in->panels : NULL,
                 .y = m->y[i],
                 .bias = host_address(out->bias),
                 .accumulate = m->op->accumulate,
@@ -54,26 +75,34 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
 }
 
 static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        for (uint64_t piece = begin; piece < end; piece++)
-                multiply_one(arg, piece);
+        struct matmul *m = arg;
+
+        for (uint64_t i = begin; i < end; i++)
+                multiply_one(m, deal_next(m->deal, worker));
 }
 
 static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
-        size_t at[_DOT_INPUT_MAX] = {0}, x_at[_DOT_INPUT_MAX] = {0}, y_at[ELEMENTS(m->y)], total = 0;
-        bool needed[_DOT_INPUT_MAX] = {false};
+        size_t rows_at[_DOT_INPUT_MAX], x_at[_DOT_INPUT_MAX], panels_at[_DOT_INPUT_MAX], y_at[ELEMENTS(m->y)];
+        bool needed[_DOT_INPUT_MAX] = {false}, panels[_DOT_INPUT_MAX] = {false};
         const struct op_matmul *op = m->op;
+        size_t total = 0;
         char *data;
 
         for (uint32_t i = 0; i < op->count; i++) {
-                needed[dot_input(op->out[i].w.type)] = true;
+                enum dot_input form = dot_input(op->out[i].w.type);
+
+                needed[form] = true;
+                panels[form] |= cpu_wants_panels(m->variant, op->out[i].w.type, op->n);
                 y_at[i] = scratch_plan(&total, op->n, sizeof(*m->y[i]));
         }
         for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                m->input_bytes[form] = dot_input_bytes(form, op->out[0].w.cols);
-                if (needed[form] && form != DOT_FLOAT)
-                        at[form] = scratch_plan(&total, op->n, m->input_bytes[form]);
-                if (needed[form])
-                        x_at[form] = scratch_plan(&total, op->n, sizeof(*m->x[form]));
+                struct matmul_input *in = &m->input[form];
+
+                in->row_bytes = dot_input_bytes(form, op->out[0].w.cols);
+                in->panel_bytes = panels[form] ? m->variant->panel_bytes(form, op->out[0].w.cols) : 0;
+                rows_at[form] = scratch_plan(&total, needed[form] && form != DOT_FLOAT ? op->n : 0, in->row_bytes);
+                x_at[form] = scratch_plan(&total, needed[form] ? op->n : 0, sizeof(*in->x));
+                panels_at[form] = scratch_plan(&total, DIV_ROUND_UP(op->n, (uint32_t) BUNDLE), in->panel_bytes);
         }
         data = scratch_get(scratch, total);
         if (!data)
@@ -84,13 +113,15 @@ static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
                         m->y[i][t] = (float *) host_address(op->out[i].y) + t * op->out[i].y_stride;
         }
         for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
+                struct matmul_input *in = &m->input[form];
+
                 if (!needed[form])
                         continue;
-                m->inputs[form] = form == DOT_FLOAT ? NULL : (uint8_t *) data + at[form];
-                m->x[form] = (const void **) (data + x_at[form]);
+                in->rows = form == DOT_FLOAT ? NULL : (uint8_t *) data + rows_at[form];
+                in->panels = panels[form] ? (uint8_t *) data + panels_at[form] : NULL;
+                in->x = (const void **) (data + x_at[form]);
                 for (size_t t = 0; t < op->n; t++)
-                        m->x[form][t] = form == DOT_FLOAT ? (const void *) matmul_x(op, t)
-                                                          : m->inputs[form] + t * m->input_bytes[form];
+                        in->x[t] = in->rows ? in->rows + t * in->row_bytes : (const void *) matmul_x(op, t);
         }
         return 0;
 }
@@ -113,8 +144,8 @@ static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
 
 int cpu_matmul(struct stream *s, const struct op_matmul *op) {
         struct cpu_backend *b = cpu_backend(s);
-        struct matmul m = {.op = op, .variant = b->variant};
-        uint64_t pieces;
+        struct matmul m = {.op = op, .variant = b->variant, .deal = b->deals[0]};
+        uint64_t pieces, bundles = DIV_ROUND_UP(op->n, (uint32_t) BUNDLE);
         int r;
 
         r = host_check_matmul(op);
@@ -124,7 +155,12 @@ int cpu_matmul(struct stream *s, const struct op_matmul *op) {
         if (r)
                 return r;
         pieces = matmul_divide(&m, b);
-        pool_run(b->pool, op->n, cpu_grain(b, op->n, op->out[0].w.cols / 4), convert_piece, &m);
-        pool_run(b->pool, pieces, 1, multiply_piece, &m);
+        deal_out(m.deal, pieces);
+        pool_run_phases(b->pool,
+                        (struct pool_phase[]) {
+                                {bundles, cpu_grain(b, bundles, BUNDLE * op->out[0].w.cols / 4), convert_piece, &m},
+                                {pieces, 1, multiply_piece, &m},
+                        },
+                        2);
         return 0;
 }

@@ -5,30 +5,48 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert
- * and, within one, by row. Four loops over the pool: activations to the weights' form; gate, up and
- * activation function; the hidden rows to the form of down; down. The sum over a row's pairs, in the row's
- * own order, makes the fifth. */
+/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert and, within one,
+ * by row. Four loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
+ * the form of down; down, which is added up in the rows themselves, expert after expert. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
-        uint32_t n_pairs, n_active;
-        uint32_t *active;   /* [n_active] experts that have pairs */
+        struct deal *deal_up, *deal_down;
+        uint32_t n_pairs, n_active, n_bundles;
+        uint32_t *active;   /* [n_active] experts that have pairs, rising */
         uint32_t *first;    /* [n_active + 1] their first pair */
         uint32_t *pair_row; /* [n_pairs] */
-        uint32_t *pair_at;  /* [n × k] the pair of a row's entry, or NO_PAIR */
+        float *pair_weight; /* [n_pairs] */
         uint32_t *fill;     /* [stack] */
         uint32_t unit_up, unit_down;
+        struct bundle *bundles;  /* [n_bundles] */
+        uint32_t *first_bundle;  /* [n_active + 1] */
 
-        uint8_t *input[2],
-                *hidden_input; /* gate's and up's form of x (maybe one and the same), down's of hidden */
-        size_t input_bytes[2], hidden_bytes;
-        const void **x[2], **hidden_x; /* [n_pairs] */
-        float *gate, *up, *down;       /* [n_pairs][hidden], [n_pairs][hidden], [n_pairs][dim] */
-        float **gate_y, **up_y, **down_y;
+        struct moe_input {
+                enum dot_input form;
+                enum quant_type type;
+                uint32_t cols;
+                uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
+                size_t row_bytes;
+                const void **x;  /* [n_pairs] */
+                uint8_t *panels; /* [n_bundles][panel_bytes] */
+                size_t panel_bytes;
+        } input[2], hidden_input; /* of gate and up (maybe one and the same form); of down */
+        float *hidden;     /* [n_pairs][hidden] */
+        float **hidden_y;  /* [n_pairs] */
+        float **y;         /* [n_pairs] the rows that down is added to */
+        float *worker;     /* [threads][2][SLICE][unit_up]: gate and up of one piece */
 };
 
-enum { NO_PAIR = UINT32_MAX };
+/* Up to sixteen pairs of one expert: a panel, where the expert has enough of them. */
+struct bundle {
+        uint32_t first, n, group;
+};
+
+enum {
+        BUNDLE = 16,
+        SLICE = 256, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the cache */
+};
 
 static const float *moe_x(const struct op_moe *op, uint64_t t) {
         return (const float *) host_address(op->x) + t * op->gate.cols;
@@ -63,166 +81,219 @@ static void moe_group(struct moe *m) {
                 if (count == 0)
                         continue;
                 m->active[m->n_active] = e;
+                m->first_bundle[m->n_active] = m->n_bundles;
+                for (uint32_t i = 0; i < count; i += BUNDLE)
+                        m->bundles[m->n_bundles++] = (struct bundle) {at + i, MIN(count - i, (uint32_t) BUNDLE), m->n_active};
                 m->first[m->n_active++] = at;
                 at += count;
         }
         m->first[m->n_active] = m->n_pairs = at;
         for (uint32_t t = 0; t < op->n; t++)
                 for (uint32_t j = 0; j < op->k; j++) {
-                        uint32_t e = entry_expert(op, t, j);
-                        size_t entry = (size_t) t * op->k + j;
+                        uint32_t e = entry_expert(op, t, j), pair;
 
-                        m->pair_at[entry] = e < op->gate.stack ? m->fill[e]++ : NO_PAIR;
-                        if (e < op->gate.stack)
-                                m->pair_row[m->pair_at[entry]] = t;
+                        if (e == op->gate.stack)
+                                continue;
+                        pair = m->fill[e]++;
+                        m->pair_row[pair] = t;
+                        m->pair_weight[pair] = ((const float *) host_address(op->weights))[(size_t) t * op->k + j];
                 }
 }
 
 static void moe_point(struct moe *m) {
         const struct op_moe *op = m->op;
+        struct moe_input *down = &m->hidden_input;
 
         for (uint32_t i = 0; i < m->n_pairs; i++) {
-                for (unsigned side = 0; side < 2; side++)
-                        m->x[side][i] = m->input[side]
-                                                ? m->input[side] + m->pair_row[i] * m->input_bytes[side]
-                                                : (const void *) moe_x(op, m->pair_row[i]);
-                m->gate_y[i] = m->gate + (size_t) i * op->gate.rows;
-                m->up_y[i] = m->up + (size_t) i * op->gate.rows;
-                m->down_y[i] = m->down + (size_t) i * op->down.rows;
-                m->hidden_x[i] =
-                        m->hidden_input ? m->hidden_input + i * m->hidden_bytes : (const void *) m->gate_y[i];
+                for (unsigned side = 0; side < 2; side++) {
+                        struct moe_input *in = &m->input[side];
+
+                        in->x[i] = in->rows ? in->rows + m->pair_row[i] * in->row_bytes
+                                            : (const void *) moe_x(op, m->pair_row[i]);
+                }
+                m->hidden_y[i] = m->hidden + (size_t) i * op->gate.rows;
+                down->x[i] = down->rows ? down->rows + i * down->row_bytes : (const void *) m->hidden_y[i];
+                m->y[i] = (float *) host_address(op->y) + (size_t) m->pair_row[i] * op->down.rows;
         }
+}
+
+/* An input of `rows` rows, if it has to be converted at all, and of all pairs; `x` is where its pointers are. */
+struct input_plan {
+        size_t rows, x, panels;
+};
+
+static struct input_plan input_plan(const struct moe *m, struct moe_input *in, const struct weight *w, size_t rows,
+                                    size_t pairs, size_t bundles, size_t *total) {
+        bool panels = cpu_wants_panels(m->variant, w->type, UINT32_MAX);
+
+        in->form = dot_input(w->type);
+        in->type = w->type;
+        in->cols = w->cols;
+        in->row_bytes = dot_input_bytes(in->form, w->cols);
+        in->panel_bytes = panels ? m->variant->panel_bytes(in->form, w->cols) : 0;
+        return (struct input_plan) {
+                .rows = scratch_plan(total, in->form == DOT_FLOAT ? 0 : rows, in->row_bytes),
+                .x = scratch_plan(total, pairs, sizeof(*in->x)),
+                .panels = scratch_plan(total, bundles, in->panel_bytes),
+        };
+}
+
+static void input_place(struct moe_input *in, const struct input_plan *plan, char *data) {
+        in->rows = in->form == DOT_FLOAT ? NULL : (uint8_t *) data + plan->rows;
+        in->x = (const void **) (data + plan->x);
+        in->panels = in->panel_bytes ? (uint8_t *) data + plan->panels : NULL;
 }
 
 enum part {
         PART_ACTIVE,
         PART_FIRST,
+        PART_FIRST_BUNDLE,
+        PART_BUNDLES,
         PART_PAIR_ROW,
-        PART_PAIR_AT,
+        PART_PAIR_WEIGHT,
         PART_FILL,
-        PART_INPUT,
-        PART_INPUT_UP,
-        PART_HIDDEN_INPUT,
-        PART_X,
-        PART_X_UP,
-        PART_HIDDEN_X,
-        PART_GATE,
-        PART_UP,
-        PART_DOWN,
-        PART_GATE_Y,
-        PART_UP_Y,
-        PART_DOWN_Y,
+        PART_HIDDEN,
+        PART_HIDDEN_Y,
+        PART_Y,
+        PART_WORKER,
         _PART_MAX,
 };
 
-static int moe_reserve(struct moe *m, struct scratch *scratch) {
+static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         const struct op_moe *op = m->op;
-        enum dot_input form = dot_input(op->gate.type), form_up = dot_input(op->up.type);
-        enum dot_input form_down = dot_input(op->down.type);
-        size_t pairs = (size_t) op->n * op->k, at[_PART_MAX], total = 0;
+        size_t pairs = (size_t) op->n * op->k, stack = op->gate.stack, at[_PART_MAX], total = 0;
+        size_t bundles = pairs / BUNDLE + MIN(pairs, stack);
+        struct input_plan plans[3];
         char *data;
 
-        m->input_bytes[0] = dot_input_bytes(form, op->gate.cols);
-        m->input_bytes[1] = dot_input_bytes(form_up, op->up.cols);
-        m->hidden_bytes = dot_input_bytes(form_down, op->down.cols);
-        at[PART_ACTIVE] = scratch_plan(&total, op->gate.stack, sizeof(*m->active));
-        at[PART_FIRST] = scratch_plan(&total, op->gate.stack + (size_t) 1, sizeof(*m->first));
-        at[PART_FILL] = scratch_plan(&total, op->gate.stack, sizeof(*m->fill));
+        at[PART_ACTIVE] = scratch_plan(&total, stack, sizeof(*m->active));
+        at[PART_FIRST] = scratch_plan(&total, stack + 1, sizeof(*m->first));
+        at[PART_FIRST_BUNDLE] = scratch_plan(&total, stack, sizeof(*m->first_bundle));
+        at[PART_BUNDLES] = scratch_plan(&total, bundles, sizeof(*m->bundles));
         at[PART_PAIR_ROW] = scratch_plan(&total, pairs, sizeof(*m->pair_row));
-        at[PART_PAIR_AT] = scratch_plan(&total, pairs, sizeof(*m->pair_at));
-        at[PART_INPUT] = scratch_plan(&total, form == DOT_FLOAT ? 0 : op->n, m->input_bytes[0]);
-        at[PART_INPUT_UP] =
-                form_up == form ? at[PART_INPUT]
-                                : scratch_plan(&total, form_up == DOT_FLOAT ? 0 : op->n, m->input_bytes[1]);
-        at[PART_HIDDEN_INPUT] = scratch_plan(&total, form_down == DOT_FLOAT ? 0 : pairs, m->hidden_bytes);
-        for (enum part p = PART_X; p <= PART_HIDDEN_X; p++)
-                at[p] = scratch_plan(&total, pairs, sizeof(void *));
-        for (enum part p = PART_GATE; p <= PART_UP; p++)
-                at[p] = scratch_plan(&total, pairs, op->gate.rows * sizeof(float));
-        at[PART_DOWN] = scratch_plan(&total, pairs, op->down.rows * sizeof(float));
-        for (enum part p = PART_GATE_Y; p <= PART_DOWN_Y; p++)
-                at[p] = scratch_plan(&total, pairs, sizeof(float *));
-        data = scratch_get(scratch, total);
+        at[PART_PAIR_WEIGHT] = scratch_plan(&total, pairs, sizeof(*m->pair_weight));
+        at[PART_FILL] = scratch_plan(&total, stack, sizeof(*m->fill));
+        at[PART_HIDDEN] = scratch_plan(&total, pairs, op->gate.rows * sizeof(float));
+        at[PART_HIDDEN_Y] = scratch_plan(&total, pairs, sizeof(*m->hidden_y));
+        at[PART_Y] = scratch_plan(&total, pairs, sizeof(*m->y));
+        at[PART_WORKER] = scratch_plan(&total, pool_threads(b->pool) * (size_t) 2 * SLICE, m->unit_up * sizeof(float));
+        plans[0] = input_plan(m, &m->input[0], &op->gate, op->n, pairs, bundles, &total);
+        plans[1] = plans[0];
+        if (dot_input(op->up.type) == dot_input(op->gate.type))
+                m->input[1] = m->input[0];
+        else
+                plans[1] = input_plan(m, &m->input[1], &op->up, op->n, pairs, bundles, &total);
+        plans[2] = input_plan(m, &m->hidden_input, &op->down, pairs, pairs, bundles, &total);
+        data = scratch_get(&b->scratch, total);
         if (!data)
                 return -ENOMEM;
         m->active = (uint32_t *) (data + at[PART_ACTIVE]);
         m->first = (uint32_t *) (data + at[PART_FIRST]);
-        m->fill = (uint32_t *) (data + at[PART_FILL]);
+        m->first_bundle = (uint32_t *) (data + at[PART_FIRST_BUNDLE]);
+        m->bundles = (struct bundle *) (data + at[PART_BUNDLES]);
         m->pair_row = (uint32_t *) (data + at[PART_PAIR_ROW]);
-        m->pair_at = (uint32_t *) (data + at[PART_PAIR_AT]);
-        m->input[0] = form == DOT_FLOAT ? NULL : (uint8_t *) data + at[PART_INPUT];
-        m->input[1] = form_up == DOT_FLOAT ? NULL : (uint8_t *) data + at[PART_INPUT_UP];
-        m->hidden_input = form_down == DOT_FLOAT ? NULL : (uint8_t *) data + at[PART_HIDDEN_INPUT];
-        m->x[0] = (const void **) (data + at[PART_X]);
-        m->x[1] = (const void **) (data + at[PART_X_UP]);
-        m->hidden_x = (const void **) (data + at[PART_HIDDEN_X]);
-        m->gate = (float *) (data + at[PART_GATE]);
-        m->up = (float *) (data + at[PART_UP]);
-        m->down = (float *) (data + at[PART_DOWN]);
-        m->gate_y = (float **) (data + at[PART_GATE_Y]);
-        m->up_y = (float **) (data + at[PART_UP_Y]);
-        m->down_y = (float **) (data + at[PART_DOWN_Y]);
+        m->pair_weight = (float *) (data + at[PART_PAIR_WEIGHT]);
+        m->fill = (uint32_t *) (data + at[PART_FILL]);
+        m->hidden = (float *) (data + at[PART_HIDDEN]);
+        m->hidden_y = (float **) (data + at[PART_HIDDEN_Y]);
+        m->y = (float **) (data + at[PART_Y]);
+        m->worker = (float *) (data + at[PART_WORKER]);
+        input_place(&m->input[0], &plans[0], data);
+        input_place(&m->input[1], &plans[1], data);
+        input_place(&m->hidden_input, &plans[2], data);
         return 0;
 }
 
 static void input_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct moe *m = arg;
-        const struct op_moe *op = m->op;
 
-        for (uint64_t t = begin; t < end; t++) {
-                if (m->input[0])
-                        m->variant->dot_input(dot_input(op->gate.type), m->input[0] + t * m->input_bytes[0],
-                                              moe_x(op, t), op->gate.cols);
-                if (m->input[1] && m->input[1] != m->input[0])
-                        m->variant->dot_input(dot_input(op->up.type), m->input[1] + t * m->input_bytes[1],
-                                              moe_x(op, t), op->up.cols);
+        for (uint64_t t = begin; t < end; t++)
+                for (unsigned side = 0; side < 2; side++) {
+                        struct moe_input *in = &m->input[side];
+
+                        if (in->rows && (side == 0 || in->rows != m->input[0].rows))
+                                m->variant->dot_input(in->form, in->rows + t * in->row_bytes, moe_x(m->op, t), in->cols);
+                }
+}
+
+/* Whether an expert's pairs are multiplied as panels. */
+static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
+}
+
+static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_t i) {
+        const struct bundle *b = &m->bundles[i];
+
+        if (group_panels(m, in, b->group))
+                m->variant->panel_pack(in->form, in->panels + i * in->panel_bytes, in->x + b->first, b->n, in->cols);
+}
+
+static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        const struct moe *m = arg;
+
+        for (uint64_t i = begin; i < end; i++) {
+                pack_bundle(m, &m->input[0], (uint32_t) i);
+                if (m->input[1].panels != m->input[0].panels)
+                        pack_bundle(m, &m->input[1], (uint32_t) i);
         }
 }
 
 static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        struct moe *m = arg;
+        const struct moe *m = arg;
+        const struct moe_input *in = &m->hidden_input;
 
-        for (uint64_t i = begin; i < end; i++)
-                m->variant->dot_input(dot_input(m->op->down.type), m->hidden_input + i * m->hidden_bytes,
-                                      m->gate_y[i], m->op->down.cols);
+        for (uint64_t i = begin; i < end; i++) {
+                const struct bundle *b = &m->bundles[i];
+
+                for (uint32_t pair = b->first; in->rows && pair < b->first + b->n; pair++)
+                        m->variant->dot_input(in->form, in->rows + pair * in->row_bytes, m->hidden_y[pair], in->cols);
+                pack_bundle(m, in, (uint32_t) i);
+        }
 }
 
-/* Rows [begin, end) of one expert's matrix for all of its pairs. */
-static void moe_dot(const struct moe *m, uint32_t group, const struct weight *w, struct device_ptr bias,
-                    uint32_t begin, uint32_t end, const void **x, float **y) {
-        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
-        struct dot_job job = {
-                .w = (const uint8_t *) host_address(w->data) +
-                     (size_t) m->active[group] * w->rows * row_bytes,
-                .row_bytes = row_bytes,
-                .cols = w->cols,
-                .begin = begin,
-                .end = end,
-                .n = m->first[group + 1] - m->first[group],
-                .x = x + m->first[group],
-                .y = y + m->first[group],
-        };
+/* Rows [begin, end) of one expert's matrix for its pairs [from, from + n), counted from its first; `from` is the first of
+ * a bundle. y and scale are those of the first of these pairs. */
+static void moe_dot(const struct moe *m, const struct moe_input *in, const struct weight *w, struct device_ptr bias,
+                    uint32_t group, uint32_t from, struct dot_job job) {
+        uint32_t expert = m->active[group], bundle = m->first_bundle[group] + from / BUNDLE;
 
+        job.row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
+        job.w = (const uint8_t *) host_address(w->data) + (size_t) expert * w->rows * job.row_bytes;
+        job.cols = w->cols;
+        job.rows = w->rows;
+        job.x = in->x + m->first[group] + from;
+        if (group_panels(m, in, group))
+                job.panels = in->panels + bundle * in->panel_bytes;
         if (bias.address)
-                job.bias = (const float *) host_address(bias) + (size_t) m->active[group] * w->rows;
+                job.bias = (const float *) host_address(bias) + (size_t) expert * w->rows;
         cpu_variant_dot(m->variant, w->type, &job);
 }
 
-static void up_one(struct moe *m, uint64_t piece) {
-        uint32_t hidden = m->op->gate.rows, units = DIV_ROUND_UP(hidden, m->unit_up), group = piece / units;
-        uint32_t begin = piece % units * m->unit_up, end = MIN(begin + m->unit_up, hidden);
+/* Gate, up and the activation function of some rows for at most SLICE pairs. */
+static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, uint32_t begin, uint32_t end,
+                     float *worker) {
+        const struct op_moe *op = m->op;
+        float *gate[SLICE], *up[SLICE];
+        uint32_t rows = end - begin;
+        struct dot_job job = {.begin = begin, .end = end, .n = n, .y = gate};
 
-        moe_dot(m, group, &m->op->gate, m->op->gate_bias, begin, end, m->x[0], m->gate_y);
-        moe_dot(m, group, &m->op->up, m->op->up_bias, begin, end, m->x[1], m->up_y);
-        for (uint32_t i = m->first[group]; i < m->first[group + 1]; i++) {
+        /* A job's results begin at row 0. */
+        for (uint32_t i = 0; i < n; i++) {
+                gate[i] = worker + (size_t) i * rows - begin;
+                up[i] = gate[i] + (size_t) SLICE * rows;
+        }
+        moe_dot(m, &m->input[0], &op->gate, op->gate_bias, group, from, job);
+        job.y = up;
+        moe_dot(m, &m->input[1], &op->up, op->up_bias, group, from, job);
+        for (uint32_t i = 0; i < n; i++) {
                 struct op_glu glu = {
                         .n = 1,
-                        .dim = end - begin,
-                        .act = m->op->act,
-                        .limit = m->op->limit,
-                        .gate = host_device_ptr(m->gate_y[i] + begin),
-                        .up = host_device_ptr(m->up_y[i] + begin),
-                        .y = host_device_ptr(m->gate_y[i] + begin),
+                        .dim = rows,
+                        .act = op->act,
+                        .limit = op->limit,
+                        .gate = host_device_ptr(gate[i] + begin),
+                        .up = host_device_ptr(up[i] + begin),
+                        .y = host_device_ptr(m->hidden_y[m->first[group] + from + i] + begin),
                 };
 
                 m->variant->glu(&glu, 0, 1);
@@ -230,73 +301,88 @@ static void up_one(struct moe *m, uint64_t piece) {
 }
 
 static void up_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        for (uint64_t piece = begin; piece < end; piece++)
-                up_one(arg, piece);
-}
-
-static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct moe *m = arg;
-        uint32_t rows = m->op->down.rows, units = DIV_ROUND_UP(rows, m->unit_down);
+        uint32_t hidden = m->op->gate.rows, units = DIV_ROUND_UP(hidden, m->unit_up);
 
-        for (uint64_t piece = begin; piece < end; piece++) {
-                uint32_t from = piece % units * m->unit_down;
+        for (uint64_t i = begin; i < end; i++) {
+                uint64_t piece = deal_next(m->deal_up, worker);
+                uint32_t group = (uint32_t) (piece / units), row = (uint32_t) (piece % units) * m->unit_up;
+                uint32_t n = m->first[group + 1] - m->first[group];
 
-                moe_dot(m, piece / units, &m->op->down, m->op->down_bias, from, MIN(from + m->unit_down, rows),
-                        m->hidden_x, m->down_y);
+                for (uint32_t from = 0; from < n; from += SLICE)
+                        up_slice(m, group, from, MIN(n - from, (uint32_t) SLICE), row, MIN(row + m->unit_up, hidden),
+                                 m->worker + worker * (size_t) 2 * SLICE * m->unit_up);
         }
 }
 
-static void sum_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+/* Some rows of down, all experts one after the other: a row of y gets its experts' parts in rising order. */
+static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct moe *m = arg;
         const struct op_moe *op = m->op;
-        const float *weights = host_address(op->weights);
 
-        for (uint64_t entry = begin * op->k; entry < end * op->k; entry++) {
-                struct op_add add;
+        for (uint64_t i = begin; i < end; i++) {
+                uint32_t row = (uint32_t) deal_next(m->deal_down, worker) * m->unit_down;
 
-                if (m->pair_at[entry] == NO_PAIR)
-                        continue;
-                add = (struct op_add){
-                        .x = host_device_ptr(m->down_y[m->pair_at[entry]]),
-                        .y = host_device_ptr((float *) host_address(op->y) + entry / op->k * op->down.rows),
-                        .scale = weights[entry],
-                };
-                m->variant->add(&add, 0, op->down.rows);
+                for (uint32_t group = 0; group < m->n_active; group++)
+                        moe_dot(m, &m->hidden_input, &op->down, op->down_bias, group, 0,
+                                (struct dot_job) {
+                                        .begin = row,
+                                        .end = MIN(row + m->unit_down, op->down.rows),
+                                        .n = m->first[group + 1] - m->first[group],
+                                        .y = m->y + m->first[group],
+                                        .accumulate = true,
+                                        .scale = m->pair_weight + m->first[group],
+                                });
         }
 }
 
 static void moe_run(struct moe *m, struct cpu_backend *b) {
         const struct op_moe *op = m->op;
-        uint64_t mean = DIV_ROUND_UP(m->n_pairs, MAX(m->n_active, 1U));
-        size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
-        size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
+        bool panels = m->input[0].panels || m->input[1].panels;
+        uint64_t ups = (uint64_t) m->n_active * DIV_ROUND_UP(op->gate.rows, m->unit_up);
+        uint64_t downs = DIV_ROUND_UP(op->down.rows, m->unit_down);
+        uint64_t pack_nsec = BUNDLE * (uint64_t) op->gate.cols / 8, hidden_nsec = BUNDLE * (uint64_t) op->down.cols / 4;
 
-        m->unit_up = cpu_row_unit(b, (uint64_t) op->gate.rows * m->n_active, 2 * up_bytes * mean);
-        m->unit_down = cpu_row_unit(b, (uint64_t) op->down.rows * m->n_active, down_bytes * mean);
-        if (m->input[0] || m->input[1])
-                pool_run(b->pool, op->n, cpu_grain(b, op->n, op->gate.cols / 4), input_piece, m);
-        pool_run(b->pool, (uint64_t) m->n_active * DIV_ROUND_UP(op->gate.rows, m->unit_up), 1, up_piece, m);
-        if (m->hidden_input)
-                pool_run(b->pool, m->n_pairs, cpu_grain(b, m->n_pairs, op->down.cols / 4), hidden_piece, m);
-        pool_run(b->pool, (uint64_t) m->n_active * DIV_ROUND_UP(op->down.rows, m->unit_down), 1, down_piece,
-                 m);
-        pool_run(b->pool, op->n, cpu_grain(b, op->n, (uint64_t) op->down.rows * op->k / 8), sum_piece, m);
+        deal_out(m->deal_up, ups);
+        deal_out(m->deal_down, downs);
+        pool_run_phases(b->pool,
+                        (struct pool_phase[]) {
+                                {op->n, cpu_grain(b, op->n, op->gate.cols / 4), input_piece, m},
+                                {panels ? m->n_bundles : 0, cpu_grain(b, m->n_bundles, pack_nsec), input_pack_piece, m},
+                                {ups, 1, up_piece, m},
+                                {m->n_bundles, cpu_grain(b, m->n_bundles, hidden_nsec), hidden_piece, m},
+                                {downs, 1, down_piece, m},
+                        },
+                        5);
 }
 
 /* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent:
  * where a call is cut changes no bit, and some hundred rows pay for reading the experts again. */
-enum { MOE_SCRATCH = 96 << 20 };
+enum { MOE_SCRATCH = 64 << 20 };
 
 static uint32_t moe_slice_rows(const struct op_moe *op) {
-        uint64_t pair_bytes = (2 * (uint64_t) op->gate.rows + op->down.rows) * sizeof(float);
+        uint64_t pair_bytes = 4 * (uint64_t) op->gate.rows + 2 * (uint64_t) op->gate.cols + 3 * (uint64_t) op->gate.rows;
         uint64_t rows = MOE_SCRATCH / MAX(pair_bytes * op->k, UINT64_C(1));
 
         return (uint32_t) MAX(MIN(rows, (uint64_t) op->n), UINT64_C(1));
 }
 
+/* Weight rows of the pieces. A piece of down passes all experts. */
+static void moe_units(struct moe *m, const struct cpu_backend *b) {
+        const struct op_moe *op = m->op;
+        uint64_t pairs = (uint64_t) op->n * op->k, active = MIN(pairs, (uint64_t) op->gate.stack);
+        uint64_t mean = DIV_ROUND_UP(pairs, MAX(active, UINT64_C(1)));
+        size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
+        size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
+
+        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * mean);
+        m->unit_up = MIN(m->unit_up, op->gate.rows);
+        m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes);
+}
+
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
         struct op_moe op = *whole;
-        struct moe m = {.op = &op, .variant = b->variant};
+        struct moe m = {.op = &op, .variant = b->variant, .deal_up = b->deals[0], .deal_down = b->deals[1]};
         int r;
 
         op.n = n;
@@ -305,7 +391,8 @@ static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t
         op.ids = device_offset(op.ids, (uint64_t) from * op.k * sizeof(int32_t));
         op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
         op.counts = device_offset(op.counts, from * sizeof(int32_t));
-        r = moe_reserve(&m, &b->scratch);
+        moe_units(&m, b);
+        r = moe_reserve(&m, b);
         if (r)
                 return r;
         moe_group(&m);

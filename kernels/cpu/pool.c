@@ -13,13 +13,21 @@
 #include "base/util.h"
 #include "pool.h"
 
+/* A phase is a ticket: its serial number, and how many pieces of it nobody has taken. Whoever takes a piece exchanges the
+ * ticket that it has seen for one with a piece less, so it never gets one of a phase that it has not seen: a worker that
+ * was kept off its core in between finds another serial. What the phase consists of lies beside the ticket, written before
+ * it, and only when every piece of the phase before is done. So what was read after a ticket with pieces left belongs to
+ * it if the exchange succeeds; of a ticket without any, nothing may be believed. The thread that ends the last piece opens
+ * the next phase. */
+
 enum {
-        SPIN_NSEC =
-                40 *
-                1000, /* longer than the gap between two operations, shorter than a neighbour would notice */
-        SPIN_ROUND = 32, /* looks between two readings of the clock */
+        PIECE_BITS = 24,
+        SPIN_NSEC = 40 * 1000, /* longer than the gap between two operations, shorter than a neighbour would notice */
+        SPIN_ROUND = 32,       /* looks between two readings of the clock */
         CACHE_LINE = 64,
 };
+
+#define PIECES_MAX ((UINT64_C(1) << PIECE_BITS) - 1)
 
 struct worker {
         struct pool *pool;
@@ -30,19 +38,22 @@ struct worker {
 struct pool {
         struct worker *workers; /* all but the caller */
         unsigned n_workers;
+        const struct pool_phase *phases; /* not opened yet; belongs to whoever opens the next */
+        unsigned n_phases;
 
-        /* The loop; written by the caller while it is closed and nobody is active. */
-        pool_fn *fn;
-        void *arg;
-        uint64_t n, grain;
+        /* All that a loop changes, in one line: it goes from core to core as seldom as can be. */
+        _Alignas(CACHE_LINE) _Atomic uint64_t ticket;
+        _Atomic uint64_t n, grain, pieces;
+        _Atomic(pool_fn *) fn;
+        _Atomic(void *) arg;
+        _Atomic uint32_t left;    /* pieces of the phase that are not done */
+        _Atomic uint32_t running; /* 0: the last phase has ended */
 
-        _Alignas(CACHE_LINE) _Atomic uint64_t next; /* first item not handed out */
-        _Alignas(CACHE_LINE) _Atomic uint32_t
-                generation; /* loops begun; what idle workers watch and sleep on */
-        _Atomic uint32_t open, sleepers, quit;
-        _Alignas(CACHE_LINE) _Atomic uint32_t
-                active;           /* workers that may read the loop; the caller sleeps on it */
-        _Atomic uint32_t waiting; /* the caller sleeps, or is about to */
+        /* Changes only when somebody sleeps. */
+        _Alignas(CACHE_LINE) _Atomic uint32_t sleeping; /* workers may sleep since the last `woken` */
+        _Atomic uint32_t woken;   /* what workers sleep on */
+        _Atomic uint32_t waiting; /* the caller sleeps on it while it is 1 */
+        _Atomic uint32_t quit;
 };
 
 static void relax(void) {
@@ -61,97 +72,170 @@ static void futex_wake(_Atomic uint32_t *word, int n) {
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-/* Waits a little for the word to change from `value`; false: it did not. */
-static bool spin_while(_Atomic uint32_t *word, uint32_t value) {
-        uint64_t end = now_nsec() + SPIN_NSEC;
+static uint64_t serial_of(uint64_t ticket) {
+        return ticket >> PIECE_BITS;
+}
+
+static bool is_over(struct pool *p) {
+        return !atomic_load_explicit(&p->running, memory_order_acquire);
+}
+
+/* Returns the ticket when it is of another loop than `seen`, or, for the caller, when the last phase has ended. */
+static bool look(struct pool *p, uint64_t seen, bool caller, uint64_t *ret) {
+        *ret = atomic_load_explicit(&p->ticket, memory_order_acquire);
+        return serial_of(*ret) != seen || (caller && is_over(p));
+}
+
+static bool spin(struct pool *p, uint64_t seen, bool caller, uint64_t *ret) {
+        uint64_t end = 0;
 
         do {
                 for (unsigned i = 0; i < SPIN_ROUND; i++) {
-                        if (atomic_load_explicit(word, memory_order_acquire) != value)
+                        if (look(p, seen, caller, ret))
                                 return true;
                         relax();
                 }
+                /* Most loops end before the clock is read for the first time. */
+                end = end ? end : now_nsec() + SPIN_NSEC;
         } while (now_nsec() < end);
         return false;
 }
 
-static void take_pieces(struct pool *p, unsigned worker) {
-        for (;;) {
-                uint64_t begin = atomic_fetch_add_explicit(&p->next, p->grain, memory_order_relaxed);
+/* Both sides write their word before they read the other's, and sequential consistency keeps that order: either we see
+ * the new ticket, or wake_all() sees us. */
+static void worker_sleep(struct pool *p, uint64_t seen) {
+        uint32_t woken = atomic_load(&p->woken);
 
-                if (begin >= p->n)
-                        return;
-                p->fn(p->arg, begin, MIN(begin + p->grain, p->n), worker);
-        }
+        atomic_store(&p->sleeping, 1);
+        if (serial_of(atomic_load(&p->ticket)) == seen && !atomic_load(&p->quit))
+                futex_wait(&p->woken, woken);
 }
 
-/* Pairs with pool_run(): either we see the loop closed, or the caller sees us active and waits. Both sides
- * write their word before they read the other's; sequential consistency keeps that order. */
-static void worker_join(struct worker *w) {
-        struct pool *p = w->pool;
+static void caller_sleep(struct pool *p, uint64_t seen) {
+        atomic_store(&p->waiting, 1);
+        if (serial_of(atomic_load(&p->ticket)) == seen && atomic_load(&p->running))
+                futex_wait(&p->waiting, 1);
+        atomic_store(&p->waiting, 0);
+}
 
-        atomic_fetch_add(&p->active, 1);
-        if (atomic_load(&p->open))
-                take_pieces(p, w->index);
-        if (atomic_fetch_sub(&p->active, 1) == 1 && atomic_load(&p->waiting))
-                futex_wake(&p->active, 1);
+static void wake_workers(struct pool *p) {
+        if (!atomic_load(&p->sleeping))
+                return;
+        atomic_store(&p->sleeping, 0);
+        atomic_fetch_add(&p->woken, 1);
+        futex_wake(&p->woken, INT_MAX);
+}
+
+static void wake_caller(struct pool *p) {
+        if (atomic_load(&p->waiting) && atomic_exchange(&p->waiting, 0))
+                futex_wake(&p->waiting, 1);
+}
+
+/* Publishes a phase of `pieces` whose first one is the opener's. Returns its ticket. */
+static uint64_t open_phase(struct pool *p, const struct pool_phase *phase, uint64_t grain, uint64_t pieces) {
+        uint64_t serial = serial_of(atomic_load_explicit(&p->ticket, memory_order_relaxed)) + 1;
+        uint64_t ticket = serial << PIECE_BITS | (pieces - 1);
+
+        atomic_store_explicit(&p->n, phase->n, memory_order_relaxed);
+        atomic_store_explicit(&p->grain, grain, memory_order_relaxed);
+        atomic_store_explicit(&p->pieces, pieces, memory_order_relaxed);
+        atomic_store_explicit(&p->fn, phase->fn, memory_order_relaxed);
+        atomic_store_explicit(&p->arg, phase->arg, memory_order_relaxed);
+        atomic_store_explicit(&p->left, (uint32_t) pieces, memory_order_relaxed);
+        atomic_store_explicit(&p->running, 1, memory_order_relaxed);
+        atomic_store(&p->ticket, ticket);
+        wake_workers(p);
+        wake_caller(p);
+        return ticket;
+}
+
+/* Takes pieces of the phase of `ticket`, of which `mine` are done already; true: the last that was left was ours. */
+static bool take_pieces(struct pool *p, unsigned worker, uint64_t ticket, uint32_t mine) {
+        uint64_t n = atomic_load_explicit(&p->n, memory_order_relaxed);
+        uint64_t grain = atomic_load_explicit(&p->grain, memory_order_relaxed);
+        uint64_t pieces = atomic_load_explicit(&p->pieces, memory_order_relaxed);
+        pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
+        void *arg = atomic_load_explicit(&p->arg, memory_order_relaxed);
+        uint64_t serial = serial_of(ticket), begin;
+
+        while (serial_of(ticket) == serial && (ticket & PIECES_MAX) > 0) {
+                if (!atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket - 1, memory_order_acq_rel,
+                                                           memory_order_acquire))
+                        continue;
+                begin = (pieces - (ticket & PIECES_MAX)) * grain;
+                fn(arg, begin, MIN(begin + grain, n), worker);
+                mine++;
+                ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+        }
+        return mine > 0 && atomic_fetch_sub_explicit(&p->left, mine, memory_order_acq_rel) == mine;
+}
+
+/* Runs the phases that are next and have one piece, and opens the first that has more; false: there is none. */
+static bool next_phase(struct pool *p, unsigned worker, uint64_t *ret_ticket) {
+        while (p->n_phases > 0) {
+                const struct pool_phase *phase = p->phases++;
+                uint64_t grain = MAX(MAX(phase->grain, UINT64_C(1)), phase->n / PIECES_MAX + 1);
+
+                p->n_phases--;
+                if (phase->n > grain && p->n_workers > 0) {
+                        *ret_ticket = open_phase(p, phase, grain, DIV_ROUND_UP(phase->n, grain));
+                        phase->fn(phase->arg, 0, grain, worker);
+                        return true;
+                }
+                if (phase->n > 0)
+                        phase->fn(phase->arg, 0, phase->n, worker);
+        }
+        return false;
+}
+
+/* Takes part in the phases from `ticket` on for as long as it is we who end them. */
+static void work(struct pool *p, unsigned worker, uint64_t ticket, uint32_t mine) {
+        while (take_pieces(p, worker, ticket, mine)) {
+                if (!next_phase(p, worker, &ticket)) {
+                        atomic_store(&p->running, 0);
+                        wake_caller(p);
+                        return;
+                }
+                mine = 1;
+        }
 }
 
 static void *worker_main(void *arg) {
         struct worker *w = arg;
         struct pool *p = w->pool;
-        uint32_t seen = 0;
+        uint64_t ticket, seen = 0;
 
-        while (!atomic_load(&p->quit)) {
-                if (!spin_while(&p->generation, seen)) {
-                        /* The kernel compares again: a loop begun since is not slept through. */
-                        atomic_fetch_add(&p->sleepers, 1);
-                        futex_wait(&p->generation, seen);
-                        atomic_fetch_sub(&p->sleepers, 1);
+        while (!atomic_load_explicit(&p->quit, memory_order_acquire)) {
+                if (!spin(p, seen, false, &ticket)) {
+                        worker_sleep(p, seen);
+                        continue;
                 }
-                seen = atomic_load(&p->generation);
-                worker_join(w);
+                work(p, w->index, ticket, 0);
+                seen = serial_of(ticket);
         }
         return NULL;
 }
 
-static void begin_generation(struct pool *p) {
-        atomic_fetch_add(&p->generation, 1);
-        if (atomic_load(&p->sleepers) > 0)
-                futex_wake(&p->generation, INT_MAX);
-}
+void pool_run_phases(struct pool *p, const struct pool_phase *phases, unsigned n) {
+        uint64_t ticket, seen;
 
-static void wait_until_alone(struct pool *p) {
-        uint64_t end = now_nsec() + SPIN_NSEC;
-        uint32_t active;
-
-        while ((active = atomic_load(&p->active)) != 0 && now_nsec() < end)
-                relax();
-        if (active == 0)
+        p->phases = phases;
+        p->n_phases = n;
+        if (!next_phase(p, 0, &ticket))
                 return;
-        atomic_store(&p->waiting, 1);
-        while ((active = atomic_load(&p->active)) != 0)
-                futex_wait(&p->active, active);
-        atomic_store(&p->waiting, 0);
+        work(p, 0, ticket, 1);
+        for (seen = serial_of(ticket); !is_over(p); seen = serial_of(ticket)) {
+                if (!spin(p, seen, true, &ticket)) {
+                        caller_sleep(p, seen);
+                        continue;
+                }
+                if (serial_of(ticket) != seen)
+                        work(p, 0, ticket, 0);
+        }
 }
 
 void pool_run(struct pool *p, uint64_t n, uint64_t grain, pool_fn *fn, void *arg) {
-        if (n == 0)
-                return;
-        if (n <= grain || p->n_workers == 0) {
-                fn(arg, 0, n, 0);
-                return;
-        }
-        p->fn = fn;
-        p->arg = arg;
-        p->n = n;
-        p->grain = grain ? grain : 1;
-        atomic_store(&p->next, 0);
-        atomic_store(&p->open, 1);
-        begin_generation(p);
-        take_pieces(p, 0);
-        atomic_store(&p->open, 0);
-        wait_until_alone(p);
+        pool_run_phases(p, &(struct pool_phase) { .n = n, .grain = grain, .fn = fn, .arg = arg }, 1);
 }
 
 unsigned pool_threads(const struct pool *p) {
@@ -162,7 +246,7 @@ void pool_free(struct pool *p) {
         if (!p)
                 return;
         atomic_store(&p->quit, 1);
-        begin_generation(p);
+        wake_workers(p);
         for (unsigned i = 0; i < p->n_workers; i++)
                 pthread_join(p->workers[i].thread, NULL);
         free(p->workers);

@@ -61,6 +61,10 @@ ALWAYS_INLINE vf vf_max(vf a, vf b) {
         return _mm512_max_ps(a, b);
 }
 
+ALWAYS_INLINE vf vf_abs(vf a) {
+        return _mm512_abs_ps(a);
+}
+
 ALWAYS_INLINE vf vf_round(vf a) {
         return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -127,6 +131,10 @@ ALWAYS_INLINE vf vf_min(vf a, vf b) {
 
 ALWAYS_INLINE vf vf_max(vf a, vf b) {
         return _mm256_max_ps(a, b);
+}
+
+ALWAYS_INLINE vf vf_abs(vf a) {
+        return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
 
 ALWAYS_INLINE vf vf_round(vf a) {

@@ -69,14 +69,29 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
                 dot_q4_k_##_isa, dot_q6_k_##_isa
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
+dot_fn dot_q4_1_avx512, dot_q5_0_avx512, dot_q5_1_avx512, dot_iq4_nl_avx512, dot_mxfp4_avx512, dot_q5_k_avx512,
+        dot_iq4_xs_avx512;
+void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
 
-void dot_input_avx2(enum dot_input input, void *dst, const float *src, uint32_t cols);
+dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx;
 
-/* From simd-rows.c and simd-attention.c, which are compiled for each. */
+#define DOT_MEMBERS_AVX512                                                                                   \
+        [QUANT_F32] = dot_f32_avx512, [QUANT_F16] = dot_f16_avx512, [QUANT_BF16] = dot_bf16_avx512,          \
+        [QUANT_Q8_0] = dot_q8_0_avx512, [QUANT_Q4_0] = dot_q4_0_avx512, [QUANT_Q4_1] = dot_q4_1_avx512,      \
+        [QUANT_Q5_0] = dot_q5_0_avx512, [QUANT_Q5_1] = dot_q5_1_avx512, [QUANT_IQ4_NL] = dot_iq4_nl_avx512,  \
+        [QUANT_MXFP4] = dot_mxfp4_avx512, [QUANT_Q4_K] = dot_q4_k_avx512, [QUANT_Q5_K] = dot_q5_k_avx512,    \
+        [QUANT_Q6_K] = dot_q6_k_avx512, [QUANT_IQ4_XS] = dot_iq4_xs_avx512
+
+/* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
+        void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void rms_norm_##_isa(const struct op_rms_norm *op, uint32_t begin, uint32_t end);                    \
         void glu_##_isa(const struct op_glu *op, uint32_t begin, uint32_t end);                              \
         void add_##_isa(const struct op_add *op, uint64_t begin, uint64_t end);                              \
         void attention_##_isa(const struct attention_job *job)
 ROWS_DECLARE(avx512);
 ROWS_DECLARE(avx2);
+
+/* Their places in a variant's table. */
+#define ROWS_MEMBERS(_isa)                                                                                   \
+        .dot_input = dot_input_##_isa, .rms_norm = rms_norm_##_isa, .glu = glu_##_isa, .add = add_##_isa

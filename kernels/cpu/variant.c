@@ -21,10 +21,6 @@ static void dot_c(const struct dot_job *job, enum quant_type type) {
 DOT_C(f32, QUANT_F32)
 DOT_C(f16, QUANT_F16)
 DOT_C(bf16, QUANT_BF16)
-DOT_C(q8_0, QUANT_Q8_0)
-DOT_C(q4_0, QUANT_Q4_0)
-DOT_C(q4_k, QUANT_Q4_K)
-DOT_C(q6_k, QUANT_Q6_K)
 
 static void attention_c(const struct attention_job *job) {
         for (uint32_t t = job->first; t < job->first + job->rows; t++) {
@@ -42,20 +38,18 @@ const struct cpu_variant cpu_variant_c = {
         .glu = ref_glu,
         .add = ref_add,
         .attention = attention_c,
+        .dot_whole = dot_c,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_c,
                         [QUANT_F16] = dot_f16_c,
                         [QUANT_BF16] = dot_bf16_c,
-                        [QUANT_Q8_0] = dot_q8_0_c,
-                        [QUANT_Q4_0] = dot_q4_0_c,
-                        [QUANT_Q4_K] = dot_q4_k_c,
-                        [QUANT_Q6_K] = dot_q6_k_c,
                 },
 };
 
 const struct cpu_variant *const cpu_variants[] = {
 #if defined(__x86_64__)
+        &cpu_variant_amx,
         &cpu_variant_avx512,
         &cpu_variant_avx2,
 #endif

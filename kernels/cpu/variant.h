@@ -7,15 +7,19 @@
 
 #include "ref.h"
 
-/* y[t][row] = w[row] · x[t] (+ bias[row]), or added to what is there, for begin ≤ row < end and t < n. */
+/* y[t][row] = w[row] · x[t] (+ bias[row]), or with `accumulate` y[t][row] += scale[t] × that, for begin ≤ row < end and
+ * t < n. */
 struct dot_job {
         const uint8_t *w; /* row 0; row_bytes between rows */
         size_t row_bytes;
         uint32_t cols, begin, end, n;
+        uint32_t rows;        /* that w has: those from `end` on may be fetched early */
         const void *const *x; /* [n] rows in the type's dot_input() form */
+        const void *panels;   /* the same rows as the variant's panel_pack() makes them, 16 to a panel, or NULL */
         float *const *y;      /* [n] */
         const float *bias;    /* or NULL */
         bool accumulate;
+        const float *scale;   /* [n], or NULL: 1 */
 };
 
 typedef void dot_fn(const struct dot_job *job);
@@ -43,13 +47,20 @@ struct cpu_variant {
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         void (*attention)(const struct attention_job *job);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
+        /* Where rows are wanted as panels: for jobs of at least so many rows of a type, 0: for none. All else is
+         * undefined then. A panel takes panel_bytes() and is aligned to 64 bytes. */
+        uint32_t (*panel_rows)(enum quant_type type);
+        size_t (*panel_bytes)(enum dot_input form, uint32_t cols);
+        void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
+        /* The same for any type that is multiplied with 8-bit activations. */
+        void (*dot_whole)(const struct dot_job *job, enum quant_type type);
 };
 
 /* Best first; the last needs nothing. Tests and the benchmark walk this same table. */
 extern const struct cpu_variant *const cpu_variants[];
 extern const unsigned n_cpu_variants;
 
-extern const struct cpu_variant cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
+extern const struct cpu_variant cpu_variant_amx, cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
 
 /* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
  * name. */
@@ -65,5 +76,7 @@ static inline void dot_store(const struct dot_job *job, uint32_t t, uint32_t row
 
         if (job->bias)
                 v += job->bias[row];
+        if (job->scale)
+                v *= job->scale[t];
         *y = job->accumulate ? *y + v : v;
 }

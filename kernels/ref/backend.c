@@ -233,14 +233,14 @@ static int op_moe(struct stream *s, const struct op_moe *op) {
         if (r)
                 return r;
         for (uint32_t t = 0; t < op->n; t++)
-                for (uint32_t j = 0; j < op->k && (int32_t) j < counts[t]; j++) {
-                        size_t slot = (size_t) t * op->k + j, dim = op->gate.cols;
+                for (int32_t e = 0; e < (int32_t) op->gate.stack; e++)
+                        for (uint32_t j = 0; j < op->k && (int32_t) j < counts[t]; j++) {
+                                size_t slot = (size_t) t * op->k + j, dim = op->gate.cols;
 
-                        if (ids[slot] < 0 || (uint32_t) ids[slot] >= op->gate.stack)
-                                continue;
-                        moe_expert(op, &m, (const float *) host_address(op->x) + t * dim,
-                                   (float *) host_address(op->y) + t * dim, ids[slot], weights[slot]);
-                }
+                                if (ids[slot] == e)
+                                        moe_expert(op, &m, (const float *) host_address(op->x) + t * dim,
+                                                   (float *) host_address(op->y) + t * dim, e, weights[slot]);
+                        }
         return 0;
 }
 

@@ -3,28 +3,19 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "block.h"
 #include "float16.h"
+#include "quant-whole.h"
 #include "ref.h"
 
 enum dot_input dot_input(enum quant_type type) {
-        switch (type) {
-        case QUANT_Q8_0:
-        case QUANT_Q4_0:
-                return DOT_Q8_32;
-        case QUANT_Q4_K:
-        case QUANT_Q6_K:
-                return DOT_Q8_256;
-        default:
-                return DOT_FLOAT;
-        }
+        return quant_whole_32(type) ? DOT_Q8_32 : quant_whole_256(type) ? DOT_Q8_256 : DOT_FLOAT;
 }
 
 size_t dot_input_bytes(enum dot_input input, uint32_t cols) {
         size_t bytes;
 
         if (input == DOT_Q8_32)
-                bytes = cols + cols / 32 * sizeof(float);
+                bytes = cols + cols / 32 * (sizeof(float) + sizeof(int16_t));
         else if (input == DOT_Q8_256)
                 bytes = cols + cols / 256 * sizeof(float) + cols / 16 * sizeof(int16_t);
         else
@@ -51,10 +42,19 @@ static float quantize(int8_t *q, const float *x, unsigned n) {
         return largest / 127.0f;
 }
 
+static int16_t sum(const int8_t *q, unsigned n) {
+        int16_t s = 0;
+
+        for (unsigned i = 0; i < n; i++)
+                s += q[i];
+        return s;
+}
+
 void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols) {
-        uint32_t block = input == DOT_Q8_32 ? 32 : 256;
+        uint32_t block = input == DOT_Q8_32 ? 32 : 256, summed = input == DOT_Q8_32 ? 32 : 16;
         int8_t *q = dst;
         float *d = (float *) ((char *) dst + cols);
+        int16_t *sums = (int16_t *) (d + cols / block);
 
         if (input == DOT_FLOAT) {
                 memcpy(dst, src, cols * sizeof(float));
@@ -62,15 +62,8 @@ void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t c
         }
         for (uint32_t i = 0; i < cols / block; i++)
                 d[i] = quantize(q + i * block, src + i * block, block);
-        if (input == DOT_Q8_256) {
-                int16_t *sums = (int16_t *) (d + cols / 256);
-
-                for (uint32_t i = 0; i < cols / 16; i++) {
-                        sums[i] = 0;
-                        for (unsigned j = 0; j < 16; j++)
-                                sums[i] += q[i * 16 + j];
-                }
-        }
+        for (uint32_t i = 0; i < cols / summed; i++)
+                sums[i] = sum(q + i * summed, summed);
 }
 
 static float dot_f32(const void *w, const float *x, uint32_t cols) {
@@ -97,73 +90,43 @@ static float dot_16(const void *w, const float *x, uint32_t cols, float (*conver
         return sum;
 }
 
-static float dot_q8_0(const struct block_q8_0 *w, const int8_t *x, uint32_t cols) {
+static float dot_whole_32(quant_whole_32_fn *whole, size_t block_bytes, const void *w, const int8_t *x,
+                          uint32_t cols) {
         const float *d = q8_32_scales(x, cols);
+        struct quant_whole_32 b;
         float sum = 0.0f;
 
         for (uint32_t i = 0; i < cols / 32; i++, x += 32) {
-                int32_t dot = 0;
+                int32_t dot = 0, all = 0;
 
-                for (unsigned j = 0; j < 32; j++)
-                        dot += w[i].q[j] * x[j];
-                sum += f16_to_f32(w[i].d) * d[i] * (float) dot;
+                whole(&b, (const char *) w + i * block_bytes);
+                for (unsigned j = 0; j < 32; j++) {
+                        dot += b.q[j] * x[j];
+                        all += x[j];
+                }
+                sum = fmaf((float) dot, b.d * d[i], sum);
+                sum = fmaf((float) all, b.m * d[i], sum);
         }
         return sum;
 }
 
-static float dot_q4_0(const struct block_q4_0 *w, const int8_t *x, uint32_t cols) {
-        const float *d = q8_32_scales(x, cols);
-        float sum = 0.0f;
-
-        for (uint32_t i = 0; i < cols / 32; i++, x += 32) {
-                int32_t dot = 0;
-
-                for (unsigned j = 0; j < 16; j++)
-                        dot += ((w[i].q[j] & 15) - 8) * x[j] + ((w[i].q[j] >> 4) - 8) * x[j + 16];
-                sum += f16_to_f32(w[i].d) * d[i] * (float) dot;
-        }
-        return sum;
-}
-
-static float dot_q4_k(const struct block_q4_k *w, const int8_t *x, uint32_t cols) {
+static float dot_whole_256(quant_whole_256_fn *whole, size_t block_bytes, const void *w, const int8_t *x,
+                           uint32_t cols) {
         const float *d = q8_256_scales(x, cols);
         const int16_t *sums = q8_256_sums(x, cols);
+        struct quant_whole_256 b;
         float sum = 0.0f;
 
-        for (uint32_t i = 0; i < cols / 256; i++, sums += 16) {
+        for (uint32_t i = 0; i < cols / 256; i++, sums += 16, x += 256) {
                 int32_t dot = 0, mins = 0;
 
-                for (unsigned j = 0; j < 8; j++, x += 32) {
-                        const uint8_t *q = w[i].q + j / 2 * 32;
-                        uint8_t scale, min;
-                        int32_t part = 0;
-
-                        q4_k_scale_min(w[i].scales, j, &scale, &min);
-                        for (unsigned l = 0; l < 32; l++)
-                                part += (q[l] >> 4 * (j & 1) & 15) * x[l];
-                        dot += scale * part;
-                        mins += min * (sums[2 * j] + sums[2 * j + 1]);
-                }
-                sum += f16_to_f32(w[i].d) * d[i] * (float) dot;
-                sum -= f16_to_f32(w[i].dmin) * d[i] * (float) mins;
-        }
-        return sum;
-}
-
-static float dot_q6_k(const struct block_q6_k *w, const int8_t *x, uint32_t cols) {
-        const float *d = q8_256_scales(x, cols);
-        float sum = 0.0f;
-        uint8_t q[128];
-
-        for (uint32_t i = 0; i < cols / 256; i++) {
-                int32_t dot = 0;
-
-                for (unsigned half = 0; half < 2; half++, x += 128) {
-                        q6_k_unpack(q, &w[i], half);
-                        for (unsigned l = 0; l < 128; l++)
-                                dot += w[i].scales[half * 8 + l / 16] * (q[l] - 32) * x[l];
-                }
-                sum += f16_to_f32(w[i].d) * d[i] * (float) dot;
+                whole(&b, (const char *) w + i * block_bytes);
+                for (unsigned j = 0; j < 256; j++)
+                        dot += b.scales[j / 16] * b.q[j] * x[j];
+                for (unsigned j = 0; j < 16; j++)
+                        mins += b.mins[j] * sums[j];
+                sum = fmaf((float) dot, b.d * d[i], sum);
+                sum = fmaf((float) -mins, b.dmin * d[i], sum);
         }
         return sum;
 }
@@ -184,19 +147,17 @@ static float dot_any(enum quant_type type, const void *w, const float *x, uint32
 }
 
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols) {
+        size_t block_bytes = quant_info(type)->block_bytes;
+
+        if (quant_whole_32(type))
+                return dot_whole_32(quant_whole_32(type), block_bytes, w, x, cols);
+        if (quant_whole_256(type))
+                return dot_whole_256(quant_whole_256(type), block_bytes, w, x, cols);
         switch (type) {
         case QUANT_F16:
                 return dot_16(w, x, cols, f16_to_f32);
         case QUANT_BF16:
                 return dot_16(w, x, cols, bf16_to_f32);
-        case QUANT_Q8_0:
-                return dot_q8_0(w, x, cols);
-        case QUANT_Q4_0:
-                return dot_q4_0(w, x, cols);
-        case QUANT_Q4_K:
-                return dot_q4_k(w, x, cols);
-        case QUANT_Q6_K:
-                return dot_q6_k(w, x, cols);
         case QUANT_F32:
                 return dot_f32(w, x, cols);
         default:

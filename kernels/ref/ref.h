@@ -71,11 +71,15 @@ enum dot_input {
 enum dot_input dot_input(enum quant_type type);
 
 /* Bytes of a row of `cols` values in that form, a multiple of 64. A Q8 row is: int8 q[cols]; float d[cols /
- * block]; and then the sums of q as int16 over each 16 values (Q8_256). */
+ * block]; and then the sums of q as int16 over each 32 values (Q8_32) or 16 values (Q8_256). */
 size_t dot_input_bytes(enum dot_input input, uint32_t cols);
 
 static inline const float *q8_32_scales(const void *row, uint32_t cols) {
         return (const float *) ((const char *) row + cols);
+}
+
+static inline const int16_t *q8_32_sums(const void *row, uint32_t cols) {
+        return (const int16_t *) ((const char *) row + cols + cols / 32 * sizeof(float));
 }
 
 static inline const float *q8_256_scales(const void *row, uint32_t cols) {

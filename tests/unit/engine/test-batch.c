@@ -51,7 +51,8 @@ struct machine {
 };
 
 static const struct machine machines[] = {
-        { NULL, 0 }, { "c", 2 }, { "avx2", 2 }, { "avx512", 1 }, { "avx512", 2 }, { "avx512", 3 },
+        { NULL, 0 }, { "c", 2 }, { "avx2", 2 }, { "avx512", 1 }, { "avx512", 2 }, { "amx", 1 }, { "amx", 2 },
+        { "amx", 3 },
 };
 
 struct subject {
@@ -194,7 +195,7 @@ static void check_model(const char *path) {
                 snprintf(name, sizeof(name), "%.40s", m->isa ? backend_cpu_describe(backend) : "ref");
                 logits = check_machine(backend, path, name, &size);
                 /* More threads: the same bits, too. */
-                if (i > 0 && machines[i - 1].isa && strcmp(machines[i - 1].isa, "avx512") == 0)
+                if (i > 0 && machines[i - 1].isa && strcmp(machines[i - 1].isa, m->isa) == 0)
                         assert_se(memcmp(before, logits, size) == 0);
                 free(before);
                 before = logits;

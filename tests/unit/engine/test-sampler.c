@@ -12,11 +12,17 @@ enum { VOCAB = 8 };
 
 static const float ladder[VOCAB] = { 0.0f, 3.0f, 1.0f, 2.0f, -1.0f, 3.0f, -5.0f, 0.5f };
 
+/* One scratch for all of a test, as for all streams of a model. */
 static struct sampler *sampler(struct sampler_params params, uint32_t vocab) {
+        static struct sampler_scratch *scratch;
+        static uint32_t size;
         struct sampler *s;
 
-        assert_se(!sampler_params_check(&params));
-        assert_se(sampler_new(&s, &params, vocab) == 0);
+        if (!scratch)
+                assert_se(sampler_scratch_new(&scratch, vocab) == 0);
+        size = size ? size : vocab;
+        assert_se(size == vocab && !sampler_params_check(&params));
+        assert_se(sampler_new(&s, &params, scratch) == 0);
         return s;
 }
 
@@ -248,31 +254,88 @@ static int by_falling_value(const void *a, const void *b) {
         return (x < y) - (x > y);
 }
 
-/* Against a sort, over random logits of many scales. */
-TEST(top_k_and_top_p_cut_where_a_sort_would) {
+/* Logits of many scales, some with many ties; what is not finite is strewn in. */
+static void make_logits(float *logits, uint32_t n, unsigned round) {
+        uint32_t random = round;
+
+        for (uint32_t i = 0; i < n; i++) {
+                random = random * 1664525u + 1013904223u;
+                logits[i] = ldexpf((float) (int32_t) random, (int) (round % 20) - 40);
+                if (round % 3 == 0)
+                        logits[i] = roundf(logits[i] * 64.0f) / 64.0f;
+        }
+        logits[round] = NAN;
+        logits[n - 1 - round] = INFINITY;
+        logits[n / 2 + round] = -INFINITY;
+}
+
+/* Against e^x of libm in double. */
+TEST(weights_are_the_exponential) {
+        enum { N = 1000 };
+        float logits[N], p[N];
+        struct sampler *s = sampler(PARAMS(.seed = 0), N);
+        double sum = 0.0;
+
+        for (unsigned i = 0; i < N; i++)
+                logits[i] = -(float) i * 0.1f;
+        for (unsigned i = 0; i < N; i++)
+                sum += exp((double) logits[i]);
+        sampler_distribution(s, logits, NULL, 0, p);
+        for (unsigned i = 0; i < 870; i++)
+                assert_se(fabs(p[i] / (exp((double) logits[i]) / sum) - 1.0) < 5e-7);
+        assert_se(p[880] == 0.0f);
+        for (unsigned i = 0; i < N; i += 100)
+                assert_se(fabs(sampler_logprob(logits, N, (int32_t) i) - (logits[i] - log(sum))) < 1e-5);
+        sampler_free(s);
+}
+
+/* Against a sort, in double. */
+TEST(the_nucleus_is_where_a_sort_would_end_it) {
+        enum { N = 3001 };
+        static float logits[N], p[N], all[N];
+
+        for (unsigned round = 0; round < 60; round++) {
+                float top_p = 0.05f + 0.9f * (float) (round % 10) / 10.0f, lightest = 1.0f;
+                struct sampler *whole = sampler(PARAMS(.seed = 0), N), *cut = sampler(PARAMS(.top_p = top_p), N);
+                double kept = 0.0;
+
+                make_logits(logits, N, round);
+                sampler_distribution(whole, logits, NULL, 0, all);
+                sampler_distribution(cut, logits, NULL, 0, p);
+                for (unsigned i = 0; i < N; i++)
+                        if (p[i] > 0.0f) {
+                                kept += all[i];
+                                lightest = fminf(lightest, all[i]);
+                        }
+                assert_se(kept > top_p - 1e-5 && kept - lightest < top_p + 1e-5);
+                for (unsigned i = 0; i < N; i++)
+                        assert_se(p[i] > 0.0f ? fabs(p[i] - all[i] / kept) < 1e-5 * p[i] + 1e-9 : all[i] <= lightest);
+                sampler_free(whole);
+                sampler_free(cut);
+        }
+}
+
+/* Against a sort. */
+TEST(top_k_cuts_where_a_sort_would) {
         enum { N = 3000 };
         static float logits[N], sorted[N], p[N];
-        uint32_t random = 1;
 
         for (unsigned round = 0; round < 40; round++) {
                 uint32_t k = 1 + round * 37;
                 struct sampler *s = sampler(PARAMS(.top_k = k), N);
                 unsigned n = 0;
 
-                for (unsigned i = 0; i < N; i++) {
-                        random = random * 1664525u + 1013904223u;
-                        logits[i] = ldexpf((float) (int32_t) random, (int) (round % 20) - 40);
-                        if (round % 3 == 0)
-                                logits[i] = roundf(logits[i] * 64.0f) / 64.0f;
-                }
-                memcpy(sorted, logits, sizeof(sorted));
+                make_logits(logits, N, round);
+                for (unsigned i = 0; i < N; i++)
+                        sorted[i] = isfinite(logits[i]) ? logits[i] : -FLT_MAX;
                 qsort(sorted, N, sizeof(*sorted), by_falling_value);
                 sampler_distribution(s, logits, NULL, 0, p);
                 for (unsigned i = 0; i < N; i++)
-                        n += logits[i] < sorted[k - 1] && p[i] > 0.0f;
+                        n += (!isfinite(logits[i]) || logits[i] < sorted[k - 1]) && p[i] > 0.0f;
                 assert_se(n == 0);
                 for (unsigned i = 0; i < N; i++)
-                        n += logits[i] >= sorted[k - 1] && p[i] == 0.0f && logits[i] > sorted[0] - 80.0f;
+                        n += isfinite(logits[i]) && logits[i] >= sorted[k - 1] && p[i] == 0.0f &&
+                             logits[i] > sorted[0] - 80.0f;
                 assert_se(n == 0);
                 sampler_free(s);
         }

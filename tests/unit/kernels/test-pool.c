@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
@@ -30,6 +31,10 @@ static void count(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
                 s->seen[i]++;
 }
 
+static void add_up(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        atomic_fetch_add((_Atomic uint64_t *) arg, end - begin);
+}
+
 TEST(every_item_runs_once_in_any_split) {
         for (unsigned threads = 1; threads <= 4; threads++) {
                 _cleanup_(pool_freep) struct pool *p = NULL;
@@ -55,6 +60,101 @@ TEST(many_small_loops_see_each_others_writes) {
                         pool_run(p, 2 + loop % 7, 1, count, &s);
                 assert_se(s.seen[0] == 20000 && s.seen[1] == 20000);
         }
+}
+
+/* Each phase reads what all of the one before wrote: the sum of an item and its mirror image. */
+struct fold {
+        uint64_t from[64], to[64];
+};
+
+static void fold(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        struct fold *f = arg;
+
+        for (uint64_t i = begin; i < end; i++)
+                f->to[i] = f->from[i] + f->from[63 - i];
+}
+
+static void unfold(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        struct fold *f = arg;
+
+        for (uint64_t i = begin; i < end; i++)
+                f->from[i] = f->to[63 - i] / 2;
+}
+
+TEST(phases_see_all_that_those_before_wrote) {
+        for (unsigned threads = 1; threads <= 4; threads++) {
+                _cleanup_(pool_freep) struct pool *p = NULL;
+                struct fold f;
+                struct pool_phase phases[] = {
+                        { 64, 16, fold, &f }, { 64, 1, unfold, &f }, { 0, 1, fold, &f }, { 64, 64, fold, &f },
+                        { 64, 0, unfold, &f }, { 64, 64, fold, &f }, { 64, 100, unfold, &f },
+                };
+
+                assert_se(pool_new(&p, threads) == 0);
+                for (unsigned round = 0; round < 5000; round++) {
+                        for (unsigned i = 0; i < 64; i++)
+                                f.from[i] = 2 * (i + round);
+                        /* All end alike, whichever is the last. */
+                        pool_run_phases(p, phases, round % 2 ? ELEMENTS(phases) : 2);
+                        for (unsigned i = 0; i < 64; i++)
+                                assert_se(f.from[i] == 63 + 2 * round);
+                }
+        }
+}
+
+struct chain {
+        struct pool_phase phases[3];
+        struct sums *sums;
+};
+
+/* Says how long the next phase is. */
+static void lengthen(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        struct chain *c = arg;
+
+        c->phases[1].n += 10 * (end - begin);
+}
+
+TEST(a_phase_may_change_those_behind_it) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+
+        assert_se(pool_new(&p, 3) == 0);
+        for (unsigned round = 0; round < 1000; round++) {
+                struct sums s = {0};
+                struct chain c = {
+                        .phases = { { 7, 7, lengthen, &c }, { 0, 3, count, &s }, { 100, 9, count, &s } },
+                };
+
+                pool_run_phases(p, c.phases, 3);
+                assert_se(s.seen[0] == 2 && s.seen[69] == 2 && s.seen[70] == 1 && s.seen[99] == 1 && s.seen[100] == 0);
+        }
+}
+
+/* More threads than cores: whoever runs does the work, and nobody waits for one that does not. */
+TEST(threads_that_share_a_core_get_on) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+        struct sums s = {0};
+        cpu_set_t mine, one;
+        unsigned cpu = 0;
+
+        assert_se(sched_getaffinity(0, sizeof(mine), &mine) == 0);
+        while (!CPU_ISSET(cpu, &mine))
+                cpu++;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        assert_se(sched_setaffinity(0, sizeof(one), &one) == 0);
+        assert_se(pool_new(&p, 4) == 0);
+        for (uint32_t loop = 0; loop < 3000; loop++)
+                pool_run(p, 8, 1, count, &s);
+        assert_se(s.seen[0] == 3000 && s.seen[7] == 3000);
+}
+
+TEST(items_that_are_too_many_for_one_each_are_handed_out_in_larger_pieces) {
+        _cleanup_(pool_freep) struct pool *p = NULL;
+        _Atomic uint64_t sum = 0;
+
+        assert_se(pool_new(&p, 2) == 0);
+        pool_run(p, UINT64_C(1) << 40, 1, add_up, (void *) &sum);
+        assert_se(sum == UINT64_C(1) << 40);
 }
 
 /* Items that last long enough for a sleeping worker to arrive. */

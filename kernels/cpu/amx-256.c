@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+/* Blocks of 256 weights with scaled sub-blocks on the matrix unit. A weight times the scale of its sub-block is a whole
+ * number of up to 13 bits: it is split into two digits that are bytes, one tile each, and the products of both with the
+ * activations are put together again. So the sums are exact, and equal those of group-256.c to the bit.
+ *
+ * The unit multiplies one pair of panels while AVX-512 finishes the pair before (float32 scales, mins), between the
+ * instructions of the former: neither waits for the other. */
+
+#include "amx-dot.h"
+#include "group-256.h"
+#include "panel.h"
+#include "tile.h"
+
+/* A block of sixteen weight rows. */
+struct slab {
+        _Alignas(64) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
+        int16_t mins[GROUP_ROWS][8];
+        float d[GROUP_ROWS], dmin[GROUP_ROWS];
+};
+
+/* Constant: functions that take one are inlined for it. */
+struct format_amx {
+        size_t block_bytes;
+        int shift; /* weight × scale = low digit + (high digit << shift) */
+        bool has_sign, has_min;
+        void (*unpack)(struct slab *slab, const struct group *g, size_t at);
+};
+
+/* The products of a slab with one panel or two, not put together yet. */
+struct products {
+        const struct slab *slab;
+        const struct panel_256 *x[2];
+        float (*acc[2])[PANEL_ROWS]; /* [16 weight rows][16 activation rows] */
+        bool two;
+        _Alignas(64) int32_t digits[2][2][GROUP_ROWS][PANEL_ROWS]; /* [panel][low, high] */
+};
+
+struct work {
+        struct slab slabs[2];
+        struct products products[2];
+        _Alignas(64) float acc[AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
+};
+
+/* --- unpacking --------------------------------------------------------------------------------------------------- */
+
+/* Bytes of at most 31 times scales' digits of at most 7 stay below 256: one multiplication of a word does two. */
+ALWAYS_INLINE void unpack_q45_k(struct slab *slab, const struct group *g, size_t at,
+                                __m512i (*values)(const uint8_t *block, int v)) {
+        __m512i head[4], words;
+
+        UNROLL for (int q = 0; q < 4; q++) {
+                __m512i scales, mins, low, high;
+
+                head[q] = quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
+                                   load128(g->row[q + 12] + at));
+                scales = q4_k_scales(head[q]);
+                mins = _mm512_shuffle_epi8(scales, q4_k_min_words());
+                _mm_store_si128((__m128i *) slab->mins[q], _mm512_castsi512_si128(mins));
+                _mm_store_si128((__m128i *) slab->mins[q + 4], _mm512_extracti32x4_epi32(mins, 1));
+                _mm_store_si128((__m128i *) slab->mins[q + 8], _mm512_extracti32x4_epi32(mins, 2));
+                _mm_store_si128((__m128i *) slab->mins[q + 12], _mm512_extracti32x4_epi32(mins, 3));
+                low = _mm512_and_si512(scales, _mm512_set1_epi8(7));
+                high = _mm512_and_si512(_mm512_srli_epi16(scales, 3), _mm512_set1_epi8(7));
+                UNROLL for (int l = 0; l < 4; l++) {
+                        __m512i row_low = _mm512_shuffle_i32x4(low, low, l * 0x55);
+                        __m512i row_high = _mm512_shuffle_i32x4(high, high, l * 0x55);
+
+                        UNROLL for (int v = 0; v < 4; v++) {
+                                __m512i w = values(g->row[q + 4 * l] + at, v), spread = q4_k_scale_words(v);
+
+                                _mm512_store_si512(slab->digits[0][v][q + 4 * l],
+                                                   _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_low, spread)));
+                                _mm512_store_si512(slab->digits[1][v][q + 4 * l],
+                                                   _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_high, spread)));
+                        }
+                }
+        }
+        words = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(head[0], head[1]),
+                                      _mm512_unpacklo_epi32(head[2], head[3]));
+        _mm512_store_ps(slab->d, low_halves(words));
+        _mm512_store_ps(slab->dmin, high_halves(words));
+}
+
+ALWAYS_INLINE void unpack_q4_k(struct slab *slab, const struct group *g, size_t at) {
+        unpack_q45_k(slab, g, at, values_q4_k);
+}
+
+ALWAYS_INLINE void unpack_q5_k(struct slab *slab, const struct group *g, size_t at) {
+        unpack_q45_k(slab, g, at, values_q5_k);
+}
+
+/* (value - offset) × scale = low + 128 high, -64 ≤ low < 64, for values 64 v to 64 v + 63 of row i. */
+ALWAYS_INLINE void split_products(struct slab *slab, int i, int v, __m512i values, int offset, __m256i scales) {
+        __m512i scale = spread_scales(scales, v), mask = _mm512_set1_epi16(127);
+        /* Each quarter has one scale, so that its halves may be taken apart and put together again. */
+        __m512i a = _mm512_unpacklo_epi8(values, _mm512_setzero_si512());
+        __m512i b = _mm512_unpackhi_epi8(values, _mm512_setzero_si512());
+        __m512i add = _mm512_sub_epi16(_mm512_set1_epi16(64), _mm512_mullo_epi16(scale, _mm512_set1_epi16((short) offset)));
+
+        a = _mm512_add_epi16(_mm512_mullo_epi16(a, scale), add);
+        b = _mm512_add_epi16(_mm512_mullo_epi16(b, scale), add);
+        _mm512_store_si512(slab->digits[1][v][i],
+                           _mm512_packs_epi16(_mm512_srai_epi16(a, 7), _mm512_srai_epi16(b, 7)));
+        _mm512_store_si512(slab->digits[0][v][i],
+                           _mm512_sub_epi8(_mm512_packus_epi16(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask)),
+                                           _mm512_set1_epi8(64)));
+}
+
+ALWAYS_INLINE void unpack_q6_k(struct slab *slab, const struct group *g, size_t at) {
+        for (int i = 0; i < GROUP_ROWS; i++) {
+                __m256i scales = scales_q6_k(g->row[i] + at);
+
+                UNROLL for (int v = 0; v < 4; v++)
+                        split_products(slab, i, v, values_q6_k(g->row[i] + at, v), 32, scales);
+        }
+        /* d is the last thing in a block. */
+        _mm512_store_ps(slab->d, high_halves(group_words(g, at + sizeof(struct block_q6_k) - 4)));
+}
+
+ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, const struct group *g, size_t at) {
+        for (int i = 0; i < GROUP_ROWS; i++) {
+                __m256i scales = scales_iq4_xs(g->row[i] + at);
+
+                UNROLL for (int v = 0; v < 4; v++)
+                        split_products(slab, i, v, levels_iq4(codes_iq4_xs(g->row[i] + at, v)), 127, scales);
+        }
+        _mm512_store_ps(slab->d, low_halves(group_words(g, at)));
+}
+
+/* --- multiplying ------------------------------------------------------------------------------------------------- */
+
+/* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. */
+ALWAYS_INLINE void finish_rows(const struct products *p, int side, int from, struct format_amx f) {
+        const struct panel_256 *x = p->x[side];
+        __m512 dy = _mm512_load_ps(x->d);
+
+        UNROLL for (int w = from; w < from + 4; w++) {
+                float *row = p->acc[side][w];
+                __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(load512(p->digits[side][1][w]), f.shift),
+                                               load512(p->digits[side][0][w]));
+                __m512 acc = _mm512_load_ps(row);
+
+                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(p->slab->d[w]) * dy, acc);
+                if (f.has_min) {
+                        const int16_t *m = p->slab->mins[w];
+                        __m512i mins = _mm512_setzero_si512();
+
+                        UNROLL for (int j = 0; j < 4; j++) {
+                                int32_t pair;
+
+                                memcpy(&pair, m + 2 * j, sizeof(pair));
+                                mins = _mm512_dpwssd_epi32(mins, load512(x->sums[j]), _mm512_set1_epi32(pair));
+                        }
+                        acc = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_set1_ps(p->slab->dmin[w]) * dy, acc);
+                }
+                _mm512_store_ps(row, acc);
+        }
+}
+
+ALWAYS_INLINE void finish(const struct products *p, int from, struct format_amx f) {
+        finish_rows(p, 0, from, f);
+        if (p->two)
+                finish_rows(p, 1, from, f);
+}
+
+#define MULTIPLY(_c, _a, _b)                                                                                 \
+        do {                                                                                                 \
+                if (f.has_sign)                                                                              \
+                        AMX_DOT_S8_S8(_c, _a, _b);                                                           \
+                else                                                                                         \
+                        AMX_DOT_U8_S8(_c, _a, _b);                                                           \
+        } while (0)
+
+/* Multiplies p's slab with its panels and, meanwhile, finishes `before` (unless NULL). */
+ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, struct format_amx f) {
+        /* The instructions clobber memory, as the compiler sees it: what they need stays in registers. */
+        const int8_t(*low)[GROUP_ROWS][64] = p->slab->digits[0], (*high)[GROUP_ROWS][64] = p->slab->digits[1];
+        const int8_t(*x0)[PANEL_ROWS][4] = p->x[0]->q, (*x1)[PANEL_ROWS][4] = p->x[1]->q;
+
+        AMX_ZERO(0);
+        AMX_ZERO(1);
+        if (two) {
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+        }
+        UNROLL for (int v = 0; v < 4; v++) {
+                AMX_LOAD(4, low[v], 64);
+                AMX_LOAD(6, x0[16 * v], 64);
+                MULTIPLY(0, 4, 6);
+                AMX_LOAD(5, high[v], 64);
+                MULTIPLY(1, 5, 6);
+                if (two) {
+                        AMX_LOAD(7, x1[16 * v], 64);
+                        MULTIPLY(2, 4, 7);
+                        MULTIPLY(3, 5, 7);
+                }
+                if (before)
+                        finish(before, 4 * v, f);
+        }
+        AMX_STORE(0, p->digits[0][0], 64);
+        AMX_STORE(1, p->digits[0][1], 64);
+        if (two) {
+                AMX_STORE(2, p->digits[1][0], 64);
+                AMX_STORE(3, p->digits[1][1], 64);
+        }
+}
+
+ALWAYS_INLINE void group_256(const struct dot_job *job, const struct group *g, struct work *k, uint32_t first,
+                             uint32_t panels, struct format_amx f) {
+        uint32_t blocks = job->cols / 256, turn = 0;
+        const struct panel_256 *x = (const struct panel_256 *) job->panels + (size_t) first * blocks;
+        const struct products *before = NULL;
+
+        memset(k->acc, 0, panels * sizeof(k->acc[0]));
+        f.unpack(&k->slabs[0], g, 0);
+        for (uint32_t i = 0; i < blocks; i++) {
+                for (uint32_t p = 0; p < panels; p += 2) {
+                        struct products *now = &k->products[turn++ % 2];
+
+                        now->slab = &k->slabs[i % 2];
+                        now->two = p + 1 < panels;
+                        for (uint32_t side = 0; side <= now->two; side++) {
+                                now->x[side] = x + (size_t) (p + side) * blocks + i;
+                                now->acc[side] = k->acc[p + side];
+                        }
+                        if (now->two)
+                                multiply(now, true, before, f);
+                        else
+                                multiply(now, false, before, f);
+                        before = now;
+                }
+                group_fetch(g, i * f.block_bytes, f.block_bytes, 0, 1);
+                if (i + 1 < blocks)
+                        f.unpack(&k->slabs[(i + 1) % 2], g, (i + 1) * f.block_bytes);
+        }
+        for (int from = 0; from < GROUP_ROWS; from += 4)
+                finish(before, from, f);
+}
+
+ALWAYS_INLINE void dot_256(const struct dot_job *job, struct format_amx f) {
+        static const struct amx_config config = {
+                .palette = 1,
+                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+        };
+        struct work k;
+
+        amx_begin(&config);
+        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS) {
+                uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
+
+                for (uint32_t row = job->begin; row < job->end; row += GROUP_ROWS) {
+                        struct group g = group_at(job, row);
+
+                        group_256(job, &g, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
+                        amx_store(job, &g, row, t, n, k.acc);
+                }
+        }
+        amx_end();
+}
+
+#define DOT_AMX_256(_name, _shift, _has_sign, _has_min)                                                      \
+        void dot_##_name##_amx(const struct dot_job *job) {                                                  \
+                if (job->panels)                                                                             \
+                        dot_256(job, (struct format_amx) {                                                   \
+                                sizeof(struct block_##_name), _shift, _has_sign, _has_min, unpack_##_name    \
+                        });                                                                                  \
+                else                                                                                         \
+                        dot_##_name##_avx512(job);                                                           \
+        }
+
+DOT_AMX_256(q4_k, 3, false, true)
+DOT_AMX_256(q5_k, 3, false, true)
+DOT_AMX_256(q6_k, 7, true, false)
+DOT_AMX_256(iq4_xs, 7, true, false)

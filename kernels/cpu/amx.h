@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* The matrix unit: eight tiles of up to 16 rows of up to 64 bytes (Intel SDM volume 1, chapter 18). The
+ * instructions are written out because the intrinsics of gcc 12 do not say that they read and write memory.
+ * A thread may use tiles between amx_begin() and amx_end(); tile numbers are literals. */
+
+#include <stdint.h>
+
+#include "simd.h"
+
+enum { AMX_ROWS = 16, AMX_ROW_BYTES = 64, AMX_TILE_BYTES = AMX_ROWS * AMX_ROW_BYTES };
+
+struct amx_config {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+};
+
+_Static_assert(sizeof(struct amx_config) == 64, "struct amx_config");
+
+ALWAYS_INLINE void amx_begin(const struct amx_config *c) {
+        __asm__ volatile("ldtilecfg %0" : : "m"(*c));
+}
+
+/* Also keeps the tiles out of what a change of threads has to save. */
+ALWAYS_INLINE void amx_end(void) {
+        __asm__ volatile("tilerelease");
+}
+
+#define AMX_ZERO(_tile) __asm__ volatile("tilezero %%tmm" #_tile ::)
+/* Rows `_stride` bytes apart. */
+#define AMX_LOAD(_tile, _from, _stride)                                                                      \
+        __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #_tile                                                 \
+                         :                                                                                   \
+                         : "r"((const void *) (_from)), "r"((uint64_t) (_stride))                            \
+                         : "memory")
+#define AMX_STORE(_tile, _to, _stride)                                                                       \
+        __asm__ volatile("tilestored %%tmm" #_tile ", (%0,%1,1)"                                             \
+                         :                                                                                   \
+                         : "r"((void *) (_to)), "r"((uint64_t) (_stride))                                    \
+                         : "memory")
+/* c[m][n] += Σ_k a[m][k] × b[k / 4][n][k % 4]: int32, of unsigned × signed or signed × signed bytes. */
+#define AMX_DOT_U8_S8(_c, _a, _b) __asm__ volatile("tdpbusd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)
+#define AMX_DOT_S8_S8(_c, _a, _b) __asm__ volatile("tdpbssd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)
+/* c[m][n] += Σ_k a[m][k] × b[k / 2][n][k % 2]: float32, of bfloat16; subnormal numbers count as zero. */
+#define AMX_DOT_BF16(_c, _a, _b) __asm__ volatile("tdpbf16ps %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* AVX-512 with the matrix unit. */
+
+#include "machine.h"
+#include "panel.h"
+#include "tile.h"
+
+/* Up to two rows go through the vector unit at the speed of memory, and come to the same bits. */
+static uint32_t panel_rows(enum quant_type type) {
+        switch (type) {
+        case QUANT_Q4_K:
+        case QUANT_Q5_K:
+        case QUANT_Q6_K:
+        case QUANT_IQ4_XS:
+                return 3;
+        default:
+                return 0;
+        }
+}
+
+const struct cpu_variant cpu_variant_amx = {
+        .name = "amx",
+        .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
+        ROWS_MEMBERS(avx512),
+        .attention = attention_avx512,
+        .panel_rows = panel_rows,
+        .panel_bytes = panel_bytes,
+        .panel_pack = panel_pack,
+        .dot_whole = dot_whole_avx2,
+        .dot =
+                {
+                        [QUANT_F32] = dot_f32_avx512,
+                        [QUANT_F16] = dot_f16_avx512,
+                        [QUANT_BF16] = dot_bf16_avx512,
+                        [QUANT_Q8_0] = dot_q8_0_avx512,
+                        [QUANT_Q4_0] = dot_q4_0_avx512,
+                        [QUANT_Q4_1] = dot_q4_1_avx512,
+                        [QUANT_Q5_0] = dot_q5_0_avx512,
+                        [QUANT_Q5_1] = dot_q5_1_avx512,
+                        [QUANT_IQ4_NL] = dot_iq4_nl_avx512,
+                        [QUANT_MXFP4] = dot_mxfp4_avx512,
+                        [QUANT_Q4_K] = dot_q4_k_amx,
+                        [QUANT_Q5_K] = dot_q5_k_amx,
+                        [QUANT_Q6_K] = dot_q6_k_amx,
+                        [QUANT_IQ4_XS] = dot_iq4_xs_amx,
+                },
+};

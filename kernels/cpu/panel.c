@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#include "panel.h"
+
+#include "base/util.h"
+#include "tile.h"
+
+size_t panel_bytes(enum dot_input form, uint32_t cols) {
+        switch (form) {
+        case DOT_Q8_32:
+                return cols / 32 * sizeof(struct panel_32);
+        case DOT_Q8_256:
+                return cols / 256 * sizeof(struct panel_256);
+        default:
+                return DIV_ROUND_UP(cols, 32U) * sizeof(struct panel_float);
+        }
+}
+
+/* 16 dwords of each row from `at`, the `there` first of them. */
+ALWAYS_INLINE void load_rows(__m512i v[16], const void *const *x, uint32_t n, size_t at, __mmask16 there) {
+        for (uint32_t t = 0; t < PANEL_ROWS; t++)
+                v[t] = t < n ? _mm512_maskz_loadu_epi32(there, (const char *) x[t] + at) : _mm512_setzero_si512();
+}
+
+/* 64 values of each row. */
+ALWAYS_INLINE void pack_64(int8_t q[16][PANEL_ROWS][4], const void *const *x, uint32_t n, size_t at) {
+        __m512i v[16];
+
+        load_rows(v, x, n, at, 0xffff);
+        transpose_dwords(v);
+        for (int i = 0; i < 16; i++)
+                _mm512_store_si512(q[i], v[i]);
+}
+
+static void pack_256(struct panel_256 *p, const void *const *x, uint32_t n, uint32_t cols) {
+        for (uint32_t i = 0; i < cols / 256; i++, p++) {
+                for (unsigned v = 0; v < 4; v++)
+                        pack_64(p->q + 16 * v, x, n, (size_t) i * 256 + 64 * v);
+                for (uint32_t t = 0; t < PANEL_ROWS; t++) {
+                        const int16_t *sums = t < n ? q8_256_sums(x[t], cols) + i * 16 : NULL;
+
+                        p->d[t] = t < n ? q8_256_scales(x[t], cols)[i] : 0.0f;
+                        for (unsigned j = 0; j < 8; j++)
+                                p->sums[j / 2][t][j % 2] = (int16_t) (sums ? sums[2 * j] + sums[2 * j + 1] : 0);
+                }
+        }
+}
+
+static void pack_32(struct panel_32 *p, const void *const *x, uint32_t n, uint32_t cols) {
+        for (uint32_t i = 0; i < cols / 32; i++, p++) {
+                __m512i v[16];
+
+                load_rows(v, x, n, (size_t) i * 32, 0xff);
+                transpose_dwords(v);
+                for (int k = 0; k < 8; k++)
+                        _mm512_store_si512(p->q[k], v[k]);
+                for (uint32_t t = 0; t < PANEL_ROWS; t++) {
+                        p->d[t] = t < n ? q8_32_scales(x[t], cols)[i] : 0.0f;
+                        p->sums[t] = t < n ? q8_32_sums(x[t], cols)[i] : 0.0f;
+                }
+        }
+}
+
+/* The bfloat16 numbers of two vectors, those of the first in the low half. */
+ALWAYS_INLINE __m512i to_bf16(__m512 low, __m512 high) {
+        return (__m512i) _mm512_cvtne2ps_pbh(high, low);
+}
+
+ALWAYS_INLINE __m512 from_bf16(__m256i v) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, uint32_t cols) {
+        for (uint32_t i = 0; i < cols; i += 32, p++) {
+                uint32_t here = MIN(cols - i, 32U);
+                __m512i a[16], b[16], high[16], low[16];
+
+                load_rows(a, x, n, i * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
+                load_rows(b, x, n, (i + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
+                for (int t = 0; t < PANEL_ROWS; t++) {
+                        __m512 first = _mm512_castsi512_ps(a[t]), second = _mm512_castsi512_ps(b[t]);
+
+                        high[t] = to_bf16(first, second);
+                        first = first - from_bf16(_mm512_castsi512_si256(high[t]));
+                        second = second - from_bf16(_mm512_extracti64x4_epi64(high[t], 1));
+                        low[t] = to_bf16(first, second);
+                }
+                transpose_dwords(high);
+                transpose_dwords(low);
+                for (int k = 0; k < 16; k++) {
+                        _mm512_store_si512(p->high[k], high[k]);
+                        _mm512_store_si512(p->low[k], low[k]);
+                }
+        }
+}
+
+void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols) {
+        if (form == DOT_Q8_256)
+                pack_256(panel, x, n, cols);
+        else if (form == DOT_Q8_32)
+                pack_32(panel, x, n, cols);
+        else
+                pack_float(panel, x, n, cols);
+}
