@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,7 +19,6 @@ struct read_work {
 enum { READ_PIECE = 1 << 20, PEAK_PIECES = 64, PEAK_ROUNDS = 100000, TILE_ROUNDS = 20000, LOOKS = 3 };
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 
 /* Four loads that are independent of each other. */
@@ -74,36 +72,6 @@ PEAK(int8_avx2, "avx2", __m256i, _mm256_setzero_si256(),
 PEAK(f32_avx512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_fmadd_ps(a, b, sums[k]))
 PEAK(f32_avx2, "avx2,fma", __m256, _mm256_setzero_ps(), _mm256_fmadd_ps(a, b, sums[k]))
 
-static const struct {
-        const char *isa;
-        pool_fn *int8, *f32;
-        unsigned int8_lanes, f32_lanes;
-} peaks[] = {
-        {"avx512", int8_avx512, f32_avx512, 64, 16},
-        {"avx2", int8_avx2, f32_avx2, 32, 8},
-};
-
-static double peak(struct pool *pool, pool_fn *fn, unsigned lanes) {
-        uint64_t begin = now_nsec();
-
-        pool_run(pool, PEAK_PIECES, 1, fn, NULL);
-        return (double) PEAK_PIECES * PEAK_ROUNDS * CHAINS * lanes / (double) (now_nsec() - begin) * 1e9;
-}
-
-double limit_int8(struct pool *pool, const char *isa) {
-        for (unsigned i = 0; i < ELEMENTS(peaks); i++)
-                if (strcmp(peaks[i].isa, isa) == 0)
-                        return peak(pool, peaks[i].int8, peaks[i].int8_lanes);
-        return 0.0;
-}
-
-double limit_f32(struct pool *pool, const char *isa) {
-        for (unsigned i = 0; i < ELEMENTS(peaks); i++)
-                if (strcmp(peaks[i].isa, isa) == 0)
-                        return peak(pool, peaks[i].f32, peaks[i].f32_lanes);
-        return 0.0;
-}
-
 /* Tile configuration, palette 1: Intel SDM volume 1, 18.2. All eight tiles are 16 rows of 64 bytes. */
 struct tiles {
         uint8_t palette, start_row, reserved[14];
@@ -137,30 +105,40 @@ struct tiles {
 TILES(tiles_int8, "amx-int8", "tdpbssd")
 TILES(tiles_bf16, "amx-bf16", "tdpbf16ps")
 
-bool limit_matrix(void) {
-        enum { REQUEST = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18 };
-        const unsigned bits = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
-        unsigned a, b, c, d;
+/* A rate, and the multiply-adds of a piece. */
+struct peak {
+        pool_fn *fn;
+        double products;
+};
 
-        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bits) == bits &&
-               syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-}
+#define VECTOR(_fn, _lanes)                                                                                  \
+        { _fn, (double) (_lanes) *PEAK_ROUNDS *CHAINS }
+#define TILE(_fn, _row_products)                                                                             \
+        { _fn, (double) (_row_products) *TILE_ROUNDS * 4 * 16 * 16 }
 
-static double peak_tiles(struct pool *pool, pool_fn *fn, unsigned row_products) {
+static const struct {
+        const char *isa;
+        struct peak int8, bf16, f32;
+} peaks[] = {
+        {"amx", TILE(tiles_int8, 64), TILE(tiles_bf16, 32), VECTOR(f32_avx512, 16)},
+        {"avx512", VECTOR(int8_avx512, 64), VECTOR(f32_avx512, 16), VECTOR(f32_avx512, 16)},
+        {"avx2", VECTOR(int8_avx2, 32), VECTOR(f32_avx2, 8), VECTOR(f32_avx2, 8)},
+};
+
+static double peak_rate(struct pool *pool, const struct peak *peak) {
         uint64_t begin = now_nsec();
 
-        pool_run(pool, PEAK_PIECES, 1, fn, NULL);
-        return (double) PEAK_PIECES * TILE_ROUNDS * 4 * 16 * 16 * row_products /
-               (double) (now_nsec() - begin) * 1e9;
+        pool_run(pool, PEAK_PIECES, 1, peak->fn, NULL);
+        return PEAK_PIECES * peak->products / (double) (now_nsec() - begin) * 1e9;
 }
 
-double limit_matrix_int8(struct pool *pool) {
-        return peak_tiles(pool, tiles_int8, 64);
-}
-
-double limit_matrix_bf16(struct pool *pool) {
-        return peak_tiles(pool, tiles_bf16, 32);
-}
+#define LIMIT(_name)                                                                                         \
+        double limit_##_name(struct pool *pool, const char *isa) {                                           \
+                for (unsigned i = 0; i < ELEMENTS(peaks); i++)                                               \
+                        if (strcmp(peaks[i].isa, isa) == 0)                                                  \
+                                return peak_rate(pool, &peaks[i]._name);                                     \
+                return 0.0;                                                                                  \
+        }
 #else
 static void read_words(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct read_work *w = arg;
@@ -176,26 +154,15 @@ static pool_fn *reader(void) {
         return read_words;
 }
 
-double limit_int8(struct pool *pool, const char *isa) {
-        return 0.0;
-}
-
-double limit_f32(struct pool *pool, const char *isa) {
-        return 0.0;
-}
-
-bool limit_matrix(void) {
-        return false;
-}
-
-double limit_matrix_int8(struct pool *pool) {
-        return 0.0;
-}
-
-double limit_matrix_bf16(struct pool *pool) {
-        return 0.0;
-}
+#define LIMIT(_name)                                                                                         \
+        double limit_##_name(struct pool *pool, const char *isa) {                                           \
+                return 0.0;                                                                                  \
+        }
 #endif
+
+LIMIT(int8)
+LIMIT(bf16)
+LIMIT(f32)
 
 double limit_read(struct pool *pool, const void *data, uint64_t bytes) {
         struct read_work w = {.data = data};
@@ -209,16 +176,8 @@ static void fill_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         memset((char *) arg + begin * READ_PIECE, 1, (end - begin) * READ_PIECE);
 }
 
-static double best_vector(struct pool *pool, double (*limit)(struct pool *, const char *)) {
-        double best = 0.0;
-
-        for (unsigned v = 0; v < n_cpu_variants && best == 0.0; v++)
-                if ((cpu_variants[v]->needs & machine_cpu_bits()) == cpu_variants[v]->needs)
-                        best = limit(pool, cpu_variants[v]->name);
-        return best;
-}
-
 static int measure(struct limits *l, uint64_t bytes) {
+        const char *isa = cpu_variant_choose(NULL, machine_cpu_bits())->name;
         struct pool *one, *all;
         void *data;
 
@@ -227,13 +186,12 @@ static int measure(struct limits *l, uint64_t bytes) {
         if (data == MAP_FAILED)
                 return -errno;
         (void) madvise(data, bytes, MADV_HUGEPAGE);
-        *l = (struct limits){.matrix = limit_matrix(), .threads = machine_threads()};
+        *l = (struct limits){.matrix = machine_cpu_bits() & CPU_AMX, .threads = machine_threads()};
         if (pool_new(&one, 1) || pool_new(&all, l->threads))
                 return -ENOMEM;
         pool_run(all, bytes / READ_PIECE, 1, fill_piece, data);
         for (unsigned look = 0; look < LOOKS; look++) {
-                double bf16 = l->matrix ? limit_matrix_bf16(all) : best_vector(all, limit_f32),
-                       int8 = l->matrix ? limit_matrix_int8(all) : best_vector(all, limit_int8);
+                double bf16 = limit_bf16(all, isa), int8 = limit_int8(all, isa);
 
                 l->read_one = MAX(l->read_one, limit_read(one, data, bytes));
                 l->read_all = MAX(l->read_all, limit_read(all, data, bytes));

@@ -26,14 +26,8 @@ int limits_measure(struct limits *ret, uint64_t bytes);
 /* Bytes per second of reading `bytes` of `data` once, from memory when it is larger than the caches. */
 double limit_read(struct pool *pool, const void *data, uint64_t bytes);
 
-/* Multiply-adds per second from registers alone: of 8-bit integers and of float32, by the best instruction
- * that a variant of this name may use; 0: not measured. */
+/* Multiply-adds per second from registers alone, by the best instruction that a variant of this name may use;
+ * 0: not measured. bf16: of 16-bit floats where it has such, else of float32. */
 double limit_int8(struct pool *pool, const char *isa);
+double limit_bf16(struct pool *pool, const char *isa);
 double limit_f32(struct pool *pool, const char *isa);
-
-/* Whether this process may use the matrix unit (AMX); asks the system for it the first time. */
-bool limit_matrix(void);
-/* The same of its instructions. Overwrites the tiles' configuration of the pool's threads, the caller among
- * them. */
-double limit_matrix_int8(struct pool *pool);
-double limit_matrix_bf16(struct pool *pool);
