@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import TOP, read_peer  # noqa: E402
+from programs import TOP, PeerServer, read_peer  # noqa: E402
 
 TABLE = os.path.join(TOP, "tests/bench/table.py")
 MAKE_MODEL = os.path.join(TOP, "tests/lib/make-model.py")
@@ -37,6 +37,9 @@ def peers_are_understood():
     assert read_peer(json.dumps(both)) == {"prefill-512": 7.5}
     assert read_peer(BATCHED_BENCH) == {"decode-8": 75.85}
     assert read_peer("error: no such model\n") == {}
+    served = PeerServer("serve").read("tag=x gen_tok_s=24.4 ttft_p50_ms=8300 ttft_p95_ms=8.7e+03\n")
+    assert served == {"tokens_per_second": 24.4, "ttft_p95": 8.7}
+    assert PeerServer("serve").read("gen_tok_s=24.4") is None
 
 
 def table(*args):
