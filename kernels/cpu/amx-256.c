@@ -13,7 +13,7 @@
 
 /* A block of sixteen weight rows. */
 struct slab {
-        _Alignas(64) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
+        _Alignas(PANEL_ALIGN) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
         int16_t mins[GROUP_ROWS][8];
         float d[GROUP_ROWS], dmin[GROUP_ROWS];
 };
@@ -29,16 +29,18 @@ struct format_amx {
 /* The products of a slab with one panel or two, not put together yet. */
 struct products {
         const struct slab *slab;
-        const struct panel_256 *x[2];
+        const panel_fours *x[2];
+        const struct panel_256 *scales[2];
         float (*acc[2])[PANEL_ROWS]; /* [16 weight rows][16 activation rows] */
         bool two;
-        _Alignas(64) int32_t digits[2][2][GROUP_ROWS][PANEL_ROWS]; /* [panel][low, high] */
+        /* Tile i collides with the loads of step i of the next products, which come when it is done (panel.h). */
+        _Alignas(PANEL_ALIGN) int32_t digits[2][2][GROUP_ROWS][PANEL_ROWS]; /* [panel][low, high] */
 };
 
 struct work {
-        struct slab slabs[2];
+        struct slab slabs[2][AMX_GROUPS];
         struct products products[2];
-        _Alignas(64) float acc[AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
+        _Alignas(PANEL_ALIGN) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
@@ -131,7 +133,7 @@ ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, const struct group *g, size_
 
 /* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. */
 ALWAYS_INLINE void finish_rows(const struct products *p, int side, int from, struct format_amx f) {
-        const struct panel_256 *x = p->x[side];
+        const struct panel_256 *x = p->scales[side];
         __m512 dy = _mm512_load_ps(x->d);
 
         UNROLL for (int w = from; w < from + 4; w++) {
@@ -175,7 +177,7 @@ ALWAYS_INLINE void finish(const struct products *p, int from, struct format_amx 
 ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, struct format_amx f) {
         /* The instructions clobber memory, as the compiler sees it: what they need stays in registers. */
         const int8_t(*low)[GROUP_ROWS][64] = p->slab->digits[0], (*high)[GROUP_ROWS][64] = p->slab->digits[1];
-        const int8_t(*x0)[PANEL_ROWS][4] = p->x[0]->q, (*x1)[PANEL_ROWS][4] = p->x[1]->q;
+        const panel_fours *x0 = p->x[0], *x1 = p->x[1];
 
         AMX_ZERO(0);
         AMX_ZERO(1);
@@ -205,33 +207,48 @@ ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products 
         }
 }
 
-ALWAYS_INLINE void group_256(const struct dot_job *job, const struct group *g, struct work *k, uint32_t first,
-                             uint32_t panels, struct format_amx f) {
+/* One slab with one panel or two of them: those from `panel` on, of block i. */
+ALWAYS_INLINE void point(struct products *p, const struct slab *slab, const char *panel, size_t panel_bytes, bool two,
+                         uint32_t cols, uint32_t i, float (*acc)[GROUP_ROWS][PANEL_ROWS]) {
+        p->slab = slab;
+        p->two = two;
+        for (uint32_t side = 0; side <= two; side++, panel += panel_bytes) {
+                p->x[side] = (const panel_fours *) panel + 64 * i;
+                p->scales[side] = (const struct panel_256 *) panel_scales(panel, cols) + i;
+                p->acc[side] = acc[side];
+        }
+}
+
+/* Panels are read from the second cache, once for all groups. */
+ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, uint32_t groups, struct work *k,
+                              uint32_t first, uint32_t panels, struct format_amx f) {
         uint32_t blocks = job->cols / 256, turn = 0;
-        const struct panel_256 *x = (const struct panel_256 *) job->panels + (size_t) first * blocks;
+        size_t bytes = panel_bytes(DOT_Q8_256, job->cols);
+        const char *x = (const char *) job->panels + first * bytes;
         const struct products *before = NULL;
 
-        memset(k->acc, 0, panels * sizeof(k->acc[0]));
-        f.unpack(&k->slabs[0], g, 0);
+        for (uint32_t r = 0; r < groups; r++) {
+                memset(k->acc[r], 0, panels * sizeof(k->acc[r][0]));
+                f.unpack(&k->slabs[0][r], &g[r], 0);
+        }
         for (uint32_t i = 0; i < blocks; i++) {
-                for (uint32_t p = 0; p < panels; p += 2) {
-                        struct products *now = &k->products[turn++ % 2];
+                for (uint32_t p = 0; p < panels; p += 2)
+                        for (uint32_t r = 0; r < groups; r++) {
+                                struct products *now = &k->products[turn++ % 2];
+                                bool two = p + 1 < panels;
 
-                        now->slab = &k->slabs[i % 2];
-                        now->two = p + 1 < panels;
-                        for (uint32_t side = 0; side <= now->two; side++) {
-                                now->x[side] = x + (size_t) (p + side) * blocks + i;
-                                now->acc[side] = k->acc[p + side];
+                                point(now, &k->slabs[i % 2][r], x + p * bytes, bytes, two, job->cols, i, &k->acc[r][p]);
+                                if (two)
+                                        multiply(now, true, before, f);
+                                else
+                                        multiply(now, false, before, f);
+                                before = now;
                         }
-                        if (now->two)
-                                multiply(now, true, before, f);
-                        else
-                                multiply(now, false, before, f);
-                        before = now;
+                for (uint32_t r = 0; r < groups; r++) {
+                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
+                        if (i + 1 < blocks)
+                                f.unpack(&k->slabs[(i + 1) % 2][r], &g[r], (i + 1) * f.block_bytes);
                 }
-                group_fetch(g, i * f.block_bytes, f.block_bytes, 0, 1);
-                if (i + 1 < blocks)
-                        f.unpack(&k->slabs[(i + 1) % 2], g, (i + 1) * f.block_bytes);
         }
         for (int from = 0; from < GROUP_ROWS; from += 4)
                 finish(before, from, f);
@@ -246,16 +263,16 @@ ALWAYS_INLINE void dot_256(const struct dot_job *job, struct format_amx f) {
         struct work k;
 
         amx_begin(&config);
-        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS) {
-                uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
+        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
+                for (uint32_t row = job->begin; row < job->end; row += AMX_GROUPS * GROUP_ROWS) {
+                        uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
+                        struct group g[AMX_GROUPS];
+                        uint32_t groups = amx_groups(job, row, g);
 
-                for (uint32_t row = job->begin; row < job->end; row += GROUP_ROWS) {
-                        struct group g = group_at(job, row);
-
-                        group_256(job, &g, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
-                        amx_store(job, &g, row, t, n, k.acc);
+                        groups_256(job, g, groups, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
+                        for (uint32_t r = 0; r < groups; r++)
+                                amx_store(job, &g[r], row + r * GROUP_ROWS, t, n, k.acc[r]);
                 }
-        }
         amx_end();
 }
 

@@ -6,8 +6,26 @@
 #include "group.h"
 #include "panel.h"
 
-/* Panels whose sums stay in the second cache while the weights pass. */
-enum { AMX_PANELS_MAX = 32 };
+enum {
+        AMX_GROUPS = 2,      /* that are computed together, at most */
+        AMX_PANELS_MAX = 16, /* whose values and sums stay in the second cache while the weights pass */
+};
+
+/* The groups from `row` on, up to AMX_GROUPS. Returns how many there are. */
+static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, struct group g[AMX_GROUPS]) {
+        uint32_t groups = 0;
+
+        for (; groups < AMX_GROUPS && row < job->end; row += GROUP_ROWS) {
+                g[groups] = group_at(job, row);
+                /* What comes after all of them. */
+                if (row + (AMX_GROUPS + 1) * GROUP_ROWS <= job->rows)
+                        g[groups].ahead = (const char *) g[groups].row[0] + AMX_GROUPS * GROUP_ROWS * job->row_bytes;
+                else
+                        g[groups].ahead = NULL;
+                groups++;
+        }
+        return groups;
+}
 
 /* Stores the sums of a group with activation rows t to t + n - 1. */
 static inline void amx_store(const struct dot_job *job, const struct group *g, uint32_t row, uint32_t t, uint32_t n,

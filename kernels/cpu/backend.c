@@ -7,7 +7,8 @@
 #include "cpu.h"
 #include "machine.h"
 
-enum { SCRATCH_ALIGN = 64 };
+/* What panels want (panel.h). */
+enum { SCRATCH_ALIGN = 4096 };
 
 size_t scratch_plan(size_t *total, size_t count, size_t bytes) {
         size_t at = *total, size;
@@ -39,7 +40,7 @@ void *scratch_get(struct scratch *s, size_t total) {
 }
 
 uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work) {
-        const uint64_t piece = 64 * 1024, tile = 16;
+        const uint64_t piece = 64 * 1024, tile = 32;
         uint64_t threads = pool_threads(b->pool), unit = piece / MAX(row_work, UINT64_C(1));
 
         if (threads > 1)

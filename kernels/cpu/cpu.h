@@ -39,11 +39,11 @@ static inline struct cpu_backend *cpu_backend(struct stream *s) {
         return (struct cpu_backend *) s->backend;
 }
 
-/* Lays out one operation's scratch: adds a part of `count` × `bytes` to `total`, aligned to 64; returns its
+/* Lays out one operation's scratch: adds a part of `count` × `bytes` to `total`, aligned to a page; returns its
  * offset. A total that would overflow sticks at SIZE_MAX, which scratch_get() refuses. */
 size_t scratch_plan(size_t *total, size_t count, size_t bytes);
 
-/* At least `total` bytes aligned to 64, contents undefined, until the next call; NULL: no memory, or only
+/* At least `total` bytes aligned to a page, contents undefined, until the next call; NULL: no memory, or only
  * planned. */
 void *scratch_get(struct scratch *s, size_t total);
 

@@ -12,6 +12,13 @@ static uint32_t panel_rows(enum quant_type type) {
         case QUANT_Q5_K:
         case QUANT_Q6_K:
         case QUANT_IQ4_XS:
+        case QUANT_Q8_0:
+        case QUANT_Q4_0:
+        case QUANT_Q4_1:
+        case QUANT_Q5_0:
+        case QUANT_Q5_1:
+        case QUANT_IQ4_NL:
+        case QUANT_MXFP4:
                 return 3;
         default:
                 return 0;
@@ -32,13 +39,13 @@ const struct cpu_variant cpu_variant_amx = {
                         [QUANT_F32] = dot_f32_avx512,
                         [QUANT_F16] = dot_f16_avx512,
                         [QUANT_BF16] = dot_bf16_avx512,
-                        [QUANT_Q8_0] = dot_q8_0_avx512,
-                        [QUANT_Q4_0] = dot_q4_0_avx512,
-                        [QUANT_Q4_1] = dot_q4_1_avx512,
-                        [QUANT_Q5_0] = dot_q5_0_avx512,
-                        [QUANT_Q5_1] = dot_q5_1_avx512,
-                        [QUANT_IQ4_NL] = dot_iq4_nl_avx512,
-                        [QUANT_MXFP4] = dot_mxfp4_avx512,
+                        [QUANT_Q8_0] = dot_q8_0_amx,
+                        [QUANT_Q4_0] = dot_q4_0_amx,
+                        [QUANT_Q4_1] = dot_q4_1_amx,
+                        [QUANT_Q5_0] = dot_q5_0_amx,
+                        [QUANT_Q5_1] = dot_q5_1_amx,
+                        [QUANT_IQ4_NL] = dot_iq4_nl_amx,
+                        [QUANT_MXFP4] = dot_mxfp4_amx,
                         [QUANT_Q4_K] = dot_q4_k_amx,
                         [QUANT_Q5_K] = dot_q5_k_amx,
                         [QUANT_Q6_K] = dot_q6_k_amx,

@@ -5,14 +5,15 @@
 #include "tile.h"
 
 size_t panel_bytes(enum dot_input form, uint32_t cols) {
-        switch (form) {
-        case DOT_Q8_32:
-                return cols / 32 * sizeof(struct panel_32);
-        case DOT_Q8_256:
-                return cols / 256 * sizeof(struct panel_256);
-        default:
-                return DIV_ROUND_UP(cols, 32U) * sizeof(struct panel_float);
-        }
+        size_t bytes;
+
+        if (form == DOT_Q8_32)
+                bytes = (size_t) cols * PANEL_ROWS + cols / 32 * sizeof(struct panel_32);
+        else if (form == DOT_Q8_256)
+                bytes = (size_t) cols * PANEL_ROWS + cols / 256 * sizeof(struct panel_256);
+        else
+                bytes = DIV_ROUND_UP(cols, 32U) * sizeof(struct panel_float);
+        return DIV_ROUND_UP(bytes, (size_t) PANEL_ALIGN) * PANEL_ALIGN;
 }
 
 /* 16 dwords of each row from `at`, the `there` first of them. */
@@ -21,20 +22,21 @@ ALWAYS_INLINE void load_rows(__m512i v[16], const void *const *x, uint32_t n, si
                 v[t] = t < n ? _mm512_maskz_loadu_epi32(there, (const char *) x[t] + at) : _mm512_setzero_si512();
 }
 
-/* 64 values of each row. */
-ALWAYS_INLINE void pack_64(int8_t q[16][PANEL_ROWS][4], const void *const *x, uint32_t n, size_t at) {
-        __m512i v[16];
+/* Bytes [at, at + 64), or fewer before `cols`, of each row. */
+static void pack_values(panel_fours *q, const void *const *x, uint32_t n, uint32_t cols) {
+        for (uint32_t at = 0; at < cols; at += 64) {
+                uint32_t fours = MIN(cols - at, 64U) / 4;
+                __m512i v[16];
 
-        load_rows(v, x, n, at, 0xffff);
-        transpose_dwords(v);
-        for (int i = 0; i < 16; i++)
-                _mm512_store_si512(q[i], v[i]);
+                load_rows(v, x, n, at, (__mmask16) ((1U << fours) - 1));
+                transpose_dwords(v);
+                for (uint32_t i = 0; i < fours; i++)
+                        _mm512_store_si512(q++, v[i]);
+        }
 }
 
 static void pack_256(struct panel_256 *p, const void *const *x, uint32_t n, uint32_t cols) {
-        for (uint32_t i = 0; i < cols / 256; i++, p++) {
-                for (unsigned v = 0; v < 4; v++)
-                        pack_64(p->q + 16 * v, x, n, (size_t) i * 256 + 64 * v);
+        for (uint32_t i = 0; i < cols / 256; i++, p++)
                 for (uint32_t t = 0; t < PANEL_ROWS; t++) {
                         const int16_t *sums = t < n ? q8_256_sums(x[t], cols) + i * 16 : NULL;
 
@@ -42,22 +44,14 @@ static void pack_256(struct panel_256 *p, const void *const *x, uint32_t n, uint
                         for (unsigned j = 0; j < 8; j++)
                                 p->sums[j / 2][t][j % 2] = (int16_t) (sums ? sums[2 * j] + sums[2 * j + 1] : 0);
                 }
-        }
 }
 
 static void pack_32(struct panel_32 *p, const void *const *x, uint32_t n, uint32_t cols) {
-        for (uint32_t i = 0; i < cols / 32; i++, p++) {
-                __m512i v[16];
-
-                load_rows(v, x, n, (size_t) i * 32, 0xff);
-                transpose_dwords(v);
-                for (int k = 0; k < 8; k++)
-                        _mm512_store_si512(p->q[k], v[k]);
+        for (uint32_t i = 0; i < cols / 32; i++, p++)
                 for (uint32_t t = 0; t < PANEL_ROWS; t++) {
                         p->d[t] = t < n ? q8_32_scales(x[t], cols)[i] : 0.0f;
                         p->sums[t] = t < n ? q8_32_sums(x[t], cols)[i] : 0.0f;
                 }
-        }
 }
 
 /* The bfloat16 numbers of two vectors, those of the first in the low half. */
@@ -94,10 +88,13 @@ static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, 
 }
 
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols) {
+        void *scales = (char *) panel + (size_t) cols * PANEL_ROWS;
+
+        if (form == DOT_FLOAT)
+                return pack_float(panel, x, n, cols);
+        pack_values(panel, x, n, cols);
         if (form == DOT_Q8_256)
-                pack_256(panel, x, n, cols);
-        else if (form == DOT_Q8_32)
-                pack_32(panel, x, n, cols);
+                pack_256(scales, x, n, cols);
         else
-                pack_float(panel, x, n, cols);
+                pack_32(scales, x, n, cols);
 }

@@ -1,33 +1,45 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Activations for the matrix unit: panels of sixteen rows, a block of the form after the other, in each four (or two)
- * neighbouring values of a row, then those of the next row. Rows that are missing are zero. */
+/* Activations for the matrix unit: panels of sixteen rows. Of the 8-bit forms a panel has the values of all blocks, in
+ * each four neighbouring values of a row, then those of the next row; and after them, for each block, what it is scaled
+ * with. Rows that are missing are zero.
+ *
+ * The processor holds back a load that shares the low 12 bits of its address with a store before it that still waits for
+ * its data, as the stores of tiles do for long. So values lie at addresses from which it follows with which stores they
+ * can collide: panels are aligned to pages. */
 
 #include "amx.h"
 #include "ref.h"
 
-enum { PANEL_ROWS = 16 };
+enum { PANEL_ROWS = 16, PANEL_ALIGN = 4096 };
+
+typedef int8_t panel_fours[PANEL_ROWS][4];
 
 struct panel_32 {
-        int8_t q[8][PANEL_ROWS][4];
         float d[PANEL_ROWS];
         float sums[PANEL_ROWS]; /* of the 32 values of q */
 };
 
 struct panel_256 {
-        int8_t q[64][PANEL_ROWS][4];
         float d[PANEL_ROWS];
         int16_t sums[4][PANEL_ROWS][2]; /* of each 32 values of q */
 };
 
-/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16. */
+/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16, two neighbouring values of a row,
+ * then those of the next row. */
 struct panel_float {
         uint16_t high[16][PANEL_ROWS][2], low[16][PANEL_ROWS][2];
 };
 
+/* Where the scales of a panel's blocks begin. */
+static inline const void *panel_scales(const void *panel, uint32_t cols) {
+        return (const char *) panel + (size_t) cols * PANEL_ROWS;
+}
+
+/* A multiple of PANEL_ALIGN. */
 size_t panel_bytes(enum dot_input form, uint32_t cols);
-/* Makes a panel of the n ≤ 16 rows x in the form; `panel` is aligned to 64 bytes. */
+/* Makes a panel of the n ≤ 16 rows x in the form; `panel` is aligned to PANEL_ALIGN. */
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
 
 /* Dword j of v[i] changes places with dword i of v[j]. */

@@ -48,7 +48,7 @@ struct cpu_variant {
         void (*attention)(const struct attention_job *job);
         dot_fn *dot[_QUANT_MAX]; /* of types with a kernel of their own: cpu_variant_dot() knows them all */
         /* Where rows are wanted as panels: for jobs of at least so many rows of a type, 0: for none. All else is
-         * undefined then. A panel takes panel_bytes() and is aligned to 64 bytes. */
+         * undefined then. A panel takes panel_bytes() and is aligned to 4096 bytes. */
         uint32_t (*panel_rows)(enum quant_type type);
         size_t (*panel_bytes)(enum dot_input form, uint32_t cols);
         void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);

@@ -26,7 +26,7 @@ struct batch {
 static void batch_pack(struct batch *b, const struct cpu_variant *v, enum dot_input form) {
         size_t bytes = v->panel_bytes(form, b->cols);
 
-        b->panels = aligned_alloc(64, DIV_ROUND_UP(b->n, 16U) * bytes);
+        b->panels = aligned_alloc(4096, DIV_ROUND_UP(b->n, 16U) * bytes);
         assert_se(b->panels);
         for (uint32_t t = 0; t < b->n; t += 16)
                 v->panel_pack(form, (char *) b->panels + t / 16 * bytes, b->x + t, MIN(b->n - t, 16U), b->cols);
