@@ -66,7 +66,7 @@ class Peer:
         if command == self.command:
             command += ["-m", model]
         p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        found = self.read(p.stdout)
+        found = self.read(p.stdout) or self.read(p.stderr)  # some of them print their table there
         if not found:
             print("%s: exit status %d, and no figure that is understood: %s" % (
                 command[0], p.returncode, p.stderr.strip()[-200:]), file=sys.stderr)
