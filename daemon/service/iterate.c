@@ -29,6 +29,7 @@ static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
 
 /* The forward pass, with a look at everything else after each layer. */
 static int iterate_run(struct server *server, struct offer *offer) {
+        uint64_t begin = now_nsec();
         int r, error;
 
         r = step_begin(offer->step, offer->parts, offer->n_parts);
@@ -36,11 +37,14 @@ static int iterate_run(struct server *server, struct offer *offer) {
                 return r < 0 ? r : -EINVAL;
         server->stepping = true;
         while ((r = step_advance(offer->step)) > 0) {
+                server->metrics.step_nsec += now_nsec() - begin;
                 error = server_poll(server);
                 /* Our own trouble ends the daemon, but not in the middle of a forward pass. */
                 if (error < 0)
                         server->trouble = error;
+                begin = now_nsec();
         }
+        server->metrics.step_nsec += now_nsec() - begin;
         server->stepping = false;
         return r;
 }

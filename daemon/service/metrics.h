@@ -9,7 +9,8 @@ struct metrics {
         uint64_t iterations;       /* forward passes */
         uint64_t rows;             /* rows of them; rows / iterations is the mean batch */
         uint64_t rows_max;         /* of one iteration */
-        uint64_t busy_nsec;        /* time in them */
+        uint64_t busy_nsec;        /* time in them, with what comes before and after each and between its layers */
+        uint64_t step_nsec;        /* time in the forward passes alone */
         uint64_t tokens_prompt;    /* rows that were prompt */
         uint64_t tokens_generated; /* tokens sent */
         uint64_t tokens_recomputed; /* rows computed once more after their pages had been taken */

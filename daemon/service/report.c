@@ -116,8 +116,8 @@ static void report_counters(struct control_builder *reply, const struct metrics 
                 size_t offset;
         } counters[] = {
 #define COUNTER(field) { #field, offsetof(struct metrics, field) }
-                COUNTER(iterations), COUNTER(rows), COUNTER(rows_max), COUNTER(busy_nsec), COUNTER(tokens_prompt),
-                COUNTER(tokens_generated), COUNTER(tokens_recomputed), COUNTER(activations), COUNTER(requests),
+                COUNTER(iterations), COUNTER(rows), COUNTER(rows_max), COUNTER(busy_nsec), COUNTER(step_nsec),
+                COUNTER(tokens_prompt), COUNTER(tokens_generated), COUNTER(tokens_recomputed), COUNTER(activations), COUNTER(requests),
                 COUNTER(requests_done), COUNTER(requests_cancelled), COUNTER(requests_refused),
                 COUNTER(requests_failed), COUNTER(evictions), COUNTER(stalls), COUNTER(wakeups), COUNTER(sleeps),
                 COUNTER(connections), COUNTER(connections_refused), COUNTER(connections_dropped), COUNTER(echoes),

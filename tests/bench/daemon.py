@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,32 @@ def find_model(options):
         print("there is no %s%s" % (path, "" if options.model else "; name a model with --model"), file=sys.stderr)
         sys.exit(66 if options.model else 77)
     return os.path.abspath(path)
+
+
+def read_all(path):
+    """Into the page cache."""
+    with open(path, "rb", buffering=0) as f:
+        part = bytearray(16 << 20)
+        while f.readinto(part):
+            pass
+
+
+def start_ready(command, env):
+    """Starts a daemon; the process, and the seconds from exec until it said READY=1."""
+    with tempfile.TemporaryDirectory(prefix="moed-bench-") as folder, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        path = os.path.join(folder, "notify")
+        notify.bind(path)
+        notify.settimeout(60)
+        begin = time.monotonic()
+        process = subprocess.Popen(command, env={**env, "NOTIFY_SOCKET": path})
+        try:
+            while b"READY=1" not in notify.recv(4096):
+                pass
+            return process, time.monotonic() - begin
+        except BaseException:
+            process.kill()
+            raise
 
 
 class Daemon:

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""make-model.py SHAPE OUT.gguf [--seed N]: a GGUF file with the shape, types and vocabulary size of a well-known model, and
-random weights: for measuring what large files cost without downloading one. It generates nonsense at the true speed.
+"""make-model.py SHAPE OUT.gguf [--type NAME] [--layers N] [--seed N] [--size]: a GGUF file with the shape and vocabulary
+size of a well-known model, and random weights: for measuring what large files cost without downloading one. It generates
+nonsense at the true speed.
 
-Weights are Q4_K, or Q5_0 where rows are no multiple of 256; routers and norms F32. Shapes are those of the models' config.json.
-Only Python's own library is needed; weights are cut from a pool of random blocks, so writing is as fast as the disk."""
+Weights are of the type (default: Q4_K), or of one with smaller blocks where rows are no multiple of 256; routers and norms F32.
+Shapes are those of the models' config.json. Only Python's own library is needed; weights are cut from a pool of random blocks,
+so writing is as fast as the disk."""
 
 import argparse
+import math
 import os
 import random
 import struct
@@ -14,6 +17,9 @@ import struct
 SHAPES = {
     "olmoe-1b-7b": dict(arch="olmoe", layers=16, hidden=2048, heads=16, kv_heads=16, head=128, experts=64, used=8, ffn=1024,
                         vocab=50304, context=4096, pre="olmo", base=10000.0, qk_norm="row"),
+    # The same matrices under an architecture that other programs know as well.
+    "olmoe-q": dict(arch="qwen3moe", layers=16, hidden=2048, heads=16, kv_heads=16, head=128, experts=64, used=8, ffn=1024,
+                    vocab=50304, context=4096, pre="olmo", base=10000.0, qk_norm="head"),
     "deepseek-v2-lite": dict(arch="deepseek2", layers=27, hidden=2048, heads=16, kv_heads=16, head=192, experts=64, used=6,
                              ffn=1408, vocab=102400, context=163840, pre="deepseek-llm", base=10000.0, dense_ffn=10944,
                              dense=1, shared=2, kv_lora=512, rope=64, value=128),
@@ -25,8 +31,14 @@ SHAPES = {
 }
 
 U32, F32, STRING, ARRAY, I32 = 4, 6, 8, 9, 5
-TYPE_F32, TYPE_Q5_0, TYPE_Q4_K = 0, 6, 12
-BLOCKS = {TYPE_F32: (1, 4), TYPE_Q5_0: (32, 22), TYPE_Q4_K: (256, 144)}
+TYPE_F32, TYPE_Q4_0, TYPE_Q5_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q6_K = 0, 2, 6, 8, 12, 14
+TYPE_IQ4_XS, TYPE_BF16, TYPE_MXFP4 = 23, 30, 39
+BLOCKS = {TYPE_F32: (1, 4), TYPE_Q4_0: (32, 18), TYPE_Q5_0: (32, 22), TYPE_Q8_0: (32, 34), TYPE_Q4_K: (256, 144),
+          TYPE_Q6_K: (256, 210), TYPE_IQ4_XS: (256, 136), TYPE_BF16: (1, 2), TYPE_MXFP4: (32, 17)}
+TYPES = {"q4_0": TYPE_Q4_0, "q8_0": TYPE_Q8_0, "q4_k": TYPE_Q4_K, "q6_k": TYPE_Q6_K, "iq4_xs": TYPE_IQ4_XS, "bf16": TYPE_BF16,
+         "mxfp4": TYPE_MXFP4}
+# For rows that are no multiple of 256.
+SMALLER = {TYPE_Q4_K: TYPE_Q5_0, TYPE_Q6_K: TYPE_Q8_0, TYPE_IQ4_XS: TYPE_Q4_0}
 ALIGNMENT, POOL_BYTES = 32, 32 << 20
 
 
@@ -56,8 +68,9 @@ def string(text):
 
 
 class Writer:
-    def __init__(self, seed):
+    def __init__(self, seed, kind):
         self.rng = random.Random(seed)
+        self.kind = kind
         self.pairs, self.tensors, self.pools = [], [], {}
         self.offset = 0
 
@@ -78,7 +91,7 @@ class Writer:
 
     def tensor(self, name, *dims, kind=None):
         if kind is None:
-            kind = TYPE_F32 if len(dims) == 1 else TYPE_Q4_K if dims[0] % 256 == 0 else TYPE_Q5_0
+            kind = TYPE_F32 if len(dims) == 1 else self.kind if dims[0] % 256 == 0 else SMALLER.get(self.kind, self.kind)
         values = 1
         for d in dims:
             values *= d
@@ -96,8 +109,16 @@ class Writer:
         if kind == TYPE_Q4_K:
             # Eight sub-blocks with scale and min 32: (q - 7.5) * 32 d.
             return half(scale / 147) + half(scale / 147 * 7.5) + bytes([32] * 8 + [0] * 4) + bits(128)
-        if kind == TYPE_Q5_0:
-            return half(scale / 9.2) + bits(20)
+        if kind in (TYPE_Q4_0, TYPE_Q5_0, TYPE_Q8_0):
+            return half(scale / {TYPE_Q4_0: 4.6, TYPE_Q5_0: 9.2, TYPE_Q8_0: 73.9}[kind]) + bits(BLOCKS[kind][1] - 2)
+        if kind == TYPE_Q6_K:
+            return bits(208) + half(scale / 1366)
+        if kind == TYPE_IQ4_XS:
+            return half(scale / 1247) + bits(134)
+        if kind == TYPE_MXFP4:
+            return struct.pack("B", 127 + round(math.log2(scale / 2.93))) + bits(16)
+        if kind == TYPE_BF16:
+            return struct.pack("<f", self.rng.gauss(0, scale))[2:]
         return struct.pack("<f", self.rng.gauss(0, scale))
 
     def pool(self, kind, scale):
@@ -199,9 +220,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("out")
+    parser.add_argument("--type", choices=sorted(TYPES), default="q4_k")
+    parser.add_argument("--layers", type=int, metavar="N", help="instead of the model's own number")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--size", action="store_true", help="write nothing; print how many bytes the tensors take")
     args = parser.parse_args()
-    shape, w = SHAPES[args.shape], Writer(args.seed)
+    shape, w = dict(SHAPES[args.shape]), Writer(args.seed, TYPES[args.type])
+    shape["layers"] = args.layers or shape["layers"]
     metadata(w, shape, args.shape)
     w.tensor("token_embd.weight", shape["hidden"], shape["vocab"])
     for layer in range(shape["layers"]):
@@ -209,6 +234,9 @@ def main():
         feed_forward(w, "blk.%d." % layer, shape, layer)
     w.tensor("output_norm.weight", shape["hidden"])
     w.tensor("output.weight", shape["hidden"], shape["vocab"])
+    if args.size:
+        print(w.offset)
+        return
     try:
         w.write(args.out)
     except BaseException:

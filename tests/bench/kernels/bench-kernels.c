@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "cases.h"
 #include "cpu.h"
 #include "limits.h"
 #include "machine.h"
@@ -40,23 +41,6 @@ struct bench {
         double read_one[ROUNDS_MAX], read_all[ROUNDS_MAX];
         double int8[LIMITS][ROUNDS_MAX], f32[LIMITS][ROUNDS_MAX]; /* per variant */
 };
-
-static int compare(const void *a, const void *b) {
-        double x = *(const double *) a, y = *(const double *) b;
-
-        return (x > y) - (x < y);
-}
-
-/* The spread is (largest - smallest) / median. */
-static double median(const double *values, unsigned n, double *ret_spread) {
-        double sorted[ROUNDS_MAX];
-
-        memcpy(sorted, values, n * sizeof(*sorted));
-        qsort(sorted, n, sizeof(*sorted), compare);
-        if (ret_spread)
-                *ret_spread = (sorted[n - 1] - sorted[0]) / sorted[n / 2];
-        return sorted[n / 2];
-}
 
 static void *allocate(size_t bytes) {
         void *p = aligned_alloc(64, (bytes + 63) & ~(size_t) 63);
@@ -200,30 +184,31 @@ static void bench_round(struct bench *b, struct pool *one, struct pool *all, uns
 }
 
 static void print_case(const struct bench *b, const struct bench_case *c) {
-        double spread, seconds = median(c->seconds, b->rounds, &spread), limit = 0.0;
+        double spread, seconds = cases_median(c->seconds, b->rounds, &spread), limit = 0.0;
 
         for (unsigned v = 0; v < n_cpu_variants && v < LIMITS; v++)
                 if (cpu_variants[v] == c->variant)
-                        limit = median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v], b->rounds,
-                                       NULL);
+                        limit = cases_median(dot_input(c->type) == DOT_FLOAT ? b->f32[v] : b->int8[v],
+                                             b->rounds, NULL);
         printf("%-7s %-6s %-5s %4u %9.2f %6.0f%% %9.1f %6.1f%% %6.0f%%\n", c->variant->name,
                c->moe ? "moe" : "matmul", quant_info(c->type)->name, c->n, c->bytes / seconds / 1e9,
-               100.0 * c->bytes / seconds / median(b->read_all, b->rounds, NULL), c->products / seconds / 1e9,
-               limit > 0.0 ? 100.0 * c->products / seconds / limit : 0.0, 100.0 * spread);
+               100.0 * c->bytes / seconds / cases_median(b->read_all, b->rounds, NULL),
+               c->products / seconds / 1e9, limit > 0.0 ? 100.0 * c->products / seconds / limit : 0.0,
+               100.0 * spread);
 }
 
 static void print_limits(const struct bench *b) {
-        double spread, value = median(b->read_one, b->rounds, &spread);
+        double spread, value = cases_median(b->read_one, b->rounds, &spread);
 
         printf("read, 1 thread   %8.2f GB/s  spread %.0f%%\n", value / 1e9, 100.0 * spread);
-        value = median(b->read_all, b->rounds, &spread);
+        value = cases_median(b->read_all, b->rounds, &spread);
         printf("read, %u threads  %8.2f GB/s  spread %.0f%%\n", b->threads, value / 1e9, 100.0 * spread);
         for (unsigned v = 0; v < n_cpu_variants && v < LIMITS; v++) {
-                value = median(b->int8[v], b->rounds, &spread);
+                value = cases_median(b->int8[v], b->rounds, &spread);
                 if (value > 0.0)
                         printf("%-7s %u threads: int8 %.0f G multiply-adds/s (spread %.0f%%), float32 %.0f\n",
                                cpu_variants[v]->name, b->threads, value / 1e9, 100.0 * spread,
-                               median(b->f32[v], b->rounds, NULL) / 1e9);
+                               cases_median(b->f32[v], b->rounds, NULL) / 1e9);
         }
 }
 

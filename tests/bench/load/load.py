@@ -7,24 +7,17 @@ forecast of `moectl inspect`. Each needs room in DIR for the file and memory for
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from daemon import read_all, start_ready  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 MAKE_MODEL = os.path.join(SOURCE, "tests/lib/make-model.py")
 READY_SECONDS, TOLERANCE = 1.0, 0.05
-
-
-def read_all(path):
-    """Into the page cache."""
-    with open(path, "rb", buffering=0) as f:
-        part = bytearray(16 << 20)
-        while f.readinto(part):
-            pass
 
 
 def resident(pid):
@@ -39,30 +32,15 @@ class Load:
         self.moectl = os.path.join(args.build, "client/moectl/moectl")
         self.config = os.path.join(folder, "moed.conf")
         open(self.config, "w").close()
-        self.env = {**os.environ, "MOED_SOCKET": os.path.join(folder, "moed.sock"), "MOED_DAEMON": self.moed,
-                    "NOTIFY_SOCKET": os.path.join(folder, "notify")}
+        self.env = {**os.environ, "MOED_SOCKET": os.path.join(folder, "moed.sock"), "MOED_DAEMON": self.moed}
 
     def options(self):
         return ["--config", self.config, "--context", str(self.tokens)]
 
     def start(self):
         """The daemon, and the seconds from exec until it was ready."""
-        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        notify.bind(self.env["NOTIFY_SOCKET"])
-        notify.settimeout(60)
-        begin = time.monotonic()
-        process = subprocess.Popen([self.moed, *self.options(), "--socket", self.env["MOED_SOCKET"], "--model", self.path,
-                                    "--log-level", "err"], env=self.env)
-        try:
-            while b"READY=1" not in notify.recv(4096):
-                pass
-            return process, time.monotonic() - begin
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            notify.close()
-            os.unlink(self.env["NOTIFY_SOCKET"])
+        return start_ready([self.moed, *self.options(), "--socket", self.env["MOED_SOCKET"], "--model", self.path,
+                            "--log-level", "err"], self.env)
 
     def generate(self):
         """Of a prompt and as much text again as fills the context, of which 16 tokens are generated."""

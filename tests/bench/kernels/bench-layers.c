@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: MIT */
+/* Single layers of published shapes on the cpu backend, with random content, by name: see usage(). Each has
+ * several copies of its weights or keys, together more than the caches hold, and a run goes over all of them.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "cases.h"
+#include "host.h"
+
+enum { BUFFERS_MAX = 1024, COPIES_MAX = 64, TOKENS_MAX = 1 << 20, CASES_MAX = 64 };
+#define COLD_BYTES (UINT64_C(512) << 20) /* of all copies together */
+
+/* OLMoE-1B-7B's experts (arXiv 2409.02060). */
+enum { MOE_HIDDEN = 2048, MOE_FFN = 1024, MOE_EXPERTS = 64, MOE_CHOSEN = 8, MOE_ROWS_MAX = 512 };
+
+struct shape {
+        const char *name;
+        uint32_t heads, kv_heads, k_dim, v_dim;
+        bool latent;            /* a value is the first part of its key */
+        uint32_t window, ratio; /* beside the chosen entries; tokens of an entry, 0: one */
+        uint32_t index_heads, index_dim, index_k;
+        /* What the indexer's matrices read, and rows of those that its keys are made by. */
+        uint32_t hidden, q_low, index_rows;
+};
+
+/* clang-format off */
+static const struct shape shapes[] = {
+        /* Qwen3-30B-A3B, DeepSeek-V2-Lite */
+        { .name = "gqa", .heads = 32, .kv_heads = 4, .k_dim = 128, .v_dim = 128 },
+        { .name = "mla", .heads = 16, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true },
+        /* DeepSeek-V3.2; V4-Flash, whose keys are compressed from values and gates of two halves each */
+        { .name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true,
+          .index_heads = 64, .index_dim = 128, .index_k = 2048, .hidden = 7168, .q_low = 1536, .index_rows = 128 },
+        { .name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128, .ratio = 4,
+          .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024, .index_rows = 512 },
+};
+/* clang-format on */
+
+/* Memory of one kind, as often as it takes to be cold. */
+struct copies {
+        struct device_ptr at[COPIES_MAX];
+        unsigned n, next;
+};
+
+struct layer {
+        const struct shape *shape;
+        uint32_t tokens;
+        struct copies kv, entries, keys, index_weights;
+        struct op_rows rows;
+        struct device_ptr q, out, index_q, index_weight, chosen, hidden, q_low;
+};
+
+struct moe {
+        struct copies weights;
+        struct device_ptr x, y, ids, factors, counts;
+        uint64_t matrix_bytes; /* of one matrix of all experts */
+};
+
+struct bench {
+        struct backend *backend;
+        struct stream *stream;
+        struct buffer *buffers[BUFFERS_MAX];
+        unsigned n_buffers;
+        struct layer layers[CASES_MAX];
+        unsigned n_layers;
+        struct moe moe;
+        uint64_t random;
+};
+
+static uint64_t next_random(struct bench *b) {
+        /* xorshift64 (Marsaglia, 2003) */
+        b->random ^= b->random << 13;
+        b->random ^= b->random >> 7;
+        b->random ^= b->random << 17;
+        return b->random;
+}
+
+static int new_memory(struct bench *b, uint64_t bytes, struct device_ptr *ret) {
+        const struct backend_ops *ops = b->backend->ops;
+        int r;
+
+        if (b->n_buffers == BUFFERS_MAX)
+                return -ENOSPC;
+        r = ops->buffer_new(b->backend, bytes, &b->buffers[b->n_buffers]);
+        if (r == 0)
+                *ret = ops->buffer_address(b->buffers[b->n_buffers++]);
+        return r;
+}
+
+/* Random float16 of both signs between 1/8 and 1/2. */
+static void fill_halves(struct bench *b, struct device_ptr at, uint64_t bytes) {
+        uint64_t *data = host_address(at);
+
+        for (uint64_t i = 0; i < bytes / sizeof(*data); i++)
+                data[i] = (next_random(b) & UINT64_C(0x87ff87ff87ff87ff)) | UINT64_C(0x3000300030003000);
+}
+
+static int new_floats(struct bench *b, uint64_t n, struct device_ptr *ret) {
+        int r = new_memory(b, n * sizeof(float), ret);
+
+        for (uint64_t i = 0; r == 0 && i < n; i++)
+                ((float *) host_address(*ret))[i] = (float) ((double) (next_random(b) >> 11) / 0x1p52 - 1.0);
+        return r;
+}
+
+/* `bytes` each; all of the same byte (small numbers in every block format), or random halves. */
+static int new_copies(struct bench *b, struct copies *c, uint64_t bytes, int byte) {
+        unsigned n = (unsigned) MIN(DIV_ROUND_UP(COLD_BYTES, bytes), (uint64_t) COPIES_MAX);
+        int r = 0;
+
+        for (c->n = 0; r == 0 && c->n < n; c->n++) {
+                r = new_memory(b, bytes, &c->at[c->n]);
+                if (r == 0 && byte)
+                        memset(host_address(c->at[c->n]), byte, bytes);
+                else if (r == 0)
+                        fill_halves(b, c->at[c->n], bytes);
+        }
+        return r;
+}
+
+static struct device_ptr next_copy(struct copies *c) {
+        return c->at[c->next++ % c->n];
+}
+
+/* --- attention
+ * ---------------------------------------------------------------------------------------------- */
+
+static uint64_t half_bytes(uint64_t values) {
+        return values * 2;
+}
+
+static struct kv_layer kv_plane(const struct layer *l, struct device_ptr at) {
+        const struct shape *s = l->shape;
+        uint64_t k_bytes = half_bytes((uint64_t) l->tokens * s->kv_heads * s->k_dim);
+
+        return (struct kv_layer){
+                .k = at,
+                .v = s->latent ? DEVICE_NULL : device_offset(at, k_bytes),
+                .type = QUANT_F16,
+                .kv_heads = s->kv_heads,
+                .k_dim = s->k_dim,
+                .v_dim = s->v_dim,
+        };
+}
+
+static uint64_t kv_bytes(const struct layer *l, uint64_t tokens) {
+        const struct shape *s = l->shape;
+
+        return half_bytes(tokens * s->kv_heads * (s->k_dim + (s->latent ? 0 : s->v_dim)));
+}
+
+/* One row, at the end of a sequence that has the pages one after the other. */
+static int init_rows(struct bench *b, struct layer *l) {
+        uint32_t pages = l->tokens / KV_PAGE_TOKENS;
+        struct device_ptr numbers;
+        int32_t *data;
+        int r = new_memory(b, (2 + pages) * sizeof(*data), &numbers);
+
+        if (r)
+                return r;
+        data = host_address(numbers);
+        data[0] = (int32_t) l->tokens - 1;
+        data[1] = 0;
+        for (uint32_t i = 0; i < pages; i++)
+                data[2 + i] = (int32_t) i;
+        l->rows = (struct op_rows){
+                .n = 1,
+                .positions = numbers,
+                .sequences = device_offset(numbers, sizeof(*data)),
+                .page_table = device_offset(numbers, 2 * sizeof(*data)),
+                .page_table_stride = pages,
+                .position_max = l->tokens - 1,
+        };
+        return 0;
+}
+
+static uint64_t index_weight_bytes(const struct shape *s) {
+        const struct quant_info *info = quant_info(QUANT_Q8_0);
+
+        return quant_row_bytes(info, s->q_low) * s->index_heads * s->index_dim +
+               quant_row_bytes(info, s->hidden) * (s->index_rows + s->index_heads);
+}
+
+static uint32_t entries_of(const struct layer *l) {
+        return kv_visible(l->shape->ratio, l->tokens - 1);
+}
+
+static int init_index(struct bench *b, struct layer *l) {
+        const struct shape *s = l->shape;
+        int r;
+
+        r = new_copies(b, &l->keys, half_bytes((uint64_t) entries_of(l) * s->index_dim), 0);
+        if (!r)
+                r = new_copies(b, &l->index_weights, index_weight_bytes(s), 0x11);
+        if (!r && s->ratio)
+                r = new_copies(b, &l->entries, half_bytes((uint64_t) entries_of(l) * s->k_dim), 0);
+        if (!r)
+                r = new_floats(b, s->hidden, &l->hidden);
+        if (!r)
+                r = new_floats(b, s->q_low, &l->q_low);
+        if (!r)
+                r = new_floats(b, (uint64_t) s->index_heads * s->index_dim, &l->index_q);
+        if (!r)
+                r = new_floats(b, s->index_heads + s->index_rows, &l->index_weight);
+        if (!r)
+                r = new_memory(b, s->index_k * sizeof(int32_t), &l->chosen);
+        return r;
+}
+
+static int init_layer(struct bench *b, struct layer *l) {
+        const struct shape *s = l->shape;
+        int r;
+
+        r = init_rows(b, l);
+        if (!r)
+                r = new_copies(b, &l->kv, kv_bytes(l, l->tokens), 0);
+        if (!r)
+                r = new_floats(b, (uint64_t) s->heads * s->k_dim, &l->q);
+        if (!r)
+                r = new_floats(b, (uint64_t) s->heads * s->v_dim, &l->out);
+        if (!r && s->index_heads)
+                r = init_index(b, l);
+        return r;
+}
+
+static int run_dense(struct bench *b, struct layer *l, struct case_run *run) {
+        const struct shape *s = l->shape;
+        struct op_attention op = {
+                .rows = l->rows,
+                .kv = kv_plane(l, next_copy(&l->kv)),
+                .heads = s->heads,
+                .scale = 1.0f / sqrtf((float) s->k_dim),
+                .q = l->q,
+                .out = l->out,
+        };
+
+        run->bytes += (double) kv_bytes(l, l->tokens);
+        run->products += (double) l->tokens * s->heads * (s->k_dim + s->v_dim);
+        return b->backend->ops->attention(b->stream, &op);
+}
+
+static int run_index(struct bench *b, struct layer *l, struct case_run *run) {
+        const struct shape *s = l->shape;
+        struct op_index op = {
+                .rows = l->rows,
+                .keys = {.k = next_copy(&l->keys),
+                         .type = QUANT_F16,
+                         .kv_heads = 1,
+                         .k_dim = s->index_dim,
+                         .ratio = s->ratio},
+                .heads = s->index_heads,
+                .k = s->index_k,
+                .q = l->index_q,
+                .weights = l->index_weight,
+                .chosen = l->chosen,
+        };
+
+        run->bytes += (double) half_bytes((uint64_t) entries_of(l) * s->index_dim);
+        run->products += (double) entries_of(l) * s->index_heads * s->index_dim;
+        return b->backend->ops->index(b->stream, &op);
+}
+
+/* The indexer's matrices: its queries, from the low-rank ones; its keys, or what they are compressed from,
+ * and its heads' weights, from the hidden state. */
+static int run_index_weights(struct bench *b, struct layer *l, struct case_run *run) {
+        const struct shape *s = l->shape;
+        uint32_t q_rows = s->index_heads * s->index_dim, rows = s->index_rows + s->index_heads;
+        struct device_ptr at = next_copy(&l->index_weights),
+                          behind = device_offset(at,
+                                                 quant_row_bytes(quant_info(QUANT_Q8_0), s->q_low) * q_rows);
+        struct op_matmul queries = {.n = 1, .x = l->q_low, .x_stride = s->q_low, .count = 1},
+                         others = {.n = 1, .x = l->hidden, .x_stride = s->hidden, .count = 1};
+        int r;
+
+        queries.out[0] = (struct op_matmul_out){
+                .w = {at, QUANT_Q8_0, q_rows, s->q_low, 1}, .y = l->index_q, .y_stride = q_rows};
+        others.out[0] = (struct op_matmul_out){
+                .w = {behind, QUANT_Q8_0, rows, s->hidden, 1}, .y = l->index_weight, .y_stride = rows};
+        run->bytes += (double) index_weight_bytes(s);
+        run->products += (double) q_rows * s->q_low + (double) rows * s->hidden;
+        r = b->backend->ops->matmul(b->stream, &queries);
+        return r ? r : b->backend->ops->matmul(b->stream, &others);
+}
+
+static int run_sparse(struct bench *b, struct layer *l, struct case_run *run) {
+        const struct shape *s = l->shape;
+        struct kv_layer kv = kv_plane(l, next_copy(&l->kv)), entries = kv;
+        uint32_t seen = MIN(s->index_k, entries_of(l)) + MIN(s->window, l->tokens);
+        struct op_sparse_attention op;
+
+        if (s->ratio) {
+                entries.k = next_copy(&l->entries);
+                entries.ratio = s->ratio;
+        }
+        op = (struct op_sparse_attention){
+                .rows = l->rows,
+                .kv = kv,
+                .entries = entries,
+                .heads = s->heads,
+                .window = s->window,
+                .chosen_max = s->index_k,
+                .scale = 1.0f / sqrtf((float) s->k_dim),
+                .chosen = l->chosen,
+                .q = l->q,
+                .out = l->out,
+        };
+        run->bytes += (double) kv_bytes(l, seen);
+        run->products += (double) seen * s->heads * (s->k_dim + s->v_dim);
+        return b->backend->ops->sparse_attention(b->stream, &op);
+}
+
+static int run_chosen(struct bench *b, struct layer *l, struct case_run *run) {
+        int r;
+
+        r = run_index_weights(b, l, run);
+        if (!r)
+                r = run_index(b, l, run);
+        if (!r)
+                r = run_sparse(b, l, run);
+        return r;
+}
+
+typedef int layer_fn(struct bench *b, struct layer *l, struct case_run *run);
+
+/* Over all copies of what it reads; the figures are of one layer. */
+static int run_copies(struct bench *b, struct layer *l, layer_fn *fn, unsigned n, struct case_run *ret) {
+        struct case_run sum = {0};
+        uint64_t begin;
+        int r;
+
+        r = fn(b, l, &(struct case_run){0}); /* scratch is there, and what the indexer chooses */
+        begin = now_nsec();
+        for (unsigned i = 0; r == 0 && i < n; i++)
+                r = fn(b, l, &sum);
+        *ret = (struct case_run){
+                .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / n,
+                .bytes = sum.bytes / n,
+                .products = sum.products / n,
+        };
+        return r;
+}
+
+static int find_layer(struct bench *b, const struct shape *shape, uint32_t tokens, struct layer **ret) {
+        struct layer *l;
+
+        for (unsigned i = 0; i < b->n_layers; i++)
+                if (b->layers[i].shape == shape && b->layers[i].tokens == tokens) {
+                        *ret = &b->layers[i];
+                        return 0;
+                }
+        if (b->n_layers == CASES_MAX)
+                return -ENOSPC;
+        l = &b->layers[b->n_layers];
+        *l = (struct layer){.shape = shape, .tokens = tokens};
+        *ret = l;
+        b->n_layers++;
+        return init_layer(b, l);
+}
+
+static int run_attention(struct bench *b, const struct shape *shape, const char *part, uint32_t tokens,
+                         struct case_run *ret, struct reason *reason) {
+        struct layer *l;
+        int r;
+
+        if (tokens < KV_PAGE_TOKENS || tokens > TOKENS_MAX || tokens % KV_PAGE_TOKENS)
+                return reason_return(reason, CASE_E_NONE, "a context is a multiple of %d up to %d",
+                                     KV_PAGE_TOKENS, TOKENS_MAX);
+        r = find_layer(b, shape, tokens, &l);
+        if (r)
+                return r;
+        if (strcmp(part, "dense") == 0)
+                return run_copies(b, l, run_dense, l->kv.n, ret);
+        if (shape->index_heads && strcmp(part, "index") == 0)
+                return run_copies(b, l, run_index, l->keys.n, ret);
+        if (shape->index_heads && strcmp(part, "chosen") == 0)
+                return run_copies(b, l, run_chosen, l->keys.n, ret);
+        return reason_return(reason, CASE_E_NONE, "%s has no part '%s'", shape->name, part);
+}
+
+/* --- experts
+ * ------------------------------------------------------------------------------------------------ */
+
+static int init_moe(struct bench *b) {
+        struct moe *m = &b->moe;
+        uint32_t rows = MOE_ROWS_MAX * MOE_EXPERTS / MOE_CHOSEN;
+        int r;
+
+        m->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q4_K), MOE_HIDDEN) * MOE_FFN * MOE_EXPERTS;
+        r = new_copies(b, &m->weights, 3 * m->matrix_bytes, 0x11);
+        if (!r)
+                r = new_floats(b, (uint64_t) rows * MOE_HIDDEN, &m->x);
+        if (!r)
+                r = new_memory(b, (uint64_t) rows * MOE_HIDDEN * sizeof(float), &m->y);
+        if (!r)
+                r = new_memory(b, (uint64_t) rows * MOE_CHOSEN * sizeof(int32_t), &m->ids);
+        if (!r)
+                r = new_floats(b, (uint64_t) rows * MOE_CHOSEN, &m->factors);
+        if (!r)
+                r = new_memory(b, (uint64_t) rows * sizeof(int32_t), &m->counts);
+        for (uint32_t i = 0; r == 0 && i < rows * MOE_CHOSEN; i++) {
+                ((int32_t *) host_address(m->ids))[i] = (int32_t) (i % MOE_EXPERTS);
+                ((int32_t *) host_address(m->counts))[i / MOE_CHOSEN] = MOE_CHOSEN;
+        }
+        return r;
+}
+
+static int run_moe_once(struct bench *b, uint32_t rows) {
+        struct device_ptr at = next_copy(&b->moe.weights);
+        uint64_t bytes = b->moe.matrix_bytes;
+        struct op_moe op = {
+                .n = rows,
+                .k = MOE_CHOSEN,
+                .gate = {at, QUANT_Q4_K, MOE_FFN, MOE_HIDDEN, MOE_EXPERTS},
+                .up = {device_offset(at, bytes), QUANT_Q4_K, MOE_FFN, MOE_HIDDEN, MOE_EXPERTS},
+                .down = {device_offset(at, 2 * bytes), QUANT_Q4_K, MOE_HIDDEN, MOE_FFN, MOE_EXPERTS},
+                .x = b->moe.x,
+                .y = b->moe.y,
+                .ids = b->moe.ids,
+                .weights = b->moe.factors,
+                .counts = b->moe.counts,
+        };
+
+        return b->backend->ops->moe(b->stream, &op);
+}
+
+/* So many rows for each of the experts. */
+static int run_moe(struct bench *b, uint32_t per_expert, struct case_run *ret, struct reason *reason) {
+        uint32_t rows = per_expert * MOE_EXPERTS / MOE_CHOSEN;
+        uint64_t begin;
+        int r = 0;
+
+        if (per_expert < 1 || per_expert > MOE_ROWS_MAX)
+                return reason_return(reason, CASE_E_NONE, "1 to %d rows for each expert", MOE_ROWS_MAX);
+        if (b->moe.weights.n == 0)
+                r = init_moe(b);
+        if (!r)
+                r = run_moe_once(b, rows);
+        begin = now_nsec();
+        for (unsigned i = 0; r == 0 && i < b->moe.weights.n; i++)
+                r = run_moe_once(b, rows);
+        *ret = (struct case_run){
+                .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / b->moe.weights.n,
+                .bytes = 3.0 * (double) b->moe.matrix_bytes,
+                .products = 3.0 * rows * MOE_CHOSEN * MOE_HIDDEN * MOE_FFN,
+        };
+        return r;
+}
+
+static int run(void *context, const char *name, struct case_run *ret, struct reason *reason) {
+        struct bench *b = context;
+        char shape[8], part[8], end;
+        uint32_t n;
+
+        if (sscanf(name, "moe-%u%c", &n, &end) == 1)
+                return run_moe(b, n, ret, reason);
+        if (sscanf(name, "%7[a-z]-%7[a-z]-%u%c", shape, part, &n, &end) == 3)
+                for (unsigned i = 0; i < ELEMENTS(shapes); i++)
+                        if (strcmp(shapes[i].name, shape) == 0)
+                                return run_attention(b, &shapes[i], part, n, ret, reason);
+        return reason_return(reason, CASE_E_NONE, "there is no case '%s'", name);
+}
+
+static void bench_close(struct bench *b) {
+        while (b->n_buffers > 0)
+                b->backend->ops->buffer_free(b->buffers[--b->n_buffers]);
+        b->backend->ops->stream_free(b->stream);
+        b->backend->ops->free(b->backend);
+}
+
+static void usage(void) {
+        puts("usage: bench-layers [--json] [--rounds N] [--read-bytes N] CASE...\n"
+             "  --json          run the case that each line of the input names, answer with a line\n"
+             "  --rounds N      of all cases (default: 5)\n"
+             "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
+             "Cases:\n"
+             "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
+             "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
+             "(DeepSeek-V2-Lite),\n"
+             "                  dsa (V3.2), csa (V4-Flash)\n"
+             "  SHAPE-index-T   the indexer alone, of dsa or csa, T tokens\n"
+             "  SHAPE-chosen-T  all of sparse attention: the indexer's matrices, the indexer, attention to "
+             "what it chose\n"
+             "  limits          the machine's");
+}
+
+int main(int argc, char **argv) {
+        static const struct option options[] = {
+                {"json", no_argument, NULL, 'j'},
+                {"rounds", required_argument, NULL, 'r'},
+                {"read-bytes", required_argument, NULL, 'b'},
+                {"help", no_argument, NULL, 'h'},
+                {0},
+        };
+        struct bench b = {.random = 88172645463325252u};
+        struct case_program program = {
+                .run = run, .context = &b, .read_bytes = CASE_READ_BYTES, .rounds = CASE_ROUNDS};
+        int c, status;
+
+        while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1)
+                switch (c) {
+                case 'j':
+                        program.json = true;
+                        break;
+                case 'r':
+                        program.rounds = (unsigned) atoi(optarg);
+                        break;
+                case 'b':
+                        program.read_bytes = strtoull(optarg, NULL, 10);
+                        break;
+                default:
+                        usage();
+                        return c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE;
+                }
+        if (program.rounds < 1 || program.rounds > CASE_ROUNDS_MAX || program.read_bytes < 1 << 20 ||
+            (!program.json && optind == argc)) {
+                usage();
+                return EXIT_FAILURE;
+        }
+        if (backend_cpu_new(&b.backend, &(struct backend_cpu_options){0}) ||
+            b.backend->ops->stream_new(b.backend, &b.stream))
+                return EXIT_FAILURE;
+        status = cases_main(&program, argv + optind, argc - optind);
+        bench_close(&b);
+        return status;
+}
