@@ -6,24 +6,12 @@
 #include "panel.h"
 #include "tile.h"
 
-/* Up to two rows go through the vector unit at the speed of memory, and come to the same bits. */
+/* Few rows go through the vector unit at the speed of memory. Products of whole numbers come to the same bits there, so
+ * that each job may choose; those of float32 do not. */
 static uint32_t panel_rows(enum quant_type type) {
-        switch (type) {
-        case QUANT_Q4_K:
-        case QUANT_Q5_K:
-        case QUANT_Q6_K:
-        case QUANT_IQ4_XS:
-        case QUANT_Q8_0:
-        case QUANT_Q4_0:
-        case QUANT_Q4_1:
-        case QUANT_Q5_0:
-        case QUANT_Q5_1:
-        case QUANT_IQ4_NL:
-        case QUANT_MXFP4:
-                return 3;
-        default:
-                return 0;
-        }
+        if (dot_input(type) != DOT_FLOAT)
+                return cpu_variant_amx.dot[type] ? 5 : 0;
+        return type == QUANT_F32 ? 0 : 1;
 }
 
 const struct cpu_variant cpu_variant_amx = {
@@ -38,6 +26,7 @@ const struct cpu_variant cpu_variant_amx = {
         .panel_rows = panel_rows,
         .panel_bytes = panel_bytes,
         .panel_pack = panel_pack,
+        .dot_panels = dot_float_amx,
         .dot_whole = dot_whole_avx2,
         .dot =
                 {

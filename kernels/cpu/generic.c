@@ -58,7 +58,9 @@ static void dot_generic(const struct cpu_variant *v, enum quant_type type, const
 }
 
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job) {
-        if (v->dot[type])
+        if (job->panels && dot_input(type) == DOT_FLOAT)
+                v->dot_panels(job, type);
+        else if (v->dot[type])
                 v->dot[type](job);
         else if (dot_input(type) != DOT_FLOAT)
                 v->dot_whole(job, type);

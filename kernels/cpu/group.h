@@ -91,9 +91,11 @@ ALWAYS_INLINE void group_store(const struct dot_job *job, const struct group *g,
                                                                                                              \
                         for (; t + 4 <= job->n; t += 4)                                                      \
                                 _step##_rows(job, &g, row, t, 4);                                            \
-                        for (; t + 2 <= job->n; t += 2)                                                      \
+                        if (job->n - t == 3)                                                                 \
+                                _step##_rows(job, &g, row, t, 3);                                            \
+                        else if (job->n - t == 2)                                                            \
                                 _step##_rows(job, &g, row, t, 2);                                            \
-                        for (; t < job->n; t++)                                                              \
+                        else if (job->n - t == 1)                                                            \
                                 _step##_rows(job, &g, row, t, 1);                                            \
                 }                                                                                            \
         }

@@ -54,15 +54,6 @@ static void pack_32(struct panel_32 *p, const void *const *x, uint32_t n, uint32
                 }
 }
 
-/* The bfloat16 numbers of two vectors, those of the first in the low half. */
-ALWAYS_INLINE __m512i to_bf16(__m512 low, __m512 high) {
-        return (__m512i) _mm512_cvtne2ps_pbh(high, low);
-}
-
-ALWAYS_INLINE __m512 from_bf16(__m256i v) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-}
-
 static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, uint32_t cols) {
         for (uint32_t i = 0; i < cols; i += 32, p++) {
                 uint32_t here = MIN(cols - i, 32U);
@@ -70,14 +61,8 @@ static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, 
 
                 load_rows(a, x, n, i * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
                 load_rows(b, x, n, (i + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
-                for (int t = 0; t < PANEL_ROWS; t++) {
-                        __m512 first = _mm512_castsi512_ps(a[t]), second = _mm512_castsi512_ps(b[t]);
-
-                        high[t] = to_bf16(first, second);
-                        first = first - from_bf16(_mm512_castsi512_si256(high[t]));
-                        second = second - from_bf16(_mm512_extracti64x4_epi64(high[t], 1));
-                        low[t] = to_bf16(first, second);
-                }
+                for (int t = 0; t < PANEL_ROWS; t++)
+                        split(_mm512_castsi512_ps(a[t]), _mm512_castsi512_ps(b[t]), &high[t], &low[t]);
                 transpose_dwords(high);
                 transpose_dwords(low);
                 for (int k = 0; k < 16; k++) {

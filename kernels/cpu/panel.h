@@ -70,3 +70,26 @@ ALWAYS_INLINE void transpose_dwords(__m512i v[16]) {
                 v[i + 12] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
         }
 }
+
+/* The bfloat16 numbers of two vectors, those of the first in the low half. */
+ALWAYS_INLINE __m512i to_bf16(__m512 low, __m512 high) {
+        return (__m512i) _mm512_cvtne2ps_pbh(high, low);
+}
+
+ALWAYS_INLINE __m512 from_bf16(__m256i v) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+/* 32 numbers as the sum of two of bfloat16. */
+ALWAYS_INLINE void split(__m512 a, __m512 b, __m512i *high, __m512i *low) {
+        *high = to_bf16(a, b);
+        *low = to_bf16(a - from_bf16(_mm512_castsi512_si256(*high)), b - from_bf16(_mm512_extracti64x4_epi64(*high, 1)));
+}
+
+ALWAYS_INLINE void split_bf16(const float *values, uint16_t high[32], uint16_t low[32]) {
+        __m512i h, l;
+
+        split(_mm512_loadu_ps(values), _mm512_loadu_ps(values + 16), &h, &l);
+        _mm512_storeu_si512(high, h);
+        _mm512_storeu_si512(low, l);
+}

@@ -162,6 +162,8 @@ ALWAYS_INLINE vf load_part(vf (*load)(const void *), const uint8_t *p, size_t by
         return load(padded);
 }
 
+enum { PLAIN_AHEAD = 2048 /* bytes */ };
+
 /* Weights of plain types, converted exactly; `size` bytes a value. */
 ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, size_t size,
                               vf (*load)(const void *)) {
@@ -171,7 +173,12 @@ ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t 
         UNROLL for (int w = 0; w < W; w++) UNROLL for (int n = 0; n < N; n++) acc[w][n] = vf_zero();
         for (; i + VF_LANES <= job->cols; i += VF_LANES)
                 UNROLL for (int w = 0; w < W; w++) {
-                        vf weights = load(job->w + (row + w) * job->row_bytes + i * size);
+                        const uint8_t *p = job->w + (row + w) * job->row_bytes + i * size;
+                        vf weights = load(p);
+
+                        /* A row alone is a stream; the hardware follows it less far ahead than memory needs. */
+                        if (W == 1)
+                                _mm_prefetch(p + PLAIN_AHEAD, _MM_HINT_T0);
 
                         UNROLL for (int n = 0; n < N; n++) acc[w][n] =
                                 vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);

@@ -126,6 +126,8 @@ struct cpu_variant {
         uint32_t (*panel_rows)(enum quant_type type);
         size_t (*panel_bytes)(enum dot_input form, uint32_t cols);
         void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
+        /* For types that are multiplied with float32 activations, where there are panels. */
+        void (*dot_panels)(const struct dot_job *job, enum quant_type type);
         /* The same for any type that is multiplied with 8-bit activations. */
         void (*dot_whole)(const struct dot_job *job, enum quant_type type);
 };

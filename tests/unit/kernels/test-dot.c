@@ -24,17 +24,27 @@ struct batch {
         float *results, *y[ROWS_MAX];
 };
 
-static void batch_pack(struct batch *b, const struct cpu_variant *v, enum dot_input form) {
-        size_t bytes = v->panel_bytes(form, b->cols);
+static bool takes_panels(const struct cpu_variant *v, enum quant_type type) {
+        return v->panel_rows && v->panel_rows(type) > 0;
+}
 
-        b->panels = aligned_alloc(4096, DIV_ROUND_UP(b->n, 16U) * bytes);
-        assert_se(b->panels);
-        for (uint32_t t = 0; t < b->n; t += 16)
-                v->panel_pack(form, (char *) b->panels + t / 16 * bytes, b->x + t, MIN(b->n - t, 16U), b->cols);
+/* Float32 products are only ever computed in one way, which may be by panels. */
+static bool needs_panels(const struct cpu_variant *v, enum quant_type type) {
+        return takes_panels(v, type) && v->panel_rows(type) == 1;
+}
+
+static void *pack(const struct cpu_variant *v, enum quant_type type, const void *const *x, uint32_t n, uint32_t cols) {
+        size_t bytes = v->panel_bytes(dot_input(type), cols);
+        char *panels = aligned_alloc(4096, DIV_ROUND_UP(n, 16U) * bytes);
+
+        assert_se(panels);
+        for (uint32_t t = 0; t < n; t += 16)
+                v->panel_pack(dot_input(type), panels + t / 16 * bytes, x + t, MIN(n - t, 16U), cols);
+        return panels;
 }
 
 static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_type type, uint32_t n,
-                       uint32_t cols, uint32_t outputs, float *values) {
+                       uint32_t cols, uint32_t outputs, float *values, bool panels) {
         size_t bytes = dot_input_bytes(dot_input(type), cols);
 
         *b = (struct batch){.n = n, .cols = cols, .outputs = outputs, .values = values};
@@ -46,8 +56,8 @@ static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_
                 b->x[t] = b->inputs + t * bytes;
                 b->y[t] = b->results + (size_t) t * outputs;
         }
-        if (v->panel_rows && v->panel_rows(type) && n >= v->panel_rows(type))
-                batch_pack(b, v, dot_input(type));
+        if (panels)
+                b->panels = pack(v, type, b->x, n, cols);
 }
 
 static void batch_deinit(struct batch *b) {
@@ -63,6 +73,7 @@ static struct dot_job batch_job(const struct batch *b, enum quant_type type, con
                 .row_bytes = quant_row_bytes(quant_info(type), b->cols),
                 .cols = b->cols,
                 .end = b->outputs,
+                .rows = b->outputs,
                 .n = b->n,
                 .x = b->x,
                 .panels = b->panels,
@@ -83,24 +94,25 @@ static bool runs_here(const struct cpu_variant *v) {
 }
 
 /* All results against the definition, and each row against the same row alone. */
-static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
-                        uint32_t outputs) {
+static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs,
+                      bool panels) {
         struct sample s = {cols * 1000 + outputs};
         _cleanup_(freep) char *weights = sample_weights(&s, type, (size_t) outputs * cols);
         _cleanup_(freep) float *w = malloc(cols * sizeof(*w));
         _cleanup_(batch_deinit) struct batch b;
         struct dot_job job;
 
-        batch_init(&b, v, type, n, cols, outputs, sample_floats(&s, (size_t) n * cols));
+        batch_init(&b, v, type, n, cols, outputs, sample_floats(&s, (size_t) n * cols), panels);
         job = batch_job(&b, type, weights);
         cpu_variant_dot(v, type, &job);
         for (uint32_t t = 0; t < n; t++) {
+                _cleanup_(freep) void *panel = needs_panels(v, type) ? pack(v, type, &b.x[t], 1, cols) : NULL;
                 float alone[64], *y = alone;
                 struct dot_job single = job;
 
                 single.n = 1;
                 single.x = &b.x[t];
-                single.panels = NULL;
+                single.panels = panel;
                 single.y = &y;
                 cpu_variant_dot(v, type, &single);
                 assert_se(memcmp(alone, b.y[t], outputs * sizeof(float)) == 0);
@@ -120,6 +132,13 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
         }
 }
 
+static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
+        if (!needs_panels(v, type))
+                check_job(v, type, n, cols, outputs, false);
+        if (takes_panels(v, type))
+                check_job(v, type, n, cols, outputs, true);
+}
+
 TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
         static const uint32_t outputs[] = {1, 3, 4, 7, 18};
 
@@ -132,6 +151,8 @@ TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
                         for (uint32_t n = 1; n <= 17; n++)
                                 check_shape(cpu_variants[v], *type, n, block * (1 + n % 5), outputs[n % 5]);
                         check_shape(cpu_variants[v], *type, 33, block * 9, 5);
+                        check_shape(cpu_variants[v], *type, 2, block * 3, 64);
+                        check_shape(cpu_variants[v], *type, 18, block * 3, 51);
                         if (!cpu_variants[v]->dot[*type]) /* dequantised in tiles of columns */
                                 check_shape(cpu_variants[v], *type, 3, 2048 + 256, 5);
                         if (block == 8) {
@@ -152,7 +173,7 @@ TEST(bias_and_accumulation_come_after_the_product) {
 
                 if (!runs_here(cpu_variants[v]))
                         continue;
-                batch_init(&b, cpu_variants[v], QUANT_F32, 2, 16, 5, sample_floats(&s, 2 * 16));
+                batch_init(&b, cpu_variants[v], QUANT_F32, 2, 16, 5, sample_floats(&s, 2 * 16), false);
                 job = batch_job(&b, QUANT_F32, weights);
                 cpu_variants[v]->dot[QUANT_F32](&job);
                 memcpy(plain, b.results, sizeof(plain));
@@ -280,7 +301,7 @@ static bool check_fixture(const struct cpu_variant *v, enum quant_type type, con
                 return false;
         x = fixture_read(folder, "activations", ".f32", &x_bytes);
         assert_se(x && x_bytes == 8 * 512 * sizeof(float) && expected_bytes == 8 * 24 * sizeof(float));
-        batch_init(&b, v, type, 8, 512, 24, x);
+        batch_init(&b, v, type, 8, 512, 24, x, needs_panels(v, type));
         job = batch_job(&b, type, weights);
         assert_se(bytes == 24 * job.row_bytes);
         cpu_variant_dot(v, type, &job);
