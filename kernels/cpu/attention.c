@@ -64,15 +64,22 @@ static uint32_t block_rows(const struct op_attention *op, unsigned threads) {
 static void attention_divide(struct attention *a, unsigned threads) {
         const int32_t *sequences = host_address(a->op->rows.sequences);
         uint32_t most = block_rows(a->op, threads), group = a->op->heads / a->op->kv.kv_heads;
-        uint64_t chains;
+        uint64_t chains, splits = 0;
 
         for (uint32_t t = 0; t < a->op->rows.n; t++)
                 if (t == 0 || sequences[t] != sequences[t - 1] || t - a->first[a->n_blocks - 1] == most)
                         a->first[a->n_blocks++] = t;
         a->first[a->n_blocks] = a->op->rows.n;
         chains = (uint64_t) a->n_blocks * a->op->kv.kv_heads;
+        a->parts = 1;
+        for (uint64_t i = 0; i < chains && splits < threads; i++) {
+                struct attend_chain c = attention_chain(&a->base, i);
+
+                splits += c.end - c.begin;
+        }
         /* All parts read the same pages: no more of them than threads that would stand idle. */
-        a->parts = chains >= threads ? 1 : (uint32_t) MIN(DIV_ROUND_UP(threads, chains), group);
+        if (splits < threads)
+                a->parts = (uint32_t) MIN(DIV_ROUND_UP(threads, splits), group);
         a->parts = MAX(a->parts, DIV_ROUND_UP(group, (uint32_t) ATTENTION_PAIRS));
         a->base.chains = chains * a->parts;
 }
