@@ -245,7 +245,7 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
                                 before = now;
                         }
                 for (uint32_t r = 0; r < groups; r++) {
-                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
+                        GROUP_FETCH(&g[r], i * f.block_bytes, f.block_bytes, 0, 1, _MM_HINT_T1);
                         if (i + 1 < blocks)
                                 f.unpack(&k->slabs[(i + 1) % 2][r], &g[r], (i + 1) * f.block_bytes);
                 }
@@ -264,11 +264,13 @@ ALWAYS_INLINE void dot_256(const struct dot_job *job, struct format_amx f) {
 
         amx_begin(&config);
         for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
-                for (uint32_t row = job->begin; row < job->end; row += AMX_GROUPS * GROUP_ROWS) {
+                for (uint32_t row = job->begin, most; row < job->end; row += most * GROUP_ROWS) {
                         uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
                         struct group g[AMX_GROUPS];
-                        uint32_t groups = amx_groups(job, row, g);
+                        uint32_t groups;
 
+                        most = n <= AMX_PANELS_FEW * PANEL_ROWS ? 1 : AMX_GROUPS;
+                        groups = amx_groups(job, row, most, g);
                         groups_256(job, g, groups, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
                         for (uint32_t r = 0; r < groups; r++)
                                 amx_store(job, &g[r], row + r * GROUP_ROWS, t, n, k.acc[r]);

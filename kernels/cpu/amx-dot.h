@@ -8,18 +8,19 @@
 
 enum {
         AMX_GROUPS = 2,      /* that are computed together, at most */
+        AMX_PANELS_FEW = 2,  /* with which a group alone leaves more of the first cache to itself */
         AMX_PANELS_MAX = 16, /* whose values and sums stay in the second cache while the weights pass */
 };
 
-/* The groups from `row` on, up to AMX_GROUPS. Returns how many there are. */
-static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, struct group g[AMX_GROUPS]) {
+/* The groups from `row` on, `most` ≤ AMX_GROUPS of them. Returns how many there are. */
+static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, uint32_t most, struct group g[AMX_GROUPS]) {
         uint32_t groups = 0;
 
-        for (; groups < AMX_GROUPS && row < job->end; row += GROUP_ROWS) {
+        for (; groups < most && row < job->end; row += GROUP_ROWS) {
                 g[groups] = group_at(job, row);
                 /* What comes after all of them. */
-                if (row + (AMX_GROUPS + 1) * GROUP_ROWS <= job->rows)
-                        g[groups].ahead = (const char *) g[groups].row[0] + AMX_GROUPS * GROUP_ROWS * job->row_bytes;
+                if (row + (most + 1) * GROUP_ROWS <= job->rows)
+                        g[groups].ahead = (const char *) g[groups].row[0] + most * GROUP_ROWS * job->row_bytes;
                 else
                         g[groups].ahead = NULL;
                 groups++;

@@ -153,7 +153,7 @@ void dot_float_amx(const struct dot_job *job, enum quant_type type) {
                 for (uint32_t row = job->begin; row < job->end; row += AMX_GROUPS * GROUP_ROWS) {
                         uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
                         struct group g[AMX_GROUPS];
-                        uint32_t groups = amx_groups(job, row, g);
+                        uint32_t groups = amx_groups(job, row, AMX_GROUPS, g);
 
                         groups_float(job, type, g, groups, &k, (const char *) job->panels + t / PANEL_ROWS * bytes,
                                      DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS));

@@ -10,7 +10,7 @@
  * that each job may choose; those of float32 do not. */
 static uint32_t panel_rows(enum quant_type type) {
         if (dot_input(type) != DOT_FLOAT)
-                return cpu_variant_amx.dot[type] ? 5 : 0;
+                return cpu_variant_amx.dot[type] ? 9 : 0;
         return type == QUANT_F32 ? 0 : 1;
 }
 

@@ -36,13 +36,14 @@ ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
 
 /* Fetches what of the next group lies where this one has the `bytes` from `at` in each row, `part` of `parts` of
  * it: by rising addresses, for which memory is fastest, though the rows are then read side by side. */
-ALWAYS_INLINE void group_fetch(const struct group *g, size_t at, size_t bytes, unsigned part, unsigned parts) {
-        size_t begin = GROUP_ROWS * bytes * part / parts, end = GROUP_ROWS * bytes * (part + 1) / parts;
-
-        if (g->ahead)
-                for (size_t i = begin / 64 * 64; i < end; i += 64)
-                        _mm_prefetch(g->ahead + GROUP_ROWS * at + i, _MM_HINT_T0);
-}
+#define GROUP_FETCH(_g, _at, _bytes, _part, _parts, _hint)                                                   \
+        do {                                                                                                 \
+                size_t _begin = GROUP_ROWS * (_bytes) * (_part) / (_parts) / 64 * 64;                        \
+                                                                                                             \
+                for (; (_g)->ahead && _begin < GROUP_ROWS * (_bytes) * ((_part) + 1) / (_parts);             \
+                     _begin += 64)                                                                           \
+                        _mm_prefetch((_g)->ahead + GROUP_ROWS * (_at) + _begin, _hint);                      \
+        } while (0)
 
 /* Four bytes from `at` of each row. */
 ALWAYS_INLINE __m512i group_words(const struct group *g, size_t at) {
