@@ -245,7 +245,7 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
                                 before = now;
                         }
                 for (uint32_t r = 0; r < groups; r++) {
-                        GROUP_FETCH(&g[r], i * f.block_bytes, f.block_bytes, 0, 1, _MM_HINT_T1);
+                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
                         if (i + 1 < blocks)
                                 f.unpack(&k->slabs[(i + 1) % 2][r], &g[r], (i + 1) * f.block_bytes);
                 }

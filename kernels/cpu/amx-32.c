@@ -115,7 +115,7 @@ ALWAYS_INLINE void groups_32(const struct dot_job *job, const struct group *g, u
 
                 for (uint32_t r = 0; r < groups; r++) {
                         unpack(&k->slabs[slabs % 2][r], &g[r], from, here, f);
-                        GROUP_FETCH(&g[r], from * f.block_bytes, here * f.block_bytes, 0, 1, _MM_HINT_T1);
+                        group_fetch(&g[r], from * f.block_bytes, here * f.block_bytes, 0, 1);
                 }
                 for (uint32_t p = 0; p < panels; p++)
                         for (uint32_t r = 0; r < groups; r++) {

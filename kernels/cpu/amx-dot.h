@@ -18,11 +18,7 @@ static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, uint3
 
         for (; groups < most && row < job->end; row += GROUP_ROWS) {
                 g[groups] = group_at(job, row);
-                /* What comes after all of them. */
-                if (row + (most + 1) * GROUP_ROWS <= job->rows)
-                        g[groups].ahead = (const char *) g[groups].row[0] + most * GROUP_ROWS * job->row_bytes;
-                else
-                        g[groups].ahead = NULL;
+                g[groups].ahead = rows_ahead(job, row, most * GROUP_ROWS);
                 groups++;
         }
         return groups;

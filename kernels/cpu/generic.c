@@ -19,7 +19,6 @@ static void multiply_tile(const struct cpu_variant *v, const struct dot_job *job
                 .row_bytes = cols * sizeof(float),
                 .cols = cols,
                 .end = rows,
-                .rows = rows,
                 .x = x,
                 .y = y,
                 .bias = job->bias && col == 0 ? job->bias + row : NULL,

@@ -27,7 +27,7 @@ ALWAYS_INLINE void block_q45_k(const struct dot_job *job, const struct group *g,
         UNROLL for (int q = 0; q < 4; q++) {
                 __m512i dot[4][4], scales, mins;
 
-                GROUP_FETCH(g, at, block_bytes, q, 4, _MM_HINT_T0);
+                group_fetch(g, at, block_bytes, q, 4);
                 head[q] = quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
                                    load128(g->row[q + 12] + at));
                 scales = q4_k_scales(head[q]);
@@ -121,7 +121,7 @@ ALWAYS_INLINE void block_256(const struct dot_job *job, const struct group *g, u
         UNROLL for (int q = 0; q < 4; q++) {
                 __m512i dot[4][4], rows[4][4];
 
-                GROUP_FETCH(g, at, block_bytes, q, 4, _MM_HINT_T0);
+                group_fetch(g, at, block_bytes, q, 4);
                 UNROLL for (int l = 0; l < 4; l++) {
                         row(job, g->row[4 * q + l] + at, t, N, i, rows[l]);
                         UNROLL for (int n = 0; n < N; n++) dot[n][l] = rows[l][n];

@@ -20,6 +20,15 @@ struct group {
         const char *ahead; /* the next group's rows, to be fetched while these are computed, or NULL */
 };
 
+/* Where the rows lie that will be read when `rows` rows from `row` on have been; NULL: not known. */
+ALWAYS_INLINE const char *rows_ahead(const struct dot_job *job, uint32_t row, uint32_t rows) {
+        if (row + rows + GROUP_ROWS <= job->end)
+                return (const char *) job->w + (row + rows) * job->row_bytes;
+        /* The job's last rows: on with what comes after it. */
+        row = row + rows < job->end ? 0 : row + rows - job->end;
+        return row + GROUP_ROWS <= job->next_rows ? (const char *) job->next + row * job->row_bytes : NULL;
+}
+
 ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
         const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         uint32_t rows = MIN(job->end - row, (uint32_t) GROUP_ROWS);
@@ -29,21 +38,20 @@ ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
                 g.row[i] = job->w + (row + MIN(i, rows - 1)) * job->row_bytes;
         g.offset = _mm512_mullo_epi32(_mm512_min_epi32(lanes, _mm512_set1_epi32((int) rows - 1)),
                                       _mm512_set1_epi32((int) job->row_bytes));
-        if (row + 2 * GROUP_ROWS <= job->rows)
-                g.ahead = (const char *) g.row[0] + GROUP_ROWS * job->row_bytes;
+        g.ahead = rows_ahead(job, row, GROUP_ROWS);
         return g;
 }
 
-/* Fetches what of the next group lies where this one has the `bytes` from `at` in each row, `part` of `parts` of
- * it: by rising addresses, for which memory is fastest, though the rows are then read side by side. */
-#define GROUP_FETCH(_g, _at, _bytes, _part, _parts, _hint)                                                   \
-        do {                                                                                                 \
-                size_t _begin = GROUP_ROWS * (_bytes) * (_part) / (_parts) / 64 * 64;                        \
-                                                                                                             \
-                for (; (_g)->ahead && _begin < GROUP_ROWS * (_bytes) * ((_part) + 1) / (_parts);             \
-                     _begin += 64)                                                                           \
-                        _mm_prefetch((_g)->ahead + GROUP_ROWS * (_at) + _begin, _hint);                      \
-        } while (0)
+/* Fetches what of the next group lies where this one has the `bytes` from `at` in each row, `part` of `parts` of it, to
+ * the second cache: by rising addresses, for which memory is fastest, though the rows are then read side by side. (The
+ * first cache can wait for fewer lines at a time than memory has on the way.) */
+ALWAYS_INLINE void group_fetch(const struct group *g, size_t at, size_t bytes, unsigned part, unsigned parts) {
+        size_t begin = GROUP_ROWS * bytes * part / parts, end = GROUP_ROWS * bytes * (part + 1) / parts;
+
+        if (g->ahead)
+                for (size_t i = begin / 64 * 64; i < end; i += 64)
+                        _mm_prefetch(g->ahead + GROUP_ROWS * at + i, _MM_HINT_T1);
+}
 
 /* Four bytes from `at` of each row. */
 ALWAYS_INLINE __m512i group_words(const struct group *g, size_t at) {

@@ -41,7 +41,6 @@ static void multiply_slice(struct heads *a, uint32_t head, uint32_t piece, uint3
                 .cols = op->w.cols,
                 .begin = piece * a->unit,
                 .end = MIN((piece + 1) * a->unit, op->w.rows),
-                .rows = op->w.rows,
                 .n = to - from,
                 .x = x,
                 .y = y,

@@ -63,7 +63,6 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
                 .cols = out->w.cols,
                 .begin = (uint32_t) (piece - m->first_piece[i]) * m->unit,
                 .n = m->op->n,
-                .rows = out->w.rows,
                 .x = in->x,
                 .panels = cpu_wants_panels(m->variant, out->w.type, m->op->n) ? in->panels : NULL,
                 .y = m->y[i],
@@ -71,6 +70,8 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
                 .accumulate = m->op->accumulate,
         };
         job.end = MIN(job.begin + m->unit, out->w.rows);
+        job.next = job.w + job.end * job.row_bytes;
+        job.next_rows = MIN(m->unit, out->w.rows - job.end);
         cpu_variant_dot(m->variant, out->w.type, &job);
 }
 

@@ -251,6 +251,12 @@ static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
         }
 }
 
+static const uint8_t *expert_rows(const struct moe *m, const struct weight *w, uint32_t group, uint32_t row) {
+        size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
+
+        return (const uint8_t *) host_address(w->data) + ((size_t) m->active[group] * w->rows + row) * row_bytes;
+}
+
 /* Rows [begin, end) of one expert's matrix for its pairs [from, from + n), counted from its first; `from` is the first of
  * a bundle. y and scale are those of the first of these pairs. */
 static void moe_dot(const struct moe *m, const struct moe_input *in, const struct weight *w, struct device_ptr bias,
@@ -258,9 +264,8 @@ static void moe_dot(const struct moe *m, const struct moe_input *in, const struc
         uint32_t expert = m->active[group], bundle = m->first_bundle[group] + from / BUNDLE;
 
         job.row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
-        job.w = (const uint8_t *) host_address(w->data) + (size_t) expert * w->rows * job.row_bytes;
+        job.w = expert_rows(m, w, group, 0);
         job.cols = w->cols;
-        job.rows = w->rows;
         job.x = in->x + m->first[group] + from;
         if (group_panels(m, in, group))
                 job.panels = in->panels + bundle * in->panel_bytes;
@@ -277,6 +282,10 @@ static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, u
         uint32_t rows = end - begin;
         struct dot_job job = {.begin = begin, .end = end, .n = n, .y = gate};
 
+        if (op->gate.type == op->up.type) {
+                job.next = expert_rows(m, &op->up, group, begin);
+                job.next_rows = rows;
+        }
         /* A job's results begin at row 0. */
         for (uint32_t i = 0; i < n; i++) {
                 gate[i] = worker + (size_t) i * rows - begin;
@@ -284,6 +293,13 @@ static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, u
         }
         moe_dot(m, &m->input[0], &op->gate, op->gate_bias, group, from, job);
         job.y = up;
+        if (op->gate.type == op->up.type && end < op->gate.rows)
+                job.next = expert_rows(m, &op->gate, group, end);
+        else if (op->gate.type == op->up.type && group + 1 < m->n_active)
+                job.next = expert_rows(m, &op->gate, group + 1, 0);
+        else
+                job.next_rows = 0;
+        job.next_rows = MIN(job.next_rows, end < op->gate.rows ? op->gate.rows - end : op->gate.rows);
         moe_dot(m, &m->input[1], &op->up, op->up_bias, group, from, job);
         for (uint32_t i = 0; i < n; i++) {
                 struct op_glu glu = {
@@ -323,16 +339,22 @@ static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         for (uint64_t i = begin; i < end; i++) {
                 uint32_t row = (uint32_t) deal_next(m->deal_down, worker) * m->unit_down;
 
-                for (uint32_t group = 0; group < m->n_active; group++)
-                        moe_dot(m, &m->hidden_input, &op->down, op->down_bias, group, 0,
-                                (struct dot_job) {
-                                        .begin = row,
-                                        .end = MIN(row + m->unit_down, op->down.rows),
-                                        .n = m->first[group + 1] - m->first[group],
-                                        .y = m->y + m->first[group],
-                                        .accumulate = true,
-                                        .scale = m->pair_weight + m->first[group],
-                                });
+                for (uint32_t group = 0; group < m->n_active; group++) {
+                        struct dot_job job = {
+                                .begin = row,
+                                .end = MIN(row + m->unit_down, op->down.rows),
+                                .n = m->first[group + 1] - m->first[group],
+                                .y = m->y + m->first[group],
+                                .accumulate = true,
+                                .scale = m->pair_weight + m->first[group],
+                        };
+
+                        if (group + 1 < m->n_active) {
+                                job.next = expert_rows(m, &op->down, group + 1, row);
+                                job.next_rows = job.end - row;
+                        }
+                        moe_dot(m, &m->hidden_input, &op->down, op->down_bias, group, 0, job);
+                }
         }
 }
 

@@ -178,7 +178,7 @@ ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t 
 
                         /* A row alone is a stream; the hardware follows it less far ahead than memory needs. */
                         if (W == 1)
-                                _mm_prefetch(p + PLAIN_AHEAD, _MM_HINT_T0);
+                                _mm_prefetch(p + PLAIN_AHEAD, _MM_HINT_T1);
 
                         UNROLL for (int n = 0; n < N; n++) acc[w][n] =
                                 vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);

@@ -13,7 +13,8 @@ struct dot_job {
         const uint8_t *w; /* row 0; row_bytes between rows */
         size_t row_bytes;
         uint32_t cols, begin, end, n;
-        uint32_t rows;        /* that w has: those from `end` on may be fetched early */
+        const uint8_t *next;  /* weights of the same type and cols that will be read after these, to be fetched early */
+        uint32_t next_rows;   /* how many; 0: none */
         const void *const *x; /* [n] rows in the type's dot_input() form */
         const void *panels;   /* the same rows as the variant's panel_pack() makes them, 16 to a panel, or NULL */
         float *const *y;      /* [n] */

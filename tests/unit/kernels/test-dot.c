@@ -73,7 +73,6 @@ static struct dot_job batch_job(const struct batch *b, enum quant_type type, con
                 .row_bytes = quant_row_bytes(quant_info(type), b->cols),
                 .cols = b->cols,
                 .end = b->outputs,
-                .rows = b->outputs,
                 .n = b->n,
                 .x = b->x,
                 .panels = b->panels,
