@@ -11,10 +11,13 @@
 #include "panel.h"
 #include "tile.h"
 
-/* A block of sixteen weight rows. */
+/* A block of sixteen weight rows: what the unit multiplies, and what the products are finished with, a block later. */
 struct slab {
         _Alignas(PANEL_ALIGN) int8_t digits[2][4][GROUP_ROWS][64]; /* [low, high] */
-        int16_t mins[GROUP_ROWS][8];
+};
+
+struct factors {
+        _Alignas(64) int16_t mins[GROUP_ROWS][8];
         float d[GROUP_ROWS], dmin[GROUP_ROWS];
 };
 
@@ -23,12 +26,14 @@ struct format_amx {
         size_t block_bytes;
         int shift; /* weight × scale = low digit + (high digit << shift) */
         bool has_sign, has_min;
-        void (*unpack)(struct slab *slab, const struct group *g, size_t at);
+        /* A quarter of a slab's rows, and with the last one the scales. */
+        void (*unpack)(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter);
 };
 
 /* The products of a slab with one panel or two, not put together yet. */
 struct products {
         const struct slab *slab;
+        const struct factors *factors;
         const panel_fours *x[2];
         const struct panel_256 *scales[2];
         float (*acc[2])[PANEL_ROWS]; /* [16 weight rows][16 activation rows] */
@@ -39,56 +44,55 @@ struct products {
 
 struct work {
         struct slab slabs[2][AMX_GROUPS];
+        struct factors factors[3][AMX_GROUPS];
         struct products products[2];
         _Alignas(PANEL_ALIGN) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
 
-/* Bytes of at most 31 times scales' digits of at most 7 stay below 256: one multiplication of a word does two. */
-ALWAYS_INLINE void unpack_q45_k(struct slab *slab, const struct group *g, size_t at,
+/* Bytes of at most 31 times scales' digits of at most 7 stay below 256: one multiplication of a word does two. Rows are
+ * those whose scales lie in one vector: quarter, quarter + 4, … */
+ALWAYS_INLINE void unpack_q45_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter,
                                 __m512i (*values)(const uint8_t *block, int v)) {
-        __m512i head[4], words;
+        __m512i scales, mins, low, high, words;
 
-        UNROLL for (int q = 0; q < 4; q++) {
-                __m512i scales, mins, low, high;
+        scales = q4_k_scales(quarters(load128(g->row[quarter] + at), load128(g->row[quarter + 4] + at),
+                                      load128(g->row[quarter + 8] + at), load128(g->row[quarter + 12] + at)));
+        mins = _mm512_shuffle_epi8(scales, q4_k_min_words());
+        _mm_store_si128((__m128i *) factors->mins[quarter], _mm512_castsi512_si128(mins));
+        _mm_store_si128((__m128i *) factors->mins[quarter + 4], _mm512_extracti32x4_epi32(mins, 1));
+        _mm_store_si128((__m128i *) factors->mins[quarter + 8], _mm512_extracti32x4_epi32(mins, 2));
+        _mm_store_si128((__m128i *) factors->mins[quarter + 12], _mm512_extracti32x4_epi32(mins, 3));
+        low = _mm512_and_si512(scales, _mm512_set1_epi8(7));
+        high = _mm512_and_si512(_mm512_srli_epi16(scales, 3), _mm512_set1_epi8(7));
+        UNROLL for (int l = 0; l < 4; l++) {
+                __m512i row_low = _mm512_shuffle_i32x4(low, low, l * 0x55);
+                __m512i row_high = _mm512_shuffle_i32x4(high, high, l * 0x55);
+                int row = quarter + 4 * l;
 
-                head[q] = quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
-                                   load128(g->row[q + 12] + at));
-                scales = q4_k_scales(head[q]);
-                mins = _mm512_shuffle_epi8(scales, q4_k_min_words());
-                _mm_store_si128((__m128i *) slab->mins[q], _mm512_castsi512_si128(mins));
-                _mm_store_si128((__m128i *) slab->mins[q + 4], _mm512_extracti32x4_epi32(mins, 1));
-                _mm_store_si128((__m128i *) slab->mins[q + 8], _mm512_extracti32x4_epi32(mins, 2));
-                _mm_store_si128((__m128i *) slab->mins[q + 12], _mm512_extracti32x4_epi32(mins, 3));
-                low = _mm512_and_si512(scales, _mm512_set1_epi8(7));
-                high = _mm512_and_si512(_mm512_srli_epi16(scales, 3), _mm512_set1_epi8(7));
-                UNROLL for (int l = 0; l < 4; l++) {
-                        __m512i row_low = _mm512_shuffle_i32x4(low, low, l * 0x55);
-                        __m512i row_high = _mm512_shuffle_i32x4(high, high, l * 0x55);
+                UNROLL for (int v = 0; v < 4; v++) {
+                        __m512i w = values(g->row[row] + at, v), spread = q4_k_scale_words(v);
 
-                        UNROLL for (int v = 0; v < 4; v++) {
-                                __m512i w = values(g->row[q + 4 * l] + at, v), spread = q4_k_scale_words(v);
-
-                                _mm512_store_si512(slab->digits[0][v][q + 4 * l],
-                                                   _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_low, spread)));
-                                _mm512_store_si512(slab->digits[1][v][q + 4 * l],
-                                                   _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_high, spread)));
-                        }
+                        _mm512_store_si512(slab->digits[0][v][row],
+                                           _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_low, spread)));
+                        _mm512_store_si512(slab->digits[1][v][row],
+                                           _mm512_mullo_epi16(w, _mm512_shuffle_epi8(row_high, spread)));
                 }
         }
-        words = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(head[0], head[1]),
-                                      _mm512_unpacklo_epi32(head[2], head[3]));
-        _mm512_store_ps(slab->d, low_halves(words));
-        _mm512_store_ps(slab->dmin, high_halves(words));
+        if (quarter < 3)
+                return;
+        words = group_words(g, at);
+        _mm512_store_ps(factors->d, low_halves(words));
+        _mm512_store_ps(factors->dmin, high_halves(words));
 }
 
-ALWAYS_INLINE void unpack_q4_k(struct slab *slab, const struct group *g, size_t at) {
-        unpack_q45_k(slab, g, at, values_q4_k);
+ALWAYS_INLINE void unpack_q4_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+        unpack_q45_k(slab, factors, g, at, quarter, values_q4_k);
 }
 
-ALWAYS_INLINE void unpack_q5_k(struct slab *slab, const struct group *g, size_t at) {
-        unpack_q45_k(slab, g, at, values_q5_k);
+ALWAYS_INLINE void unpack_q5_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+        unpack_q45_k(slab, factors, g, at, quarter, values_q5_k);
 }
 
 /* (value - offset) × scale = low + 128 high, -64 ≤ low < 64, for values 64 v to 64 v + 63 of row i. */
@@ -108,54 +112,59 @@ ALWAYS_INLINE void split_products(struct slab *slab, int i, int v, __m512i value
                                            _mm512_set1_epi8(64)));
 }
 
-ALWAYS_INLINE void unpack_q6_k(struct slab *slab, const struct group *g, size_t at) {
-        for (int i = 0; i < GROUP_ROWS; i++) {
+ALWAYS_INLINE void unpack_q6_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+        UNROLL for (int i = 4 * quarter; i < 4 * quarter + 4; i++) {
                 __m256i scales = scales_q6_k(g->row[i] + at);
 
                 UNROLL for (int v = 0; v < 4; v++)
                         split_products(slab, i, v, values_q6_k(g->row[i] + at, v), 32, scales);
         }
         /* d is the last thing in a block. */
-        _mm512_store_ps(slab->d, high_halves(group_words(g, at + sizeof(struct block_q6_k) - 4)));
+        if (quarter == 3)
+                _mm512_store_ps(factors->d, high_halves(group_words(g, at + sizeof(struct block_q6_k) - 4)));
 }
 
-ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, const struct group *g, size_t at) {
-        for (int i = 0; i < GROUP_ROWS; i++) {
+ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+        UNROLL for (int i = 4 * quarter; i < 4 * quarter + 4; i++) {
                 __m256i scales = scales_iq4_xs(g->row[i] + at);
 
                 UNROLL for (int v = 0; v < 4; v++)
                         split_products(slab, i, v, levels_iq4(codes_iq4_xs(g->row[i] + at, v)), 127, scales);
         }
-        _mm512_store_ps(slab->d, low_halves(group_words(g, at)));
+        if (quarter == 3)
+                _mm512_store_ps(factors->d, low_halves(group_words(g, at)));
 }
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
-/* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. */
+/* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. What
+ * the rows share is read before any of them is written: the compiler cannot know that they lie apart. */
 ALWAYS_INLINE void finish_rows(const struct products *p, int side, int from, struct format_amx f) {
         const struct panel_256 *x = p->scales[side];
+        const int32_t(*low)[PANEL_ROWS] = p->digits[side][0], (*high)[PANEL_ROWS] = p->digits[side][1];
+        const struct factors *factors = p->factors;
+        float(*acc)[PANEL_ROWS] = p->acc[side];
         __m512 dy = _mm512_load_ps(x->d);
+        __m512i sums[4];
 
+        UNROLL for (int j = 0; j < 4; j++) sums[j] = load512(x->sums[j]);
         UNROLL for (int w = from; w < from + 4; w++) {
-                float *row = p->acc[side][w];
-                __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(load512(p->digits[side][1][w]), f.shift),
-                                               load512(p->digits[side][0][w]));
-                __m512 acc = _mm512_load_ps(row);
+                __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(load512(high[w]), f.shift), load512(low[w]));
+                __m512 sum = _mm512_load_ps(acc[w]);
 
-                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(p->slab->d[w]) * dy, acc);
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(factors->d[w]) * dy, sum);
                 if (f.has_min) {
-                        const int16_t *m = p->slab->mins[w];
                         __m512i mins = _mm512_setzero_si512();
 
                         UNROLL for (int j = 0; j < 4; j++) {
                                 int32_t pair;
 
-                                memcpy(&pair, m + 2 * j, sizeof(pair));
-                                mins = _mm512_dpwssd_epi32(mins, load512(x->sums[j]), _mm512_set1_epi32(pair));
+                                memcpy(&pair, factors->mins[w] + 2 * j, sizeof(pair));
+                                mins = _mm512_dpwssd_epi32(mins, sums[j], _mm512_set1_epi32(pair));
                         }
-                        acc = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_set1_ps(p->slab->dmin[w]) * dy, acc);
+                        sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_set1_ps(factors->dmin[w]) * dy, sum);
                 }
-                _mm512_store_ps(row, acc);
+                _mm512_store_ps(acc[w], sum);
         }
 }
 
@@ -173,11 +182,40 @@ ALWAYS_INLINE void finish(const struct products *p, int from, struct format_amx 
                         AMX_DOT_U8_S8(_c, _a, _b);                                                           \
         } while (0)
 
-/* Multiplies p's slab with its panels and, meanwhile, finishes `before` (unless NULL). */
-ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, struct format_amx f) {
+/* 64 values of the block. */
+#define STEP(_v)                                                                                             \
+        do {                                                                                                 \
+                AMX_LOAD_AT(4, a, (_v) * AMX_TILE_BYTES, 64);                                                \
+                AMX_LOAD_AT(6, x0, (_v) * AMX_TILE_BYTES, 64);                                               \
+                MULTIPLY(0, 4, 6);                                                                           \
+                AMX_LOAD_AT(5, a, (4 + (_v)) * AMX_TILE_BYTES, 64);                                          \
+                MULTIPLY(1, 5, 6);                                                                           \
+                if (two) {                                                                                   \
+                        AMX_LOAD_AT(7, x1, (_v) * AMX_TILE_BYTES, 64);                                       \
+                        MULTIPLY(2, 4, 7);                                                                   \
+                        MULTIPLY(3, 5, 7);                                                                   \
+                }                                                                                            \
+                if (before)                                                                                  \
+                        finish(before, 4 * (_v), f);                                                         \
+                if (coming)                                                                                  \
+                        f.unpack(coming->slab, coming->factors, coming->g, coming->at, (_v));                \
+        } while (0)
+
+/* A slab to be unpacked: block at `at` of the group. */
+struct coming {
+        struct slab *slab;
+        struct factors *factors;
+        const struct group *g;
+        size_t at;
+};
+
+/* Multiplies p's slab with its panels and, meanwhile, finishes `before` and unpacks `coming` (unless NULL). */
+ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, const struct coming *coming,
+                            struct format_amx f) {
         /* The instructions clobber memory, as the compiler sees it: what they need stays in registers. */
-        const int8_t(*low)[GROUP_ROWS][64] = p->slab->digits[0], (*high)[GROUP_ROWS][64] = p->slab->digits[1];
+        const int8_t(*a)[GROUP_ROWS][64] = p->slab->digits[0];
         const panel_fours *x0 = p->x[0], *x1 = p->x[1];
+        int32_t(*c)[2][GROUP_ROWS][PANEL_ROWS] = p->digits;
 
         AMX_ZERO(0);
         AMX_ZERO(1);
@@ -185,32 +223,21 @@ ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products 
                 AMX_ZERO(2);
                 AMX_ZERO(3);
         }
-        UNROLL for (int v = 0; v < 4; v++) {
-                AMX_LOAD(4, low[v], 64);
-                AMX_LOAD(6, x0[16 * v], 64);
-                MULTIPLY(0, 4, 6);
-                AMX_LOAD(5, high[v], 64);
-                MULTIPLY(1, 5, 6);
-                if (two) {
-                        AMX_LOAD(7, x1[16 * v], 64);
-                        MULTIPLY(2, 4, 7);
-                        MULTIPLY(3, 5, 7);
-                }
-                if (before)
-                        finish(before, 4 * v, f);
-        }
-        AMX_STORE(0, p->digits[0][0], 64);
-        AMX_STORE(1, p->digits[0][1], 64);
+        STEP(0);
+        STEP(1);
+        STEP(2);
+        STEP(3);
+        AMX_STORE_AT(0, c, 0, 64);
+        AMX_STORE_AT(1, c, AMX_TILE_BYTES, 64);
         if (two) {
-                AMX_STORE(2, p->digits[1][0], 64);
-                AMX_STORE(3, p->digits[1][1], 64);
+                AMX_STORE_AT(2, c, 2 * AMX_TILE_BYTES, 64);
+                AMX_STORE_AT(3, c, 3 * AMX_TILE_BYTES, 64);
         }
 }
 
-/* One slab with one panel or two of them: those from `panel` on, of block i. */
-ALWAYS_INLINE void point(struct products *p, const struct slab *slab, const char *panel, size_t panel_bytes, bool two,
-                         uint32_t cols, uint32_t i, float (*acc)[GROUP_ROWS][PANEL_ROWS]) {
-        p->slab = slab;
+/* To block i of one panel or two of them. */
+ALWAYS_INLINE void point(struct products *p, const char *panel, size_t panel_bytes, bool two, uint32_t cols, uint32_t i,
+                         float (*acc)[GROUP_ROWS][PANEL_ROWS]) {
         p->two = two;
         for (uint32_t side = 0; side <= two; side++, panel += panel_bytes) {
                 p->x[side] = (const panel_fours *) panel + 64 * i;
@@ -229,26 +256,30 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
 
         for (uint32_t r = 0; r < groups; r++) {
                 memset(k->acc[r], 0, panels * sizeof(k->acc[r][0]));
-                f.unpack(&k->slabs[0][r], &g[r], 0);
+                for (int quarter = 0; quarter < 4; quarter++)
+                        f.unpack(&k->slabs[0][r], &k->factors[0][r], &g[r], 0, quarter);
         }
         for (uint32_t i = 0; i < blocks; i++) {
                 for (uint32_t p = 0; p < panels; p += 2)
                         for (uint32_t r = 0; r < groups; r++) {
+                                struct coming coming = {&k->slabs[(i + 1) % 2][r], &k->factors[(i + 1) % 3][r], &g[r],
+                                                        (i + 1) * f.block_bytes};
                                 struct products *now = &k->products[turn++ % 2];
-                                bool two = p + 1 < panels;
+                                bool two = p + 1 < panels, more = p == 0 && i + 1 < blocks;
 
-                                point(now, &k->slabs[i % 2][r], x + p * bytes, bytes, two, job->cols, i, &k->acc[r][p]);
-                                if (two)
-                                        multiply(now, true, before, f);
+                                now->slab = &k->slabs[i % 2][r];
+                                now->factors = &k->factors[i % 3][r];
+                                point(now, x + p * bytes, bytes, two, job->cols, i, &k->acc[r][p]);
+                                if (p == 0)
+                                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
+                                if (two && more)
+                                        multiply(now, true, before, &coming, f);
+                                else if (two)
+                                        multiply(now, true, before, NULL, f);
                                 else
-                                        multiply(now, false, before, f);
+                                        multiply(now, false, before, more ? &coming : NULL, f);
                                 before = now;
                         }
-                for (uint32_t r = 0; r < groups; r++) {
-                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
-                        if (i + 1 < blocks)
-                                f.unpack(&k->slabs[(i + 1) % 2][r], &g[r], (i + 1) * f.block_bytes);
-                }
         }
         for (int from = 0; from < GROUP_ROWS; from += 4)
                 finish(before, from, f);

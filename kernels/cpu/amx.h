@@ -35,6 +35,17 @@ ALWAYS_INLINE void amx_end(void) {
                          :                                                                                   \
                          : "r"((const void *) (_from)), "r"((uint64_t) (_stride))                            \
                          : "memory")
+/* From a constant number of bytes after `_from`. */
+#define AMX_LOAD_AT(_tile, _from, _offset, _stride)                                                          \
+        __asm__ volatile("tileloadd %c2(%0,%1,1), %%tmm" #_tile                                              \
+                         :                                                                                   \
+                         : "r"((const void *) (_from)), "r"((uint64_t) (_stride)), "i"(_offset)              \
+                         : "memory")
+#define AMX_STORE_AT(_tile, _to, _offset, _stride)                                                           \
+        __asm__ volatile("tilestored %%tmm" #_tile ", %c2(%0,%1,1)"                                          \
+                         :                                                                                   \
+                         : "r"((void *) (_to)), "r"((uint64_t) (_stride)), "i"(_offset)                      \
+                         : "memory")
 #define AMX_STORE(_tile, _to, _stride)                                                                       \
         __asm__ volatile("tilestored %%tmm" #_tile ", (%0,%1,1)"                                             \
                          :                                                                                   \
