@@ -79,13 +79,6 @@ dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx, dot_q8_0_amx, d
 
 void choose_avx512(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
 
-#define DOT_MEMBERS_AVX512                                                                                   \
-        [QUANT_F32] = dot_f32_avx512, [QUANT_F16] = dot_f16_avx512, [QUANT_BF16] = dot_bf16_avx512,          \
-        [QUANT_Q8_0] = dot_q8_0_avx512, [QUANT_Q4_0] = dot_q4_0_avx512, [QUANT_Q4_1] = dot_q4_1_avx512,      \
-        [QUANT_Q5_0] = dot_q5_0_avx512, [QUANT_Q5_1] = dot_q5_1_avx512, [QUANT_IQ4_NL] = dot_iq4_nl_avx512,  \
-        [QUANT_MXFP4] = dot_mxfp4_avx512, [QUANT_Q4_K] = dot_q4_k_avx512, [QUANT_Q5_K] = dot_q5_k_avx512,    \
-        [QUANT_Q6_K] = dot_q6_k_avx512, [QUANT_IQ4_XS] = dot_iq4_xs_avx512
-
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
         extern dequantize_fn *const dequantize_##_isa[_QUANT_MAX];                                           \
