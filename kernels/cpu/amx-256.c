@@ -291,21 +291,11 @@ ALWAYS_INLINE void dot_256(const struct dot_job *job, struct format_amx f) {
                 .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
                 .rows = {16, 16, 16, 16, 16, 16, 16, 16},
         };
+        uint32_t most = amx_most_groups(job);
         struct work k;
 
         amx_begin(&config);
-        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
-                for (uint32_t row = job->begin, most; row < job->end; row += most * GROUP_ROWS) {
-                        uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
-                        struct group g[AMX_GROUPS];
-                        uint32_t groups;
-
-                        most = n <= AMX_PANELS_FEW * PANEL_ROWS ? 1 : AMX_GROUPS;
-                        groups = amx_groups(job, row, most, g);
-                        groups_256(job, g, groups, &k, t / PANEL_ROWS, DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), f);
-                        for (uint32_t r = 0; r < groups; r++)
-                                amx_store(job, &g[r], row + r * GROUP_ROWS, t, n, k.acc[r]);
-                }
+        AMX_WALK(job, most, k.acc, groups_256(job, g, groups, &k, first, panels, f));
         amx_end();
 }
 

@@ -94,41 +94,8 @@ static void work_init(struct work *w, const struct kv_layer *kv, uint32_t pairs,
                 w->max[i] = -INFINITY;
 }
 
-/* Rows become columns, of 16 × 16 values of 32 bits. */
-ALWAYS_INLINE void transpose(__m512i r[16]) {
-        __m512i t[16];
-
-        UNROLL for (int i = 0; i < 16; i += 2) {
-                t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-                t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-        }
-        UNROLL for (int i = 0; i < 16; i += 4) {
-                r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-                r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-                r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-                r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-        }
-        /* r[4 a + b]: of each 128-bit lane l column 4 l + b, rows 4 a to 4 a + 3. */
-        UNROLL for (int i = 0; i < 4; i++) {
-                t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-                t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-                t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-                t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-        }
-        UNROLL for (int i = 0; i < 4; i++) {
-                r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-                r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-                r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-                r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-        }
-}
-
-ALWAYS_INLINE __m512i round_bf16(__m512 low, __m512 high) {
-        return (__m512i) _mm512_cvtne2ps_pbh(high, low);
-}
-
 ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
-        return round_bf16(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)),
+        return to_bf16(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)),
                           _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16))));
 }
 
@@ -136,7 +103,7 @@ ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
 ALWAYS_INLINE __m512i load_rest(const uint16_t *p, uint32_t n) {
         __m512i v = _mm512_maskz_loadu_epi16((1u << n) - 1, p);
 
-        return round_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(v)),
+        return to_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(v)),
                           _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1)));
 }
 
@@ -224,7 +191,7 @@ ALWAYS_INLINE __m512i query_chunk(const float *q, uint32_t n, float scale) {
         __m512 factor = _mm512_set1_ps(scale);
         uint32_t mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
 
-        return round_bf16(_mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16) mask, q), factor),
+        return to_bf16(_mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16) mask, q), factor),
                           _mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16) (mask >> 16), q + 16), factor));
 }
 
@@ -237,7 +204,7 @@ static void place_queries(const struct work *w, uint32_t group, const float *con
 
                 for (uint32_t i = 0; i < LANES; i++)
                         rows[i] = query_chunk(queries[i] + c * CHUNK, dim - c * CHUNK, scale);
-                transpose(rows);
+                transpose_dwords(rows);
                 for (uint32_t i = 0; i < LANES; i++)
                         _mm512_store_si512(to + i * CHUNK, rows[i]);
         }
@@ -546,7 +513,7 @@ ALWAYS_INLINE void weigh_chunk(const float *scores, uint16_t *weights, struct sc
                 matrix_slot(m, two);
         }
         UNROLL for (int j = 0; j < LANES; j++) rows[j] = _mm512_load_si512(pairs[j]);
-        transpose(rows);
+        transpose_dwords(rows);
         UNROLL for (int j = 0; j < LANES; j++) _mm512_store_si512(weights + j * CHUNK, rows[j]);
         matrix_slot(m, two);
 }
@@ -948,7 +915,7 @@ ALWAYS_INLINE __m512 sum_lanes(const __m512 v[LANES]) {
         __m512 sums[LANES];
 
         UNROLL for (int i = 0; i < LANES; i++) t[i] = _mm512_castps_si512(v[i]);
-        transpose(t);
+        transpose_dwords(t);
         UNROLL for (int i = 0; i < LANES; i++) sums[i] = _mm512_castsi512_ps(t[i]);
         UNROLL for (int n = LANES / 2; n > 0; n /= 2) UNROLL for (int i = 0; i < n; i++) sums[i] = sums[i] + sums[i + n];
         return sums[0];

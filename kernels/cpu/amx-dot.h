@@ -38,3 +38,23 @@ static inline void amx_store(const struct dot_job *job, const struct group *g, u
                         group_store(job, g, row, t + p * PANEL_ROWS + i, _mm512_castsi512_ps(v[i]));
         }
 }
+
+/* All of a job, AMX_PANELS_MAX panels and up to _most groups at a time: `_compute` fills _acc[group][panel] with the
+ * products of `groups` groups g with `panels` panels from `first` on, and is computed for each of these. */
+#define AMX_WALK(_job, _most, _acc, _compute)                                                                \
+        for (uint32_t _t = 0; _t < (_job)->n; _t += AMX_PANELS_MAX * PANEL_ROWS)                             \
+                for (uint32_t _row = (_job)->begin; _row < (_job)->end; _row += (_most) * GROUP_ROWS) {      \
+                        uint32_t _n = MIN((_job)->n - _t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);           \
+                        uint32_t first = _t / PANEL_ROWS, panels = DIV_ROUND_UP(_n, (uint32_t) PANEL_ROWS);  \
+                        struct group g[AMX_GROUPS];                                                          \
+                        uint32_t groups = amx_groups((_job), _row, (_most), g);                              \
+                                                                                                             \
+                        _compute;                                                                            \
+                        for (uint32_t _r = 0; _r < groups; _r++)                                             \
+                                amx_store((_job), &g[_r], _row + _r * GROUP_ROWS, _t, _n, (_acc)[_r]);       \
+                }
+
+/* Groups to compute together in a job of whole numbers. */
+static inline uint32_t amx_most_groups(const struct dot_job *job) {
+        return job->n <= AMX_PANELS_FEW * PANEL_ROWS ? 1 : AMX_GROUPS;
+}

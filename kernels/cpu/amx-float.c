@@ -113,8 +113,9 @@ static void panels_float(const struct weights *w, uint32_t groups, const char *x
 }
 
 static void groups_float(const struct dot_job *job, enum quant_type type, const struct group *g, uint32_t groups,
-                         struct work *k, const char *x, uint32_t panels) {
+                         struct work *k, uint32_t first, uint32_t panels) {
         size_t bytes = panel_bytes(DOT_FLOAT, job->cols);
+        const char *x = (const char *) job->panels + first * bytes;
         struct weights w[AMX_GROUPS];
         bool in_place = type == QUANT_BF16 && job->cols % STEP == 0 && g[groups - 1].there == 0xffff;
 
@@ -145,20 +146,9 @@ void dot_float_amx(const struct dot_job *job, enum quant_type type) {
                 .row_bytes = {64, 64, 64, 64, 64, 64, 64},
                 .rows = {16, 16, 16, 16, 16, 16, 16},
         };
-        size_t bytes = panel_bytes(DOT_FLOAT, job->cols);
         struct work k;
 
         amx_begin(&config);
-        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
-                for (uint32_t row = job->begin; row < job->end; row += AMX_GROUPS * GROUP_ROWS) {
-                        uint32_t n = MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);
-                        struct group g[AMX_GROUPS];
-                        uint32_t groups = amx_groups(job, row, AMX_GROUPS, g);
-
-                        groups_float(job, type, g, groups, &k, (const char *) job->panels + t / PANEL_ROWS * bytes,
-                                     DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS));
-                        for (uint32_t r = 0; r < groups; r++)
-                                amx_store(job, &g[r], row + r * GROUP_ROWS, t, n, k.acc[r]);
-                }
+        AMX_WALK(job, AMX_GROUPS, k.acc, groups_float(job, type, g, groups, &k, first, panels));
         amx_end();
 }
