@@ -109,7 +109,7 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
                         double tolerance, expected = ref_dot(type, row, b.x[t], cols);
 
                         /* Whole numbers leave no room for another order. */
-                        if (dot_input(type) != DOT_FLOAT && v->needs & CPU_AVX512) {
+                        if (dot_input(type) != DOT_FLOAT && v->needs & (CPU_AVX512 | CPU_DOTPROD)) {
                                 assert_se(b.y[t][i] == (float) expected);
                                 continue;
                         }
