@@ -146,7 +146,7 @@ TEST(bias_and_accumulation_come_after_the_product) {
                 struct sample s = {7};
                 _cleanup_(freep) void *weights = sample_weights(&s, QUANT_F32, 5 * 16);
                 _cleanup_(freep) float *bias = sample_floats(&s, 5);
-                _cleanup_(batch_deinit) struct batch b;
+                _cleanup_(batch_deinit) struct batch b = {0};
                 struct dot_job job;
                 float plain[2][5];
 
