@@ -54,22 +54,20 @@ ALWAYS_INLINE int8x16_t both(int8x16_t a, int8x16_t b, int half) {
         return vreinterpretq_s8_s64(half ? vzip2q_s64(x, y) : vzip1q_s64(x, y));
 }
 
-ALWAYS_INLINE void add_pairs(products acc, int8x16_t q[QUAD][2], int from, int V, int32x4_t scale,
+ALWAYS_INLINE void add_pairs(products acc, int h, int8x16_t q[2][2], int from, int V, int32x4_t scale,
                              const int8_t *const x[TILE], int N) {
-        UNROLL for (int h = 0; h < 2; h++) {
-                int32x4_t scales = h ? vzip2q_s32(scale, scale) : vzip1q_s32(scale, scale);
+        int32x4_t scales = h ? vzip2q_s32(scale, scale) : vzip1q_s32(scale, scale);
 
-                UNROLL for (int n = 0; n < N; n += 2) {
-                        int32x4_t dot = vdupq_n_s32(0);
+        UNROLL for (int n = 0; n < N; n += 2) {
+                int32x4_t dot = vdupq_n_s32(0);
 
-                        UNROLL for (int k = 0; k < 2 * V; k++) {
-                                int v = from + k / 2;
-                                int8x16_t a = vld1q_s8(x[n] + 16 * v), b = vld1q_s8(x[n + 1] + 16 * v);
+                UNROLL for (int k = 0; k < 2 * V; k++) {
+                        int v = from + k / 2;
+                        int8x16_t a = vld1q_s8(x[n] + 16 * v), b = vld1q_s8(x[n + 1] + 16 * v);
 
-                                dot = vmmlaq_s32(dot, both(q[2 * h][v], q[2 * h + 1][v], k % 2), both(a, b, k % 2));
-                        }
-                        acc[n][h] += dot * scales;
+                        dot = vmmlaq_s32(dot, both(q[0][v], q[1][v], k % 2), both(a, b, k % 2));
                 }
+                acc[n][h] += dot * scales;
         }
 }
 
@@ -86,7 +84,7 @@ ALWAYS_INLINE bool in_pairs(int N) {
         return false;
 }
 
-ALWAYS_INLINE void add_pairs(products acc, int8x16_t q[QUAD][2], int from, int V, int32x4_t scale,
+ALWAYS_INLINE void add_pairs(products acc, int h, int8x16_t q[2][2], int from, int V, int32x4_t scale,
                              const int8_t *const x[TILE], int N) {
 }
 
@@ -96,18 +94,19 @@ ALWAYS_INLINE int32x4_t collect_pairs(products acc, int n) {
 
 #endif
 
-/* scale[r] × (vectors `from` to `from + V - 1` of row r) · (the same of x[n]), for all r and n. */
-ALWAYS_INLINE void add_products(products acc, int8x16_t q[QUAD][2], int from, int V, int32x4_t scale,
+/* scale[r] × (vectors `from` to `from + V - 1` of row r) · (the same of x[n]), for all n and the rows r of half h of
+ * the quad, whose 32 values q are. */
+ALWAYS_INLINE void add_products(products acc, int h, int8x16_t q[2][2], int from, int V, int32x4_t scale,
                                 const int8_t *const x[TILE], int N) {
         if (in_pairs(N)) {
-                add_pairs(acc, q, from, V, scale, x, N);
+                add_pairs(acc, h, q, from, V, scale, x, N);
                 return;
         }
-        UNROLL for (int r = 0; r < QUAD; r++) UNROLL for (int n = 0; n < N; n++) {
+        UNROLL for (int r = 0; r < 2; r++) UNROLL for (int n = 0; n < N; n++) {
                 int32x4_t dot = vdupq_n_s32(0);
 
                 UNROLL for (int v = from; v < from + V; v++) dot = vdotq_s32(dot, q[r][v], vld1q_s8(x[n] + 16 * v));
-                acc[n][r] += dot * scale[r];
+                acc[n][2 * h + r] += dot * scale[2 * h + r];
         }
 }
 
@@ -181,7 +180,7 @@ ALWAYS_INLINE void multiply_32(const struct dot_job *job, int8x16_t q[QUAD][2], 
 
         ZERO(acc, N);
         UNROLL for (int n = 0; n < N; n++) x[n] = (const int8_t *) job->x[t + (uint32_t) n] + (size_t) i * 32;
-        add_products(acc, q, 0, 2, vdupq_n_s32(1), x, N);
+        UNROLL for (int h = 0; h < 2; h++) add_products(acc, h, q + 2 * h, 0, 2, vdupq_n_s32(1), x, N);
         UNROLL for (int n = 0; n < N; n++) {
                 float dy = q8_32_scales(job->x[t + (uint32_t) n], job->cols)[i];
 
@@ -253,11 +252,14 @@ ALWAYS_INLINE void multiply_256(const struct dot_job *job, const struct lanes *l
         ZERO(acc, N);
         UNROLL for (int n = 0; n < N; n++) x[n] = (const int8_t *) job->x[t + (uint32_t) n] + (size_t) i * 256;
         UNROLL for (int g = 0; g < 8; g++) {
-                int8x16_t q[QUAD][2];
+                UNROLL for (int h = 0; h < 2; h++) {
+                        int8x16_t q[2][2];
 
-                UNROLL for (int r = 0; r < QUAD; r++) values(q[r], block[r], g);
-                UNROLL for (int s = 0; s < 32 / per; s++)
-                        add_products(acc, q, s, per / 16, l->scale[g * 32 / per + s], x, N);
+                        values(q[0], block[2 * h], g);
+                        values(q[1], block[2 * h + 1], g);
+                        UNROLL for (int s = 0; s < 32 / per; s++)
+                                add_products(acc, h, q, s, per / 16, l->scale[g * 32 / per + s], x, N);
+                }
                 UNROLL for (int n = 0; n < N; n++) x[n] += 32;
         }
         UNROLL for (int n = 0; n < N; n++) {

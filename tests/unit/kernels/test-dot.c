@@ -264,6 +264,22 @@ TEST(halves_are_rounded_alike_in_every_variant) {
         }
 }
 
+#if defined(__aarch64__)
+TEST(a_processor_gets_the_best_variant_that_it_has_instructions_for) {
+        static const struct {
+                const char *cpu, *variant;
+        } cases[] = {{"cortex-a53", "c"}, {"cortex-a76", "neon"}, {"max", "i8mm"}};
+        const char *cpu = getenv("QEMU_CPU");
+
+        for (unsigned i = 0; cpu && i < ELEMENTS(cases); i++)
+                if (strcmp(cpu, cases[i].cpu) == 0) {
+                        assert_se(strcmp(cpu_variant_choose(NULL, machine_cpu_bits())->name, cases[i].variant) == 0);
+                        return;
+                }
+        test_skip("not one of qemu's processors");
+}
+#endif
+
 /* The dot fixtures: 8 activation rows, 24 weight rows of 512; float64 results. */
 static bool check_fixture(const struct cpu_variant *v, enum quant_type type, const char *folder) {
         double limit = dot_input(type) == DOT_FLOAT ? 1e-5 : 1e-2;
