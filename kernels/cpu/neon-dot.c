@@ -17,7 +17,11 @@
 
 enum {
         QUAD = 4,   /* weight rows */
-        TILE = 4,   /* most activation rows whose sums stay in registers */
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+        TILE = 4, /* most activation rows whose sums stay in registers */
+#else
+        TILE = 2,
+#endif
         SLICE = 64, /* activation rows that stay in the cache while all weight rows pass */
 };
 
@@ -125,7 +129,7 @@ ALWAYS_INLINE int32x4_t collect(products acc, int n, int N) {
         do {                                                                                                 \
                 uint32_t _t = (_from);                                                                       \
                                                                                                              \
-                for (; _t + TILE <= (_to); _t += TILE)                                                       \
+                for (; TILE > 2 && _t + TILE <= (_to); _t += TILE)                                           \
                         _tile(__VA_ARGS__, _t, TILE);                                                        \
                 for (; _t + 2 <= (_to); _t += 2)                                                             \
                         _tile(__VA_ARGS__, _t, 2);                                                           \
