@@ -79,7 +79,9 @@ int backend_ref_new(struct backend **ret);
 
 struct backend_cpu_options {
         uint32_t threads; /* including the caller; 0: the cores that the affinity mask and the cgroup's quota allow */
-        const char *isa;  /* "c", "avx2", "avx512", "amx": at most this; NULL: the best this machine has (MOED_ISA overrides) */
+        /* "c", "avx2", "avx512", "amx"; on aarch64 "c", "neon", "i8mm": at most this; NULL: the best this machine has
+         * (MOED_ISA overrides). */
+        const char *isa;
 };
 
 /* All cores of this machine; -EINVAL for an unknown isa name. */

@@ -8,6 +8,10 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include "base/util.h"
 #include "cli.h"
@@ -135,9 +139,14 @@ static void check_processor(struct finding *ret, const struct cli *cli) {
              "Without AVX2 the plain C kernels are used, several times slower. In a virtual machine, pass "
              "the host's processor through.",
              "neither AVX2 nor AVX-512");
+#elif defined(__aarch64__)
+        if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+                return find(ret, HEALTH_OK, "", "NEON with dot products, %ld processors", sysconf(_SC_NPROCESSORS_ONLN));
+        find(ret, HEALTH_NOTE, "Without them the plain C kernels are used, several times slower.",
+             "no dot products");
 #else
-        find(ret, HEALTH_NOTE, "There are vectorised kernels for x86-64 only; plain C is used here.",
-             "not x86-64");
+        find(ret, HEALTH_NOTE, "There are vectorised kernels for x86-64 and aarch64 only; plain C is used here.",
+             "neither x86-64 nor aarch64");
 #endif
 }
 

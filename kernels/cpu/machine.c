@@ -18,7 +18,12 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
+#if defined(__x86_64__)
 static uint64_t enabled_state(void) {
         uint32_t low, high;
 
@@ -71,6 +76,12 @@ uint32_t machine_cpu_bits(void) {
                         bits |= CPU_AMX;
         }
         return bits;
+}
+#elif defined(__aarch64__)
+/* Linux, Documentation/arch/arm64/elf_hwcaps.rst. */
+uint32_t machine_cpu_bits(void) {
+        return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? CPU_DOTPROD : 0U) |
+               (getauxval(AT_HWCAP2) & HWCAP2_I8MM ? CPU_I8MM : 0U);
 }
 #else
 uint32_t machine_cpu_bits(void) {

@@ -11,6 +11,8 @@ enum {
         CPU_AVX512 = 1 << 1, /* F, BW, VL, DQ, likewise */
         CPU_AVX512_VNNI = 1 << 2,
         CPU_AMX = 1 << 3, /* tiles of int8 and bfloat16, AVX-512 VBMI and BF16, and the kernel's leave to use tiles */
+        CPU_DOTPROD = 1 << 4, /* of ARMv8.2: sdot */
+        CPU_I8MM = 1 << 5,    /* of ARMv8.6: smmla */
 };
 
 /* Asks the kernel for the tiles on the way: before threads begin that will use them. */

@@ -14,7 +14,7 @@ static void dot_c(const struct dot_job *job, enum quant_type type) {
 }
 
 #define DOT_C(_name, _type)                                                                                  \
-        static void dot_##_name##_c(const struct dot_job *job) {                                             \
+        void dot_##_name##_c(const struct dot_job *job) {                                                    \
                 dot_c(job, _type);                                                                           \
         }
 
@@ -22,7 +22,7 @@ DOT_C(f32, QUANT_F32)
 DOT_C(f16, QUANT_F16)
 DOT_C(bf16, QUANT_BF16)
 
-static void mix_c(const struct mix_job *job) {
+void mix_c(const struct mix_job *job) {
         for (uint32_t t = 0; t < job->n; t++)
                 for (uint32_t r = 0; r < job->rows; r++)
                         for (uint32_t c = 0; c < job->cols; c++)
@@ -30,7 +30,7 @@ static void mix_c(const struct mix_job *job) {
                                         job->x[t * job->x_stride + r] * job->w[(size_t) r * job->cols + c];
 }
 
-static void blend_c(float *y, float a, const float *x, float b, uint32_t n) {
+void blend_c(float *y, float a, const float *x, float b, uint32_t n) {
         for (uint32_t i = 0; i < n; i++)
                 y[i] = a * y[i] + b * x[i];
 }
@@ -38,26 +38,9 @@ static void blend_c(float *y, float a, const float *x, float b, uint32_t n) {
 /* The definition of the results. */
 const struct cpu_variant cpu_variant_c = {
         .name = "c",
-        .to_f16 = ref_to_f16,
-        .dot_input = ref_dot_input,
-        .mix = mix_c,
-        .rms_norm = ref_rms_norm,
-        .layer_norm = ref_layer_norm,
-        .rope = ref_rope,
-        .route = ref_route,
-        .channels_add = ref_channels_add,
-        .hyper_in = ref_hyper_in,
-        .hyper_out = ref_hyper_out,
-        .glu = ref_glu,
-        .add = ref_add,
+        ROWS_MEMBERS_C,
         .dot_whole = dot_c,
-        .blend = blend_c,
-        .dot =
-                {
-                        [QUANT_F32] = dot_f32_c,
-                        [QUANT_F16] = dot_f16_c,
-                        [QUANT_BF16] = dot_bf16_c,
-                },
+        .dot = {DOT_MEMBERS_C},
 };
 
 const struct cpu_variant *const cpu_variants[] = {
@@ -65,6 +48,9 @@ const struct cpu_variant *const cpu_variants[] = {
         &cpu_variant_amx,
         &cpu_variant_avx512,
         &cpu_variant_avx2,
+#elif defined(__aarch64__)
+        &cpu_variant_i8mm,
+        &cpu_variant_neon,
 #endif
         &cpu_variant_c,
 };

@@ -137,7 +137,21 @@ struct cpu_variant {
 extern const struct cpu_variant *const cpu_variants[];
 extern const unsigned n_cpu_variants;
 
-extern const struct cpu_variant cpu_variant_amx, cpu_variant_avx512, cpu_variant_avx2, cpu_variant_c;
+extern const struct cpu_variant cpu_variant_amx, cpu_variant_avx512, cpu_variant_avx2;
+extern const struct cpu_variant cpu_variant_i8mm, cpu_variant_neon;
+extern const struct cpu_variant cpu_variant_c;
+
+/* What the variant "c" is made of: for others that have nothing faster. */
+dot_fn dot_f32_c, dot_f16_c, dot_bf16_c;
+void mix_c(const struct mix_job *job);
+void blend_c(float *y, float a, const float *x, float b, uint32_t n);
+
+#define ROWS_MEMBERS_C                                                                                       \
+        .to_f16 = ref_to_f16, .dot_input = ref_dot_input, .mix = mix_c, .rms_norm = ref_rms_norm,            \
+        .layer_norm = ref_layer_norm, .rope = ref_rope, .route = ref_route, .channels_add = ref_channels_add, \
+        .hyper_in = ref_hyper_in, .hyper_out = ref_hyper_out, .glu = ref_glu, .add = ref_add, .blend = blend_c
+
+#define DOT_MEMBERS_C [QUANT_F32] = dot_f32_c, [QUANT_F16] = dot_f16_c, [QUANT_BF16] = dot_bf16_c
 
 /* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
  * name. */

@@ -17,7 +17,7 @@ static const char usage[] =
         "tokenizers, samplers. One line each, then 'N passed, N failed'.\n"
         "\n"
         "  --backend=ref|cpu  what computes (cpu)\n"
-        "  --isa=NAME         most that the cpu backend may use: c, avx2, avx512, amx\n"
+        "  --isa=NAME         most that the cpu backend may use: c, avx2, avx512, amx; aarch64: c, neon, i8mm\n"
         "  --threads=N        of the cpu backend (as many as there are)\n"
         "  --chunk=N          most tokens of a prompt per step (512)\n"
         "  --verbose          each case of a sampler or block, not only the worst\n"

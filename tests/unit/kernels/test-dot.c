@@ -120,7 +120,7 @@ static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_
                         double tolerance, expected = ref_dot(type, row, b.x[t], cols);
 
                         /* Whole numbers leave no room for another order. */
-                        if (dot_input(type) != DOT_FLOAT && v->needs & CPU_AVX512) {
+                        if (dot_input(type) != DOT_FLOAT && v->needs & (CPU_AVX512 | CPU_DOTPROD)) {
                                 assert_se(b.y[t][i] == (float) expected);
                                 continue;
                         }
@@ -166,7 +166,7 @@ TEST(bias_and_accumulation_come_after_the_product) {
                 struct sample s = {7};
                 _cleanup_(freep) void *weights = sample_weights(&s, QUANT_F32, 5 * 16);
                 _cleanup_(freep) float *bias = sample_floats(&s, 5);
-                _cleanup_(batch_deinit) struct batch b;
+                _cleanup_(batch_deinit) struct batch b = {0};
                 struct dot_job job;
                 float plain[2][5];
 
@@ -283,6 +283,22 @@ TEST(halves_are_rounded_alike_in_every_variant) {
                 assert_se(memcmp(got, expected, (N + 1) * sizeof(*got)) == 0);
         }
 }
+
+#if defined(__aarch64__)
+TEST(a_processor_gets_the_best_variant_that_it_has_instructions_for) {
+        static const struct {
+                const char *cpu, *variant;
+        } cases[] = {{"cortex-a53", "c"}, {"cortex-a76", "neon"}, {"max", "i8mm"}};
+        const char *cpu = getenv("QEMU_CPU");
+
+        for (unsigned i = 0; cpu && i < ELEMENTS(cases); i++)
+                if (strcmp(cpu, cases[i].cpu) == 0) {
+                        assert_se(strcmp(cpu_variant_choose(NULL, machine_cpu_bits())->name, cases[i].variant) == 0);
+                        return;
+                }
+        test_skip("not one of qemu's processors");
+}
+#endif
 
 /* The dot fixtures: 8 activation rows, 24 weight rows of 512; float64 results. */
 static bool check_fixture(const struct cpu_variant *v, enum quant_type type, const char *folder) {
