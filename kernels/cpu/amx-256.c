@@ -67,8 +67,8 @@ ALWAYS_INLINE void unpack_q45_k(struct slab *slab, struct factors *factors, cons
         low = _mm512_and_si512(scales, _mm512_set1_epi8(7));
         high = _mm512_and_si512(_mm512_srli_epi16(scales, 3), _mm512_set1_epi8(7));
         UNROLL for (int l = 0; l < 4; l++) {
-                __m512i row_low = _mm512_shuffle_i32x4(low, low, l * 0x55);
-                __m512i row_high = _mm512_shuffle_i32x4(high, high, l * 0x55);
+                __m512i row_low = spread_quarter(low, l);
+                __m512i row_high = spread_quarter(high, l);
                 int row = quarter + 4 * l;
 
                 UNROLL for (int v = 0; v < 4; v++) {

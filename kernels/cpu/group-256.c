@@ -34,7 +34,7 @@ ALWAYS_INLINE void block_q45_k(const struct dot_job *job, const struct group *g,
                 mins = _mm512_shuffle_epi8(scales, q4_k_min_words());
                 UNROLL for (int n = 0; n < N; n++) min[n][q] = _mm512_madd_epi16(mins, sums[n]);
                 UNROLL for (int l = 0; l < 4; l++) {
-                        __m512i row_scales = _mm512_shuffle_i32x4(scales, scales, l * 0x55);
+                        __m512i row_scales = spread_quarter(scales, l);
 
                         UNROLL for (int n = 0; n < N; n++) dot[n][l] = _mm512_setzero_si512();
                         UNROLL for (int v = 0; v < 4; v++) {

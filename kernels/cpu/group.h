@@ -132,6 +132,20 @@ ALWAYS_INLINE __m512i all_quarters(__m128i v) {
         return _mm512_broadcast_i32x4(v);
 }
 
+/* Quarter `l` of v in each quarter. (clang wants to see the number that is in the instruction.) */
+ALWAYS_INLINE __m512i spread_quarter(__m512i v, int l) {
+        switch (l) {
+        case 0:
+                return _mm512_shuffle_i32x4(v, v, 0x00);
+        case 1:
+                return _mm512_shuffle_i32x4(v, v, 0x55);
+        case 2:
+                return _mm512_shuffle_i32x4(v, v, 0xaa);
+        default:
+                return _mm512_shuffle_i32x4(v, v, 0xff);
+        }
+}
+
 ALWAYS_INLINE __m512i halves(__m256i low, __m256i high) {
         return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
