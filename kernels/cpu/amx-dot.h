@@ -16,11 +16,8 @@ enum {
 static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, uint32_t most, struct group g[AMX_GROUPS]) {
         uint32_t groups = 0;
 
-        for (; groups < most && row < job->end; row += GROUP_ROWS) {
-                g[groups] = group_at(job, row);
-                g[groups].ahead = rows_ahead(job, row, most * GROUP_ROWS);
-                groups++;
-        }
+        for (; groups < most && row < job->end; row += GROUP_ROWS)
+                g[groups++] = group_at(job, row, most * GROUP_ROWS);
         return groups;
 }
 

@@ -29,13 +29,7 @@ ALWAYS_INLINE void amx_end(void) {
 }
 
 #define AMX_ZERO(_tile) __asm__ volatile("tilezero %%tmm" #_tile ::)
-/* Rows `_stride` bytes apart. */
-#define AMX_LOAD(_tile, _from, _stride)                                                                      \
-        __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #_tile                                                 \
-                         :                                                                                   \
-                         : "r"((const void *) (_from)), "r"((uint64_t) (_stride))                            \
-                         : "memory")
-/* From a constant number of bytes after `_from`. */
+/* Rows `_stride` bytes apart, from a constant number of bytes after `_from`. */
 #define AMX_LOAD_AT(_tile, _from, _offset, _stride)                                                          \
         __asm__ volatile("tileloadd %c2(%0,%1,1), %%tmm" #_tile                                              \
                          :                                                                                   \
@@ -46,11 +40,8 @@ ALWAYS_INLINE void amx_end(void) {
                          :                                                                                   \
                          : "r"((void *) (_to)), "r"((uint64_t) (_stride)), "i"(_offset)                      \
                          : "memory")
-#define AMX_STORE(_tile, _to, _stride)                                                                       \
-        __asm__ volatile("tilestored %%tmm" #_tile ", (%0,%1,1)"                                             \
-                         :                                                                                   \
-                         : "r"((void *) (_to)), "r"((uint64_t) (_stride))                                    \
-                         : "memory")
+#define AMX_LOAD(_tile, _from, _stride) AMX_LOAD_AT(_tile, _from, 0, _stride)
+#define AMX_STORE(_tile, _to, _stride) AMX_STORE_AT(_tile, _to, 0, _stride)
 /* c[m][n] += Σ_k a[m][k] × b[k / 4][n][k % 4]: int32, of unsigned × signed or signed × signed bytes. */
 #define AMX_DOT_U8_S8(_c, _a, _b) __asm__ volatile("tdpbusd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)
 #define AMX_DOT_S8_S8(_c, _a, _b) __asm__ volatile("tdpbssd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)

@@ -29,7 +29,8 @@ ALWAYS_INLINE const char *rows_ahead(const struct dot_job *job, uint32_t row, ui
         return row + GROUP_ROWS <= job->next_rows ? (const char *) job->next + row * job->row_bytes : NULL;
 }
 
-ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
+/* `together`: rows that are computed before those ahead are. */
+ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row, uint32_t together) {
         const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         uint32_t rows = MIN(job->end - row, (uint32_t) GROUP_ROWS);
         struct group g = {.there = (__mmask16) ((1U << rows) - 1)};
@@ -38,7 +39,7 @@ ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row) {
                 g.row[i] = job->w + (row + MIN(i, rows - 1)) * job->row_bytes;
         g.offset = _mm512_mullo_epi32(_mm512_min_epi32(lanes, _mm512_set1_epi32((int) rows - 1)),
                                       _mm512_set1_epi32((int) job->row_bytes));
-        g.ahead = rows_ahead(job, row, GROUP_ROWS);
+        g.ahead = rows_ahead(job, row, together);
         return g;
 }
 
@@ -95,7 +96,7 @@ ALWAYS_INLINE void group_store(const struct dot_job *job, const struct group *g,
                                                                                                              \
         void _name(const struct dot_job *job) {                                                              \
                 for (uint32_t row = job->begin; row < job->end; row += GROUP_ROWS) {                         \
-                        struct group g = group_at(job, row);                                                 \
+                        struct group g = group_at(job, row, GROUP_ROWS);                                     \
                         uint32_t t = 0;                                                                      \
                                                                                                              \
                         for (; t + 4 <= job->n; t += 4)                                                      \
