@@ -73,12 +73,17 @@ struct op_layer_norm {
         float eps;
 };
 
+/* Products of prompt rows. A prompt's many rows are bound by computing, not by memory. So where an operation says which of
+ * its rows belong to a prompt (i32 [n], not 0; null: none does), a backend may multiply those, of some weight types, after
+ * rounding to bfloat16; then it does so with every such row. */
+
 /* For each of `count` matrices that share the input: y = x Wᵀ (+ bias), or y += with `accumulate`.
  * x: [n, w.cols], x_stride floats apart; y: [n, w.rows], y_stride floats apart. All w.cols are equal. */
 struct op_matmul {
         uint32_t n;
         struct device_ptr x;
         uint32_t x_stride;
+        struct device_ptr prompt; /* i32 [n] or null: see above */
         uint32_t count; /* 1 to 4 */
         bool accumulate;
         struct op_matmul_out {
@@ -321,6 +326,7 @@ struct op_moe {
         float limit;
         struct weight gate, up, down;
         struct device_ptr gate_bias, up_bias, down_bias; /* f32 [stack][the weight's rows], or null */
+        struct device_ptr prompt; /* i32 [n] or null: as in op_matmul */
         struct device_ptr x, y;
         struct device_ptr ids, weights, counts;
 };

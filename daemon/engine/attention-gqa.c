@@ -6,7 +6,8 @@ static int project_qkv(struct step *s, const struct model_layer *layer) {
         const struct step_activations *a = &s->a;
 
         return forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                .n = s->batch.rows, .x = a->normed, .x_stride = w[ARCH_ATTN_Q].cols, .count = 3,
+                .n = s->batch.rows, .x = a->normed, .x_stride = w[ARCH_ATTN_Q].cols,
+                .prompt = s->batch.device_prompts, .count = 3,
                 .out = {
                         { w[ARCH_ATTN_Q], w[ARCH_ATTN_Q_BIAS].data, a->q, w[ARCH_ATTN_Q].rows },
                         { w[ARCH_ATTN_K], w[ARCH_ATTN_K_BIAS].data, a->k, w[ARCH_ATTN_K].rows },
@@ -56,7 +57,8 @@ static int project_output(struct step *s, const struct model_layer *layer, const
         r = forward_branch(s, made_of, &y);
         if (!r)
                 r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                        .n = s->batch.rows, .x = s->a.attended, .x_stride = w->cols, .count = 1, .accumulate = true,
+                        .n = s->batch.rows, .x = s->a.attended, .x_stride = w->cols,
+                        .prompt = s->batch.device_prompts, .count = 1, .accumulate = true,
                         .out[0] = { *w, layer->weights[ARCH_ATTN_OUTPUT_BIAS].data, y, w->rows },
                 });
         if (!r)

@@ -55,14 +55,15 @@ int forward_norm_strided(struct step *s, uint32_t n, uint32_t dim, struct device
 
 int forward_project(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y) {
         return forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                .n = s->batch.rows, .x = x, .x_stride = w->cols, .count = 1,
+                .n = s->batch.rows, .x = x, .x_stride = w->cols, .prompt = s->batch.device_prompts, .count = 1,
                 .out[0] = { .w = *w, .y = y, .y_stride = w->rows },
         });
 }
 
 int forward_project_back(struct step *s, struct device_ptr x, const struct weight *w, struct device_ptr y) {
         return forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                .n = s->batch.rows, .x = x, .x_stride = w->cols, .count = 1, .accumulate = true,
+                .n = s->batch.rows, .x = x, .x_stride = w->cols, .prompt = s->batch.device_prompts, .count = 1,
+                .accumulate = true,
                 .out[0] = { .w = *w, .y = y, .y_stride = w->rows },
         });
 }
@@ -101,7 +102,7 @@ static int feed_forward(struct step *s, const struct weight *gate, const struct 
         int r;
 
         r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                .n = s->batch.rows, .x = a->normed, .x_stride = gate->cols, .count = 2,
+                .n = s->batch.rows, .x = a->normed, .x_stride = gate->cols, .prompt = s->batch.device_prompts, .count = 2,
                 .out = {
                         { .w = *gate, .y = a->gate, .y_stride = gate->rows },
                         { .w = *up, .y = a->up, .y_stride = up->rows },
@@ -174,7 +175,7 @@ static int gated_expert(struct step *s, const struct weight *w, struct device_pt
         return forward_ops(s)->moe(s->stream, &(struct op_moe) {
                 .n = s->batch.rows, .k = 1, .act = s->model->arch.arch->act,
                 .gate = w[ARCH_FFN_GATE_SHEXP], .up = w[ARCH_FFN_UP_SHEXP], .down = w[ARCH_FFN_DOWN_SHEXP],
-                .x = a->normed, .y = y,
+                .prompt = s->batch.device_prompts, .x = a->normed, .y = y,
                 .ids = a->shared_ids, .weights = a->shared_weights, .counts = a->shared_counts,
         });
 }
@@ -199,7 +200,7 @@ static int experts(struct step *s, const struct model_layer *layer, const struct
                 .gate = w[ARCH_FFN_GATE_EXPS], .up = w[ARCH_FFN_UP_EXPS], .down = w[ARCH_FFN_DOWN_EXPS],
                 .gate_bias = w[ARCH_FFN_GATE_EXPS_BIAS].data, .up_bias = w[ARCH_FFN_UP_EXPS_BIAS].data,
                 .down_bias = w[ARCH_FFN_DOWN_EXPS_BIAS].data,
-                .x = a->normed, .y = y,
+                .prompt = s->batch.device_prompts, .x = a->normed, .y = y,
                 .ids = a->expert_ids, .weights = a->expert_weights, .counts = a->expert_counts,
         });
 }

@@ -62,7 +62,7 @@ static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
 
-        if (p->count == 0 || p->logits > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
+        if (p->count == 0 || p->logits > p->count || p->prompt > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
                 return -EINVAL;
         if (p->count > info->context - q->length)
                 return ENGINE_E_CONTEXT;
@@ -111,13 +111,15 @@ static void place_arrays(struct step *s) {
         b->positions = b->ids + b->rows;
         b->sequences = b->positions + b->rows;
         b->ones = b->sequences + b->rows;
-        b->wanted = b->ones + b->rows;
+        b->prompts = b->ones + b->rows;
+        b->wanted = b->prompts + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
         b->device_positions = device_offset(at, stride);
         b->device_sequences = device_offset(at, 2 * stride);
         b->device_ones = device_offset(at, 3 * stride);
-        b->device_wanted = device_offset(at, 4 * stride);
+        b->device_prompts = device_offset(at, 4 * stride);
+        b->device_wanted = device_offset(at, 5 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
@@ -130,6 +132,7 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
         b->ones[row] = 1;
+        b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
                 b->caps[(size_t) l * b->rows + row] =
                         (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used);

@@ -34,7 +34,7 @@ struct step_activations {
         struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
 
-enum { STEP_ARRAYS = 5 }; /* of struct step_batch, beside the caps */
+enum { STEP_ARRAYS = 6 }; /* of struct step_batch, beside the caps */
 
 /* What the host says about a batch: i32 arrays one after the other, and so on the device after one upload. */
 struct step_batch {
@@ -42,10 +42,11 @@ struct step_batch {
         int32_t *staged;                                      /* [(STEP_ARRAYS + moe_layers) × rows_max] */
         int32_t *ids, *positions, *sequences;                 /* [rows] */
         int32_t *ones;                                        /* [rows] */
+        int32_t *prompts;                                     /* [rows] whether it is a row of a prompt */
         int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
         int32_t *caps;                                        /* [moe_layers][rows] */
-        struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_wanted,
-                device_caps;
+        struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_prompts,
+                device_wanted, device_caps;
 };
 
 /* What an observer is shown, on the host. */

@@ -459,6 +459,7 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
                 .count = rows,
+                .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
                 .logits = stream_logits(stream, position, rows),
         };
         stream->rows_flying = rows;

@@ -59,6 +59,11 @@ static inline bool cpu_wants_panels(const struct cpu_variant *v, enum quant_type
         return from > 0 && n >= from;
 }
 
+/* Whether a type's products with prompt rows are computed by the variant's dot_prompt(). */
+static inline bool cpu_prompt(const struct cpu_variant *v, enum quant_type type) {
+        return v->prompt && v->prompt(type);
+}
+
 /* Items so few that waking a thread costs more than they do run on the caller: the grain for pool_run() when
  * one item costs about `item_nsec`. */
 uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec);

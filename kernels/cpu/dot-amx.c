@@ -19,6 +19,11 @@ static uint32_t panel_rows(enum quant_type type) {
         return form == DOT_Q8_256 ? 5 : 7;
 }
 
+/* All but those whose numbers are finer than bfloat16. */
+static bool prompt(enum quant_type type) {
+        return type != QUANT_F32 && type != QUANT_F16;
+}
+
 const struct cpu_variant cpu_variant_amx = {
         .name = "amx",
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
@@ -32,6 +37,8 @@ const struct cpu_variant cpu_variant_amx = {
         .panel_bytes = panel_bytes,
         .panel_pack = panel_pack,
         .dot_panels = dot_float_amx,
+        .prompt = prompt,
+        .dot_prompt = dot_prompt_amx,
         .dot_whole = dot_whole_avx2,
         .dot =
                 {

@@ -4,17 +4,22 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One matmul: the activations once in each form that its weights ask for, then pieces of weight rows. */
+/* One matmul: the activations once in each form that its weights ask for, then pieces of weight rows. Rows are taken in
+ * another order: those of prompts come last. */
 struct matmul {
         const struct op_matmul *op;
         const struct cpu_variant *variant;
         struct deal *deal;
-        uint32_t unit; /* weight rows a piece */
+        uint32_t unit;    /* weight rows a piece */
+        uint32_t n_exact; /* rows that belong to no prompt */
+        uint32_t *row;    /* [n] their order */
         uint64_t first_piece[ELEMENTS(((struct op_matmul *) NULL)->out) + 1];
         struct matmul_input {
-                uint8_t *rows;   /* [n][row_bytes]; NULL: not needed, or the activations as they are */
+                bool needed;
+                uint32_t begin, n; /* rows, in that order */
+                uint8_t *rows;   /* [n][row_bytes]; NULL: the activations as they are */
                 size_t row_bytes;
-                const void **x;  /* [n]; NULL: not needed */
+                const void **x;  /* [n] */
                 uint8_t *panels; /* [n / 16][panel_bytes]; NULL: not wanted */
                 size_t panel_bytes;
         } input[_DOT_INPUT_MAX];
@@ -28,29 +33,40 @@ static const float *matmul_x(const struct op_matmul *op, uint64_t t) {
         return (const float *) host_address(op->x) + t * op->x_stride;
 }
 
-static void convert_bundle(struct matmul *m, uint32_t from) {
-        uint32_t n = MIN(m->op->n - from, (uint32_t) BUNDLE), cols = m->op->out[0].w.cols;
-
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                struct matmul_input *in = &m->input[form];
-
-                for (uint32_t t = from; in->rows && t < from + n; t++)
-                        m->variant->dot_input(form, in->rows + t * in->row_bytes, matmul_x(m->op, t), cols);
-                if (in->panels)
-                        m->variant->panel_pack(form, in->panels + from / BUNDLE * in->panel_bytes, in->x + from, n,
-                                               cols);
-        }
+/* How many rows, in their order, a weight's own form is for; the others are rounded. */
+static uint32_t exact_rows(const struct matmul *m, const struct weight *w) {
+        return cpu_prompt(m->variant, w->type) ? m->n_exact : m->op->n;
 }
 
+/* Rows [from, from + 16) of an input, or what is left of them. */
+static void convert_bundle(struct matmul *m, enum dot_input form, uint32_t from) {
+        struct matmul_input *in = &m->input[form];
+        uint32_t n = MIN(in->n - from, (uint32_t) BUNDLE), cols = m->op->out[0].w.cols;
+
+        for (uint32_t t = from; in->rows && t < from + n; t++)
+                m->variant->dot_input(form, in->rows + t * in->row_bytes, matmul_x(m->op, m->row[in->begin + t]), cols);
+        if (in->panels)
+                m->variant->panel_pack(form, in->panels + from / BUNDLE * in->panel_bytes, in->x + from, n, cols);
+}
+
+/* Of all forms, one after the other. */
 static void convert_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
-        for (uint64_t i = begin; i < end; i++)
-                convert_bundle(arg, (uint32_t) i * BUNDLE);
+        struct matmul *m = arg;
+        uint64_t first = 0;
+
+        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
+                uint64_t bundles = DIV_ROUND_UP(m->input[form].n, (uint32_t) BUNDLE);
+
+                for (uint64_t i = MAX(begin, first); i < MIN(end, first + bundles); i++)
+                        convert_bundle(m, form, (uint32_t) (i - first) * BUNDLE);
+                first += bundles;
+        }
 }
 
 static void multiply_one(struct matmul *m, uint64_t piece) {
         const struct op_matmul_out *out;
         const struct matmul_input *in;
-        struct dot_job job;
+        struct dot_job job, prompt;
         unsigned i = 0;
 
         while (piece >= m->first_piece[i + 1])
@@ -62,17 +78,24 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
                 .row_bytes = quant_row_bytes(quant_info(out->w.type), out->w.cols),
                 .cols = out->w.cols,
                 .begin = (uint32_t) (piece - m->first_piece[i]) * m->unit,
-                .n = m->op->n,
+                .n = exact_rows(m, &out->w),
                 .x = in->x,
-                .panels = cpu_wants_panels(m->variant, out->w.type, m->op->n) ? in->panels : NULL,
                 .y = m->y[i],
                 .bias = host_address(out->bias),
                 .accumulate = m->op->accumulate,
         };
+        job.panels = cpu_wants_panels(m->variant, out->w.type, job.n) ? in->panels : NULL;
         job.end = MIN(job.begin + m->unit, out->w.rows);
         job.next = job.w + job.end * job.row_bytes;
         job.next_rows = MIN(m->unit, out->w.rows - job.end);
-        cpu_variant_dot(m->variant, out->w.type, &job);
+        prompt = job;
+        prompt.n = m->op->n - job.n;
+        prompt.panels = m->input[DOT_BF16].panels;
+        prompt.y += job.n;
+        if (job.n > 0)
+                cpu_variant_dot(m->variant, out->w.type, &job);
+        if (prompt.n > 0)
+                m->variant->dot_prompt(&prompt, out->w.type);
 }
 
 static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
@@ -82,62 +105,108 @@ static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned wor
                 multiply_one(m, deal_next(m->deal, worker));
 }
 
-static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
-        size_t rows_at[_DOT_INPUT_MAX], x_at[_DOT_INPUT_MAX], panels_at[_DOT_INPUT_MAX], y_at[ELEMENTS(m->y)];
-        bool needed[_DOT_INPUT_MAX] = {false}, panels[_DOT_INPUT_MAX] = {false};
+/* The rows of no prompt, then the others. */
+static void matmul_order(struct matmul *m, const int32_t *prompt) {
+        uint32_t at = 0;
+
+        for (int turn = 0; turn < 2; turn++)
+                for (uint32_t t = 0; t < m->op->n; t++)
+                        if ((prompt && prompt[t] != 0) == turn)
+                                m->row[at++] = t;
+}
+
+static uint32_t count_exact(const struct op_matmul *op, const int32_t *prompt) {
+        uint32_t n = 0;
+
+        for (uint32_t t = 0; t < op->n; t++)
+                n += !prompt || prompt[t] == 0;
+        return n;
+}
+
+/* Which rows are needed in which form; and what of it takes memory, for as many rows as it can become, whichever are a
+ * prompt's (which the planning backend can't see). */
+static void matmul_inputs(struct matmul *m) {
         const struct op_matmul *op = m->op;
-        size_t total = 0;
-        char *data;
+        uint32_t cols = op->out[0].w.cols;
 
         for (uint32_t i = 0; i < op->count; i++) {
-                enum dot_input form = dot_input(op->out[i].w.type);
+                enum quant_type type = op->out[i].w.type;
+                enum dot_input form = dot_input(type);
+                uint32_t exact = exact_rows(m, &op->out[i].w);
+                struct matmul_input *in = &m->input[form], *rounded = &m->input[DOT_BF16];
 
-                needed[form] = true;
-                panels[form] |= cpu_wants_panels(m->variant, op->out[i].w.type, op->n);
-                y_at[i] = scratch_plan(&total, op->n, sizeof(*m->y[i]));
+                in->needed = true;
+                in->n = MAX(in->n, exact);
+                in->row_bytes = form == DOT_FLOAT ? 0 : dot_input_bytes(form, cols);
+                if (cpu_wants_panels(m->variant, type, op->n))
+                        in->panel_bytes = m->variant->panel_bytes(form, cols);
+                if (!op->prompt.address || !cpu_prompt(m->variant, type))
+                        continue;
+                rounded->needed = true;
+                rounded->begin = exact;
+                rounded->n = op->n - exact;
+                rounded->panel_bytes = m->variant->panel_bytes(DOT_BF16, cols);
         }
+}
+
+static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
+        size_t rows_at[_DOT_INPUT_MAX], x_at[_DOT_INPUT_MAX], panels_at[_DOT_INPUT_MAX], y_at[ELEMENTS(m->y)];
+        const struct op_matmul *op = m->op;
+        size_t total = 0, row_at = scratch_plan(&total, op->n, sizeof(*m->row));
+        char *data;
+
+        for (uint32_t i = 0; i < op->count; i++)
+                y_at[i] = scratch_plan(&total, op->n, sizeof(*m->y[i]));
         for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
                 struct matmul_input *in = &m->input[form];
+                uint32_t n = in->needed ? op->n : 0;
 
-                in->row_bytes = dot_input_bytes(form, op->out[0].w.cols);
-                in->panel_bytes = panels[form] ? m->variant->panel_bytes(form, op->out[0].w.cols) : 0;
-                rows_at[form] = scratch_plan(&total, needed[form] && form != DOT_FLOAT ? op->n : 0, in->row_bytes);
-                x_at[form] = scratch_plan(&total, needed[form] ? op->n : 0, sizeof(*in->x));
-                panels_at[form] = scratch_plan(&total, DIV_ROUND_UP(op->n, (uint32_t) BUNDLE), in->panel_bytes);
+                rows_at[form] = scratch_plan(&total, n, in->row_bytes);
+                x_at[form] = scratch_plan(&total, n, sizeof(*in->x));
+                panels_at[form] = scratch_plan(&total, DIV_ROUND_UP(n, (uint32_t) BUNDLE), in->panel_bytes);
         }
         data = scratch_get(scratch, total);
         if (!data)
                 return -ENOMEM;
-        for (uint32_t i = 0; i < op->count; i++) {
+        m->row = (uint32_t *) (data + row_at);
+        for (uint32_t i = 0; i < op->count; i++)
                 m->y[i] = (float **) (data + y_at[i]);
-                for (size_t t = 0; t < op->n; t++)
-                        m->y[i][t] = (float *) host_address(op->out[i].y) + t * op->out[i].y_stride;
-        }
         for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
                 struct matmul_input *in = &m->input[form];
 
-                if (!needed[form])
-                        continue;
-                in->rows = form == DOT_FLOAT ? NULL : (uint8_t *) data + rows_at[form];
-                in->panels = panels[form] ? (uint8_t *) data + panels_at[form] : NULL;
+                in->rows = in->row_bytes ? (uint8_t *) data + rows_at[form] : NULL;
+                in->panels = in->panel_bytes ? (uint8_t *) data + panels_at[form] : NULL;
                 in->x = (const void **) (data + x_at[form]);
-                for (size_t t = 0; t < op->n; t++)
-                        in->x[t] = in->rows ? in->rows + t * in->row_bytes : (const void *) matmul_x(op, t);
         }
         return 0;
+}
+
+static void matmul_point(struct matmul *m) {
+        const struct op_matmul *op = m->op;
+
+        for (uint32_t i = 0; i < op->count; i++)
+                for (uint32_t t = 0; t < op->n; t++)
+                        m->y[i][t] = (float *) host_address(op->out[i].y) + (size_t) m->row[t] * op->out[i].y_stride;
+        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
+                struct matmul_input *in = &m->input[form];
+
+                for (uint32_t t = 0; t < in->n; t++)
+                        in->x[t] = in->rows ? in->rows + t * in->row_bytes
+                                            : (const void *) matmul_x(op, m->row[in->begin + t]);
+        }
 }
 
 /* The rows of all outputs one after the other, so that a small one beside a large one costs no barrier of its
  * own. */
 static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
         const struct op_matmul *op = m->op;
-        uint64_t rows = 0, bytes = 0;
+        uint64_t rows = 0, bytes = 0, work = m->n_exact < op->n ? 1 : op->n; /* prompts: as in moe.c */
 
         for (uint32_t i = 0; i < op->count; i++) {
                 rows += op->out[i].w.rows;
                 bytes = MAX(bytes, quant_row_bytes(quant_info(op->out[i].w.type), op->out[i].w.cols));
         }
-        m->unit = cpu_row_unit(b, rows, bytes * op->n);
+        m->unit = cpu_row_unit(b, rows, bytes * work);
         for (uint32_t i = 0; i < op->count; i++)
                 m->first_piece[i + 1] = m->first_piece[i] + DIV_ROUND_UP(op->out[i].w.rows, m->unit);
         return m->first_piece[op->count];
@@ -146,17 +215,24 @@ static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
 int cpu_matmul(struct stream *s, const struct op_matmul *op) {
         struct cpu_backend *b = cpu_backend(s);
         struct matmul m = {.op = op, .variant = b->variant, .deal = b->deals[0]};
-        uint64_t pieces, bundles = DIV_ROUND_UP(op->n, (uint32_t) BUNDLE);
+        const int32_t *prompt = b->scratch.planned ? NULL : host_address(op->prompt);
+        uint64_t pieces, bundles = 0;
         int r;
 
         r = host_check_matmul(op);
         if (r || op->n == 0)
                 return r;
+        m.n_exact = count_exact(op, prompt);
+        matmul_inputs(&m);
         r = matmul_reserve(&m, &b->scratch);
         if (r)
                 return r;
+        matmul_order(&m, prompt);
+        matmul_point(&m);
         pieces = matmul_divide(&m, b);
         deal_out(m.deal, pieces);
+        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++)
+                bundles += DIV_ROUND_UP(m.input[form].n, (uint32_t) BUNDLE);
         pool_run_phases(b->pool,
                         (struct pool_phase[]) {
                                 {bundles, cpu_grain(b, bundles, BUNDLE * op->out[0].w.cols / 4), convert_piece, &m},

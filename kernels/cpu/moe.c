@@ -5,19 +5,21 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert and, within one,
- * by row. Four loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
+/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one by
+ * whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert that are
+ * computed alike. Four loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
  * the form of down; down, which is added up in the rows themselves, expert after expert. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
         struct deal *deal_up, *deal_down;
+        const int32_t *prompt; /* [rows], or NULL */
         uint32_t n_pairs, n_active, n_bundles;
-        uint32_t *active;   /* [n_active] experts that have pairs, rising */
+        uint32_t *active;   /* [n_active] groups that have pairs, rising: expert × 2 + whether they are of prompts */
         uint32_t *first;    /* [n_active + 1] their first pair */
         uint32_t *pair_row; /* [n_pairs] */
         float *pair_weight; /* [n_pairs] */
-        uint32_t *fill;     /* [stack] */
+        uint32_t *fill;     /* [2 × stack] */
         uint32_t unit_up, unit_down;
         struct bundle *bundles;  /* [n_bundles] */
         uint32_t *first_bundle;  /* [n_active + 1] */
@@ -25,6 +27,7 @@ struct moe {
         struct moe_input {
                 enum dot_input form;
                 enum quant_type type;
+                bool prompt; /* those of prompts are in the form DOT_BF16 */
                 uint32_t cols;
                 uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
                 size_t row_bytes;
@@ -38,7 +41,7 @@ struct moe {
         float *worker;     /* [threads][2][SLICE][unit_up]: gate and up of one piece */
 };
 
-/* Up to sixteen pairs of one expert: a panel, where the expert has enough of them. */
+/* Up to sixteen pairs of one group: a panel, where the group has enough of them. */
 struct bundle {
         uint32_t first, n, group;
 };
@@ -52,35 +55,40 @@ static const float *moe_x(const struct op_moe *op, uint64_t t) {
         return (const float *) host_address(op->x) + t * op->gate.cols;
 }
 
-/* The expert of entry j of row t, or the stack's size when the entry does not count. */
-static uint32_t entry_expert(const struct op_moe *op, uint32_t t, uint32_t j) {
+static bool is_prompt(const struct moe *m, uint32_t t) {
+        return m->prompt && m->prompt[t] != 0;
+}
+
+/* The group of entry j of row t, or one past the last when the entry does not count. */
+static uint32_t entry_group(const struct moe *m, uint32_t t, uint32_t j) {
+        const struct op_moe *op = m->op;
         int32_t count = ((const int32_t *) host_address(op->counts))[t];
         int32_t id = ((const int32_t *) host_address(op->ids))[(size_t) t * op->k + j];
 
-        return (int32_t) j < count && id >= 0 && (uint32_t) id < op->gate.stack ? (uint32_t) id
-                                                                                : op->gate.stack;
+        return (int32_t) j < count && id >= 0 && (uint32_t) id < op->gate.stack ? 2 * (uint32_t) id + is_prompt(m, t)
+                                                                                : 2 * op->gate.stack;
 }
 
 /* Counting sort. */
 static void moe_group(struct moe *m) {
         const struct op_moe *op = m->op;
-        uint32_t at = 0;
+        uint32_t at = 0, groups = 2 * op->gate.stack;
 
-        memset(m->fill, 0, op->gate.stack * sizeof(*m->fill));
+        memset(m->fill, 0, groups * sizeof(*m->fill));
         for (uint32_t t = 0; t < op->n; t++)
                 for (uint32_t j = 0; j < op->k; j++) {
-                        uint32_t e = entry_expert(op, t, j);
+                        uint32_t g = entry_group(m, t, j);
 
-                        if (e < op->gate.stack)
-                                m->fill[e]++;
+                        if (g < groups)
+                                m->fill[g]++;
                 }
-        for (uint32_t e = 0; e < op->gate.stack; e++) {
-                uint32_t count = m->fill[e];
+        for (uint32_t g = 0; g < groups; g++) {
+                uint32_t count = m->fill[g];
 
-                m->fill[e] = at;
+                m->fill[g] = at;
                 if (count == 0)
                         continue;
-                m->active[m->n_active] = e;
+                m->active[m->n_active] = g;
                 m->first_bundle[m->n_active] = m->n_bundles;
                 for (uint32_t i = 0; i < count; i += BUNDLE)
                         m->bundles[m->n_bundles++] = (struct bundle) {at + i, MIN(count - i, (uint32_t) BUNDLE), m->n_active};
@@ -90,14 +98,19 @@ static void moe_group(struct moe *m) {
         m->first[m->n_active] = m->n_pairs = at;
         for (uint32_t t = 0; t < op->n; t++)
                 for (uint32_t j = 0; j < op->k; j++) {
-                        uint32_t e = entry_expert(op, t, j), pair;
+                        uint32_t g = entry_group(m, t, j), pair;
 
-                        if (e == op->gate.stack)
+                        if (g == groups)
                                 continue;
-                        pair = m->fill[e]++;
+                        pair = m->fill[g]++;
                         m->pair_row[pair] = t;
                         m->pair_weight[pair] = ((const float *) host_address(op->weights))[(size_t) t * op->k + j];
                 }
+}
+
+/* Whether a row is converted to 8-bit numbers (or is what it is), not rounded. */
+static bool keeps_form(const struct moe *m, const struct moe_input *in, uint32_t t) {
+        return !in->prompt || !is_prompt(m, t);
 }
 
 static void moe_point(struct moe *m) {
@@ -108,11 +121,13 @@ static void moe_point(struct moe *m) {
                 for (unsigned side = 0; side < 2; side++) {
                         struct moe_input *in = &m->input[side];
 
-                        in->x[i] = in->rows ? in->rows + m->pair_row[i] * in->row_bytes
-                                            : (const void *) moe_x(op, m->pair_row[i]);
+                        in->x[i] = in->rows && keeps_form(m, in, m->pair_row[i])
+                                           ? in->rows + m->pair_row[i] * in->row_bytes
+                                           : (const void *) moe_x(op, m->pair_row[i]);
                 }
                 m->hidden_y[i] = m->hidden + (size_t) i * op->gate.rows;
-                down->x[i] = down->rows ? down->rows + i * down->row_bytes : (const void *) m->hidden_y[i];
+                down->x[i] = down->rows && keeps_form(m, down, m->pair_row[i]) ? down->rows + i * down->row_bytes
+                                                                               : (const void *) m->hidden_y[i];
                 m->y[i] = (float *) host_address(op->y) + (size_t) m->pair_row[i] * op->down.rows;
         }
 }
@@ -130,7 +145,10 @@ static struct input_plan input_plan(const struct moe *m, struct moe_input *in, c
         in->type = w->type;
         in->cols = w->cols;
         in->row_bytes = dot_input_bytes(in->form, w->cols);
+        in->prompt = m->prompt && cpu_prompt(m->variant, w->type);
         in->panel_bytes = panels ? m->variant->panel_bytes(in->form, w->cols) : 0;
+        if (in->prompt)
+                in->panel_bytes = MAX(in->panel_bytes, m->variant->panel_bytes(DOT_BF16, w->cols));
         return (struct input_plan) {
                 .rows = scratch_plan(total, in->form == DOT_FLOAT ? 0 : rows, in->row_bytes),
                 .x = scratch_plan(total, pairs, sizeof(*in->x)),
@@ -161,18 +179,18 @@ enum part {
 
 static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         const struct op_moe *op = m->op;
-        size_t pairs = (size_t) op->n * op->k, stack = op->gate.stack, at[_PART_MAX], total = 0;
-        size_t bundles = pairs / BUNDLE + MIN(pairs, stack);
+        size_t pairs = (size_t) op->n * op->k, groups = 2 * (size_t) op->gate.stack, at[_PART_MAX], total = 0;
+        size_t bundles = pairs / BUNDLE + MIN(pairs, groups);
         struct input_plan plans[3];
         char *data;
 
-        at[PART_ACTIVE] = scratch_plan(&total, stack, sizeof(*m->active));
-        at[PART_FIRST] = scratch_plan(&total, stack + 1, sizeof(*m->first));
-        at[PART_FIRST_BUNDLE] = scratch_plan(&total, stack, sizeof(*m->first_bundle));
+        at[PART_ACTIVE] = scratch_plan(&total, groups, sizeof(*m->active));
+        at[PART_FIRST] = scratch_plan(&total, groups + 1, sizeof(*m->first));
+        at[PART_FIRST_BUNDLE] = scratch_plan(&total, groups, sizeof(*m->first_bundle));
         at[PART_BUNDLES] = scratch_plan(&total, bundles, sizeof(*m->bundles));
         at[PART_PAIR_ROW] = scratch_plan(&total, pairs, sizeof(*m->pair_row));
         at[PART_PAIR_WEIGHT] = scratch_plan(&total, pairs, sizeof(*m->pair_weight));
-        at[PART_FILL] = scratch_plan(&total, stack, sizeof(*m->fill));
+        at[PART_FILL] = scratch_plan(&total, groups, sizeof(*m->fill));
         at[PART_HIDDEN] = scratch_plan(&total, pairs, op->gate.rows * sizeof(float));
         at[PART_HIDDEN_Y] = scratch_plan(&total, pairs, sizeof(*m->hidden_y));
         at[PART_Y] = scratch_plan(&total, pairs, sizeof(*m->y));
@@ -211,21 +229,27 @@ static void input_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
                 for (unsigned side = 0; side < 2; side++) {
                         struct moe_input *in = &m->input[side];
 
-                        if (in->rows && (side == 0 || in->rows != m->input[0].rows))
+                        if (in->rows && keeps_form(m, in, (uint32_t) t) && (side == 0 || in->rows != m->input[0].rows))
                                 m->variant->dot_input(in->form, in->rows + t * in->row_bytes, moe_x(m->op, t), in->cols);
                 }
 }
 
-/* Whether an expert's pairs are multiplied as panels. */
+/* Whether a group's pairs are rounded to bfloat16. */
+static bool group_prompt(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return in->prompt && m->active[group] % 2;
+}
+
+/* Whether they are multiplied as panels. */
 static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
+        return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
 }
 
 static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_t i) {
         const struct bundle *b = &m->bundles[i];
 
         if (group_panels(m, in, b->group))
-                m->variant->panel_pack(in->form, in->panels + i * in->panel_bytes, in->x + b->first, b->n, in->cols);
+                m->variant->panel_pack(group_prompt(m, in, b->group) ? DOT_BF16 : in->form, in->panels + i * in->panel_bytes,
+                                       in->x + b->first, b->n, in->cols);
 }
 
 static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
@@ -245,23 +269,24 @@ static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
         for (uint64_t i = begin; i < end; i++) {
                 const struct bundle *b = &m->bundles[i];
 
-                for (uint32_t pair = b->first; in->rows && pair < b->first + b->n; pair++)
+                for (uint32_t pair = b->first; in->rows && !group_prompt(m, in, b->group) && pair < b->first + b->n; pair++)
                         m->variant->dot_input(in->form, in->rows + pair * in->row_bytes, m->hidden_y[pair], in->cols);
                 pack_bundle(m, in, (uint32_t) i);
         }
 }
 
+/* Rows of the matrix of a group's expert. */
 static const uint8_t *expert_rows(const struct moe *m, const struct weight *w, uint32_t group, uint32_t row) {
         size_t row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
 
-        return (const uint8_t *) host_address(w->data) + ((size_t) m->active[group] * w->rows + row) * row_bytes;
+        return (const uint8_t *) host_address(w->data) + ((size_t) (m->active[group] / 2) * w->rows + row) * row_bytes;
 }
 
 /* Rows [begin, end) of one expert's matrix for its pairs [from, from + n), counted from its first; `from` is the first of
  * a bundle. y and scale are those of the first of these pairs. */
 static void moe_dot(const struct moe *m, const struct moe_input *in, const struct weight *w, struct device_ptr bias,
                     uint32_t group, uint32_t from, struct dot_job job) {
-        uint32_t expert = m->active[group], bundle = m->first_bundle[group] + from / BUNDLE;
+        uint32_t expert = m->active[group] / 2, bundle = m->first_bundle[group] + from / BUNDLE;
 
         job.row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
         job.w = expert_rows(m, w, group, 0);
@@ -271,7 +296,10 @@ static void moe_dot(const struct moe *m, const struct moe_input *in, const struc
                 job.panels = in->panels + bundle * in->panel_bytes;
         if (bias.address)
                 job.bias = (const float *) host_address(bias) + (size_t) expert * w->rows;
-        cpu_variant_dot(m->variant, w->type, &job);
+        if (group_prompt(m, in, group))
+                m->variant->dot_prompt(&job, w->type);
+        else
+                cpu_variant_dot(m->variant, w->type, &job);
 }
 
 /* Gate, up and the activation function of some rows for at most SLICE pairs. */
@@ -397,7 +425,8 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
         size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
 
-        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * mean);
+        /* Prompts pay for each piece's first columns, which are unpacked while nothing else runs. */
+        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * (m->prompt ? 1 : mean));
         m->unit_up = MIN(m->unit_up, op->gate.rows);
         m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes);
 }
@@ -405,6 +434,8 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
         struct op_moe op = *whole;
         struct moe m = {.op = &op, .variant = b->variant, .deal_up = b->deals[0], .deal_down = b->deals[1]};
+        bool prompts = op.prompt.address && (cpu_prompt(m.variant, op.gate.type) || cpu_prompt(m.variant, op.up.type) ||
+                                             cpu_prompt(m.variant, op.down.type));
         int r;
 
         op.n = n;
@@ -413,6 +444,8 @@ static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t
         op.ids = device_offset(op.ids, (uint64_t) from * op.k * sizeof(int32_t));
         op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
         op.counts = device_offset(op.counts, from * sizeof(int32_t));
+        if (prompts)
+                m.prompt = (const int32_t *) host_address(op.prompt) + from;
         moe_units(&m, b);
         r = moe_reserve(&m, b);
         if (r)

@@ -11,6 +11,8 @@ size_t panel_bytes(enum dot_input form, uint32_t cols) {
                 bytes = (size_t) cols * PANEL_ROWS + cols / 32 * sizeof(struct panel_32);
         else if (form == DOT_Q8_256)
                 bytes = (size_t) cols * PANEL_ROWS + cols / 256 * sizeof(struct panel_256);
+        else if (form == DOT_BF16)
+                bytes = DIV_ROUND_UP(cols, 32U) * sizeof(panel_bf16);
         else
                 bytes = DIV_ROUND_UP(cols, 32U) * sizeof(struct panel_float);
         return DIV_ROUND_UP(bytes, (size_t) PANEL_ALIGN) * PANEL_ALIGN;
@@ -72,11 +74,28 @@ static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, 
         }
 }
 
+static void pack_bf16(panel_bf16 *p, const void *const *x, uint32_t n, uint32_t cols) {
+        for (uint32_t i = 0; i < cols; i += 32, p++) {
+                uint32_t here = MIN(cols - i, 32U);
+                __m512i a[16], b[16];
+
+                load_rows(a, x, n, i * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
+                load_rows(b, x, n, (i + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
+                for (int t = 0; t < PANEL_ROWS; t++)
+                        a[t] = to_bf16(_mm512_castsi512_ps(a[t]), _mm512_castsi512_ps(b[t]));
+                transpose_dwords(a);
+                for (int k = 0; k < 16; k++)
+                        _mm512_store_si512((*p)[k], a[k]);
+        }
+}
+
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols) {
         void *scales = (char *) panel + (size_t) cols * PANEL_ROWS;
 
         if (form == DOT_FLOAT)
                 return pack_float(panel, x, n, cols);
+        if (form == DOT_BF16)
+                return pack_bf16(panel, x, n, cols);
         pack_values(panel, x, n, cols);
         if (form == DOT_Q8_256)
                 pack_256(scales, x, n, cols);

@@ -32,6 +32,9 @@ struct panel_float {
         uint16_t high[16][PANEL_ROWS][2], low[16][PANEL_ROWS][2];
 };
 
+/* The same, rounded to one number. */
+typedef uint16_t panel_bf16[16][PANEL_ROWS][2];
+
 /* Where the scales of a panel's blocks begin. */
 static inline const void *panel_scales(const void *panel, uint32_t cols) {
         return (const char *) panel + (size_t) cols * PANEL_ROWS;

@@ -153,6 +153,7 @@ static int feed(struct bench *b, struct bench_case *c, uint32_t stream, uint32_t
         while (r == 0 && sequence_length(c->sequences[stream]) < end) {
                 struct step_part part = next_part(c, stream, b->rows_max, end);
 
+                part.prompt = part.count;
                 part.logits = sequence_length(c->sequences[stream]) + part.count == end;
                 r = pass(b, &part, 1);
         }
