@@ -9,24 +9,36 @@ import sys
 import tempfile
 import time
 
-from daemon import Daemon, read_all, start_ready
+from daemon import Daemon, cached_share, read_all, start_ready
 from programs import Cases, Missing, Peer, PeerServer
 
 PROMPT = 128
 PAGE_TOKENS = 32
+CACHED = 0.99  # less of a file, and the disk is what is measured
+READINGS = 3   # before it is given up
 
 
 # --- programs of cases that are not in C --------------------------------------------------------------------------
 
 
 class Started:
-    """Case `start`: seconds from exec to READY, and to the first token of a client that was started then."""
+    """Case `start`: seconds from exec to READY, and to the first token of a client that was started then; the share of the
+    file that the page cache had, before and after: whatever else runs on this machine pushes it out."""
 
     def __init__(self, build, model):
         self.build, self.model = build, model
 
     def ask(self, case):
-        read_all(self.model)
+        for _ in range(READINGS):
+            read_all(self.model)
+            before = cached_share(self.model)
+            answer = self.start() if before >= CACHED else {}
+            answer["cached"] = min(before, cached_share(self.model))
+            if answer["cached"] >= CACHED:
+                return answer
+        raise Missing("%.1f%% of the file stay in the page cache" % (100 * answer["cached"]))
+
+    def start(self):
         with tempfile.TemporaryDirectory(prefix="moed-bench-") as folder:
             config, path = os.path.join(folder, "moed.conf"), os.path.join(folder, "moed.sock")
             open(config, "w").close()

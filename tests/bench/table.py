@@ -124,11 +124,11 @@ def worst_step(m, *needs):
 
 
 def seconds_to_ready(m, need):
-    return Figure("", m.median(need, "ready"), m.spread(need, "ready"), percent=False)
+    return Figure("%.1f%% of the file cached" % (100 * m.median(need, "cached")), m.median(need, "ready"), m.spread(need, "ready"), percent=False)
 
 
 def seconds_to_token(m, need):
-    return Figure("", m.median(need), m.spread(need), percent=False)
+    return Figure("%.1f%% of the file cached" % (100 * m.median(need, "cached")), m.median(need), m.spread(need), percent=False)
 
 
 def of_iteration(m, need):
