@@ -99,12 +99,13 @@ class Neighbour:
 
     def __enter__(self):
         core = max(os.sched_getaffinity(0))
-        program = "import os\nos.sched_setaffinity(0, {%d})\nwhile True: pass" % core
-        self.process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+        program = "import os\nos.sched_setaffinity(0, {%d})\nprint(flush=True)\nwhile True: pass" % core
+        self.process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stdout=subprocess.PIPE)
+        self.process.stdout.readline()
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
