@@ -60,7 +60,8 @@ class Started:
 
 class Served:
     """A daemon. Cases: `clients-N`, so many processes, a prompt and some tokens each; `overhead-N`, the same with prompts of one
-    token, and the seconds that forward passes took of it; `memory`, after those."""
+    token, and the seconds that forward passes took of it; `prompt-N`, a prompt of so many tokens and one more; `memory`, after
+    those."""
 
     def __init__(self, build, model, generated):
         self.generated, self.pages = generated, 0
@@ -74,11 +75,15 @@ class Served:
         if case == "memory":
             return self.memory()
         name, n = case.split("-")
-        prompt = PROMPT if name == "clients" else 1
+        clients, prompt, generated = {
+            "clients": (int(n), PROMPT, self.generated),
+            "overhead": (int(n), 1, self.generated),
+            "prompt": (1, int(n), 1),
+        }[name]
         before = self.daemon.json("stats")["step_nsec"]
-        found = self.daemon.json("bench", "-c", n, "-n", self.generated, "-p", prompt)
+        found = self.daemon.json("bench", "-c", clients, "-n", generated, "-p", prompt)
         found["step"] = (self.daemon.json("stats")["step_nsec"] - before) / 1e9
-        self.pages = max(self.pages, int(n) * -(-(prompt + self.generated) // PAGE_TOKENS))
+        self.pages = max(self.pages, clients * -(-(prompt + generated) // PAGE_TOKENS))
         return found
 
     def memory(self):

@@ -22,6 +22,7 @@ LINEAR = 1.05  # that time rises no more than rows do, with room for what measur
 SHAPES = {"OLMoE-1B-7B": "olmoe-q-q4_k", "DeepSeek-V2-Lite": "deepseek-v2-lite-q4_k", "Qwen3-30B-A3B": "qwen3-30b-a3b-q4_k"}
 CLIENTS = (1, 2, 4, 8, 16)
 GENERATED = 64
+LONGEST = 4064  # what a context of 4,096 takes with a token more, in whole pages
 FORMATS = ("q4_k", "q8_0", "bf16", "q4_0", "q6_k", "mxfp4", "iq4_xs")
 ROWS_PER_EXPERT = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512)
 
@@ -215,7 +216,8 @@ def rows_of_daemon(olmoe, largest, largest_key):
             Row("generated, tokens/s", served, [eight], None, times=2, also=clients),
             Row("first token, p95, s", first_token, [eight], None, most=True, times=2)]),
         ("memory beside weights and KV, MB", [
-            Row("after 16 clients", memory, [(served_by, "memory")], 300, most=True, also=clients)]),
+            Row("after 16 clients, a prompt of %d" % LONGEST, memory, [(served_by, "memory")], 300, most=True,
+                also=[*clients, (served_by, "prompt-%d" % LONGEST)])]),
     ]
 
 
