@@ -118,10 +118,11 @@ def of_quiet(m, beside, alone):
 def worst_step(m, *needs):
     """How much more the time rises than the rows do, from one count to the next, at worst."""
     rows = [int(need[1].split("-")[1]) for need in needs]
-    rises = [m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])]
+    rises = {(fewer, more): m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])}
+    worst = max(rises, key=rises.get)
     times = " ".join("%.3g" % (1e3 * m.median(need)) for need in needs)
-    return Figure("%s ms, %.0f%% of peak" % (times, 100 * m.share(needs[-1], products="bf16")), max(rises),
-                  max(map(m.spread, needs)), percent=False)
+    return Figure("%s ms, %.0f%% of peak" % (times, 100 * m.share(needs[-1], products="bf16")), rises[worst],
+                  max(map(m.spread, needs)), "from %d to %d rows" % worst, percent=False)
 
 
 def seconds_to_ready(m, need):
