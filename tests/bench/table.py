@@ -130,7 +130,8 @@ def seconds_to_ready(m, need):
 
 
 def seconds_to_token(m, need):
-    return Figure("%.1f%% of the file cached" % (100 * m.median(need, "cached")), m.median(need), m.spread(need), percent=False)
+    text = "%.1f%% of the file cached, the prompt again %.3f" % (100 * m.median(need, "cached"), m.median(need, "again"))
+    return Figure(text, m.median(need), m.spread(need), percent=False)
 
 
 def of_iteration(m, need):
