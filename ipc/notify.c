@@ -54,7 +54,7 @@ void notify_sleeper_init(struct notify_sleeper *ret, struct wire_daemon_page *pa
 void notify_sleeper_arm(struct notify_sleeper *sleeper) {
         if (sleeper->value & 1)
                 return;
-        /* Relaxed: notify_fence(), once for all peers, orders it before the look into their rings. */
+        /* Relaxed: full_fence(), once for all peers, orders it before the look into their rings. */
         atomic_store_explicit(sleeper->need_wakeup, ++sleeper->value, memory_order_relaxed);
 }
 
@@ -90,7 +90,7 @@ bool notify_wake_client(struct notify_waker *waker) {
         uint32_t word;
 
         /* Full fence, pairs with client_arm(): either the client sees our tail or we see that it sleeps. */
-        notify_fence();
+        full_fence();
         word = atomic_load_explicit(waker->waiting, memory_order_relaxed);
         if (word == waker->woken)
                 return false;
@@ -128,7 +128,7 @@ int notify_ring_bell(struct notify_bell *bell) {
 
         /* Full fence, pairs with the daemon's between arming its sleepers and looking into the rings: either
          * it sees our tail or we see that it sleeps. */
-        notify_fence();
+        full_fence();
         value = atomic_load_explicit(bell->need_wakeup, memory_order_relaxed);
         if (!(value & 1) || value == bell->rung)
                 return 0;
@@ -169,7 +169,7 @@ static int client_arm(struct notify_waiter *waiter, uint32_t head, enum wire_wai
         atomic_store_explicit(waiter->waiting, waiter->arm | how, memory_order_relaxed);
         /* Full fence, pairs with notify_wake_client(): either the daemon sees that we sleep or we see its
          * tail. */
-        notify_fence();
+        full_fence();
         return client_look(waiter, head);
 }
 

@@ -8,7 +8,7 @@
  * fence for each of the four places:
  *
  *   client publishes  ring_publish()          notify_ring_bell()    fence, load need_wakeup
- *   daemon sleeps     notify_sleeper_arm()…   notify_fence()        fence, ring_ready() of every peer
+ *   daemon sleeps     notify_sleeper_arm()…   full_fence()        fence, ring_ready() of every peer
  *   daemon publishes  ring_publish()          notify_wake_client()  fence, load waiting
  *   client sleeps     store waiting           notify_wait(), notify_arm()   fence, load completion_tail
  *
@@ -19,32 +19,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/fence.h"
 #include "wire.h"
-
-#if defined(__SANITIZE_THREAD__)
-#define NOTIFY_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define NOTIFY_THREAD_SANITIZER 1
-#endif
-#endif
 
 enum {
         _NOTIFY_E_SUCCESS,
         NOTIFY_E_TIMEOUT, /* nothing came in time */
         NOTIFY_E_CLOSED,  /* the daemon has closed the connection, or is gone */
 };
-
-/* Full fence between what was stored before and what is loaded after. */
-static inline void notify_fence(void) {
-#ifdef NOTIFY_THREAD_SANITIZER
-        /* It knows no fences, but an exchange is one on every machine that it runs on. */
-        static _Atomic uint32_t word;
-        atomic_fetch_add(&word, 1);
-#else
-        atomic_thread_fence(memory_order_seq_cst);
-#endif
-}
 
 /* One step of a loop that looks at shared memory. */
 static inline void notify_pause(void) {
@@ -72,7 +54,7 @@ int notify_wake_new(int *ret_daemon_fd, int *ret_client_fd);
 
 /* --- Daemon: sleep. One sleeper per peer, one fence for all:
  *
- *   for each peer: notify_sleeper_arm();   notify_fence();   for each peer: ring_ready() → somebody has work?
+ *   for each peer: notify_sleeper_arm();   full_fence();   for each peer: ring_ready() → somebody has work?
  *   nobody: wait in io_uring;              then, either way, for each peer: notify_sleeper_disarm() --- */
 struct notify_sleeper {
         _Atomic uint32_t *need_wakeup; /* in the daemon page */

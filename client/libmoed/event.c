@@ -80,7 +80,7 @@ static int drained(struct moed *m) {
                 return 0;
         m->took = false;
         /* Our completion_head is out before we look; the daemon sets the flag before it looks at that. */
-        notify_fence();
+        full_fence();
         if (!atomic_load_explicit(&m->daemon_page->room_wanted, memory_order_relaxed))
                 return 0;
         r = notify_ring_bell(&m->ringer);

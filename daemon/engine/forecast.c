@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "model.h"
+#include "sampler.h"
 
 static uint64_t heap_used(void) {
         struct mallinfo2 info = mallinfo2();
@@ -41,11 +42,14 @@ static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows) 
 }
 
 static int forecast_steps(struct model_forecast *ret, struct model *m, struct backend *b, uint64_t opened) {
+        _cleanup_(sampler_scratch_freep) struct sampler_scratch *sampler = NULL;
         _cleanup_(step_freep) struct step *step = NULL;
         uint64_t before = heap_used();
         int r;
 
-        r = step_new(&step, m);
+        r = sampler_scratch_new(&sampler, m->info.vocab);
+        if (!r)
+                r = step_new(&step, m);
         if (!r)
                 r = run(step, m, 1, 1);
         if (r)

@@ -11,7 +11,7 @@ struct model_forecast {
         uint64_t file_bytes;    /* mapped; resident as far as it was read: in the long run, all of it */
         uint64_t tables;        /* on the heap: the file's index, the vocabulary, the lists of pages */
         uint64_t kv_token;      /* of a token's keys and values, over all layers */
-        uint64_t step;          /* activations of `rows` rows, the logits of one */
+        uint64_t step;          /* activations of `rows` rows, the logits of one, what its sampler works in */
         uint64_t scratch;       /* the most that an operation needs beside them */
         uint64_t token_weights; /* bytes of weights read for a token that is computed alone */
         uint32_t context, rows; /* what it was made for */

@@ -29,6 +29,9 @@ struct sampler_scratch; /* memory for one row of logits, for all samplers of one
 int sampler_scratch_new(struct sampler_scratch **ret, uint32_t vocab);
 /* No sampler that was made with it is used any more. Takes NULL. */
 void sampler_scratch_free(struct sampler_scratch *scratch);
+static inline void sampler_scratch_freep(struct sampler_scratch **scratch) {
+        sampler_scratch_free(*scratch);
+}
 
 /* -ENOMEM. `params` were checked. */
 int sampler_new(struct sampler **ret, const struct sampler_params *params, struct sampler_scratch *scratch);

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -194,14 +196,36 @@ static bool warming_fits(const struct warming *warming) {
         return warming->bytes + warming->bytes / 16 <= backend_cpu_memory();
 }
 
+/* Pages that this thread had to wait for until now. */
+static long pages_waited_for(void) {
+        struct rusage usage;
+
+        return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_majflt : 0;
+}
+
+/* Parts that the disk gave follow each other at once. One that was there already had only to be mapped, which costs
+ * nothing but the time of a core; all cores compute while a forward pass runs, and each of its loops ends when the last of
+ * them has. */
+static void warming_rest(const struct warming *warming, long *waited_for) {
+        const struct timespec rest = { .tv_nsec = 100 * NSEC_PER_MSEC };
+        long before = *waited_for;
+
+        *waited_for = pages_waited_for();
+        if (*waited_for == before && atomic_load(&warming->server->stepping))
+                (void) nanosleep(&rest, NULL);
+}
+
 static void warming_run(struct job *job) {
         struct warming *warming = container_of(job, struct warming, job.job);
+        long waited_for = pages_waited_for();
         uint64_t at = 0;
         int r = 1;
 
         while (r > 0 && !atomic_load(&warming->server->loader_stop) && model_file_wanted(warming->file) &&
-               warming_fits(warming))
+               warming_fits(warming)) {
                 r = model_file_fetch_part(warming->file, &at);
+                warming_rest(warming, &waited_for);
+        }
         warming->result = r;
 }
 

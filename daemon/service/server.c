@@ -273,7 +273,7 @@ static int server_sleep(struct server *server, uint64_t timeout) {
                 if (peer->greeted)
                         notify_sleeper_arm(&peer->sleeper);
         /* Either a client sees that we sleep and rings, or we see here what it has published. */
-        notify_fence();
+        full_fence();
         if (server_idle(server)) {
                 server->metrics.sleeps++;
                 r = loop_sleep(&server->loop, timeout);

@@ -96,7 +96,7 @@ struct server {
         uint32_t rows_max, prompt_rows_max;
 
         uint64_t started;   /* nsec */
-        bool stepping;      /* a forward pass is running */
+        _Atomic bool stepping; /* a forward pass is running; the sharer looks at it, too */
         int trouble;        /* negative errno that came up meanwhile */
         bool reapable;      /* a peer was marked */
         bool draining;      /* no new work is taken */

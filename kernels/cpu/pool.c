@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fence.h"
 #include "base/util.h"
 #include "pool.h"
 
@@ -101,33 +102,42 @@ static bool spin(struct pool *p, uint64_t seen, bool caller, uint64_t *ret) {
         return false;
 }
 
-/* Both sides write their word before they read the other's, and sequential consistency keeps that order: either we see
- * the new ticket, or wake_all() sees us. */
+/* Who goes to sleep says so and then looks for work; who has some (a ticket, an end, `quit`) publishes it and then looks for
+ * sleepers. Both have a full fence in between, so either the one sees the work or the other the sleeper. A sleeper that was
+ * seen waits on a word that the other changes before it wakes: a wait that begins too late does not begin. */
 static void worker_sleep(struct pool *p, uint64_t seen) {
-        uint32_t woken = atomic_load(&p->woken);
+        /* Acquire: whoever sees the word of a later wake-up sees its ticket, too. */
+        uint32_t woken = atomic_load_explicit(&p->woken, memory_order_acquire);
 
-        atomic_store(&p->sleeping, 1);
-        if (serial_of(atomic_load(&p->ticket)) == seen && !atomic_load(&p->quit))
+        atomic_store_explicit(&p->sleeping, 1, memory_order_relaxed);
+        full_fence();
+        if (serial_of(atomic_load_explicit(&p->ticket, memory_order_relaxed)) == seen &&
+            !atomic_load_explicit(&p->quit, memory_order_relaxed))
                 futex_wait(&p->woken, woken);
 }
 
 static void caller_sleep(struct pool *p, uint64_t seen) {
-        atomic_store(&p->waiting, 1);
-        if (serial_of(atomic_load(&p->ticket)) == seen && atomic_load(&p->running))
+        atomic_store_explicit(&p->waiting, 1, memory_order_relaxed);
+        full_fence();
+        if (serial_of(atomic_load_explicit(&p->ticket, memory_order_relaxed)) == seen &&
+            atomic_load_explicit(&p->running, memory_order_relaxed))
                 futex_wait(&p->waiting, 1);
-        atomic_store(&p->waiting, 0);
+        atomic_store_explicit(&p->waiting, 0, memory_order_relaxed);
 }
 
+/* After full_fence(). Only the opener of a phase and pool_free() come here, one after the other. */
 static void wake_workers(struct pool *p) {
-        if (!atomic_load(&p->sleeping))
+        if (!atomic_load_explicit(&p->sleeping, memory_order_relaxed))
                 return;
-        atomic_store(&p->sleeping, 0);
-        atomic_fetch_add(&p->woken, 1);
+        atomic_store_explicit(&p->sleeping, 0, memory_order_relaxed);
+        atomic_fetch_add_explicit(&p->woken, 1, memory_order_release);
         futex_wake(&p->woken, INT_MAX);
 }
 
+/* After full_fence(). */
 static void wake_caller(struct pool *p) {
-        if (atomic_load(&p->waiting) && atomic_exchange(&p->waiting, 0))
+        if (atomic_load_explicit(&p->waiting, memory_order_relaxed) &&
+            atomic_exchange_explicit(&p->waiting, 0, memory_order_relaxed))
                 futex_wake(&p->waiting, 1);
 }
 
@@ -143,7 +153,8 @@ static uint64_t open_phase(struct pool *p, const struct pool_phase *phase, uint6
         atomic_store_explicit(&p->arg, phase->arg, memory_order_relaxed);
         atomic_store_explicit(&p->left, (uint32_t) pieces, memory_order_relaxed);
         atomic_store_explicit(&p->running, 1, memory_order_relaxed);
-        atomic_store(&p->ticket, ticket);
+        atomic_store_explicit(&p->ticket, ticket, memory_order_release);
+        full_fence();
         wake_workers(p);
         wake_caller(p);
         return ticket;
@@ -192,7 +203,8 @@ static bool next_phase(struct pool *p, unsigned worker, uint64_t *ret_ticket) {
 static void work(struct pool *p, unsigned worker, uint64_t ticket, uint32_t mine) {
         while (take_pieces(p, worker, ticket, mine)) {
                 if (!next_phase(p, worker, &ticket)) {
-                        atomic_store(&p->running, 0);
+                        atomic_store_explicit(&p->running, 0, memory_order_release);
+                        full_fence();
                         wake_caller(p);
                         return;
                 }
@@ -245,7 +257,8 @@ unsigned pool_threads(const struct pool *p) {
 void pool_free(struct pool *p) {
         if (!p)
                 return;
-        atomic_store(&p->quit, 1);
+        atomic_store_explicit(&p->quit, 1, memory_order_release);
+        full_fence();
         wake_workers(p);
         for (unsigned i = 0; i < p->n_workers; i++)
                 pthread_join(p->workers[i].thread, NULL);

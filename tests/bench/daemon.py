@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What the benchmarks that go through the daemon share: a daemon of their own, on a socket in a temporary folder."""
 
+import ctypes
 import json
+import mmap
 import os
 import signal
 import socket
@@ -36,6 +38,24 @@ def read_all(path):
         part = bytearray(16 << 20)
         while f.readinto(part):
             pass
+
+
+def cached_share(path):
+    """How much of a file is in the page cache."""
+    size = os.path.getsize(path)
+    pages = -(-size // mmap.PAGESIZE)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, *3 * [ctypes.c_int], ctypes.c_long]
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    found = ctypes.create_string_buffer(pages)
+    with open(path, "rb") as f:
+        at = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, f.fileno(), 0)
+    if at == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap", path)
+    libc.mincore(at, size, found)
+    libc.munmap(at, size)
+    return found.raw.count(b"\1") / pages
 
 
 def start_ready(command, env):

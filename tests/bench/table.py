@@ -22,6 +22,7 @@ LINEAR = 1.05  # that time rises no more than rows do, with room for what measur
 SHAPES = {"OLMoE-1B-7B": "olmoe-q-q4_k", "DeepSeek-V2-Lite": "deepseek-v2-lite-q4_k", "Qwen3-30B-A3B": "qwen3-30b-a3b-q4_k"}
 CLIENTS = (1, 2, 4, 8, 16)
 GENERATED = 64
+LONGEST = 4064  # what a context of 4,096 takes with a token more, in whole pages
 FORMATS = ("q4_k", "q8_0", "bf16", "q4_0", "q6_k", "mxfp4", "iq4_xs")
 ROWS_PER_EXPERT = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512)
 
@@ -117,18 +118,20 @@ def of_quiet(m, beside, alone):
 def worst_step(m, *needs):
     """How much more the time rises than the rows do, from one count to the next, at worst."""
     rows = [int(need[1].split("-")[1]) for need in needs]
-    rises = [m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])]
+    rises = {(fewer, more): m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])}
+    worst = max(rises, key=rises.get)
     times = " ".join("%.3g" % (1e3 * m.median(need)) for need in needs)
-    return Figure("%s ms, %.0f%% of peak" % (times, 100 * m.share(needs[-1], products="bf16")), max(rises),
-                  max(map(m.spread, needs)), percent=False)
+    return Figure("%s ms, %.0f%% of peak" % (times, 100 * m.share(needs[-1], products="bf16")), rises[worst],
+                  max(map(m.spread, needs)), "from %d to %d rows" % worst, percent=False)
 
 
 def seconds_to_ready(m, need):
-    return Figure("", m.median(need, "ready"), m.spread(need, "ready"), percent=False)
+    return Figure("%.1f%% of the file cached" % (100 * m.median(need, "cached")), m.median(need, "ready"), m.spread(need, "ready"), percent=False)
 
 
 def seconds_to_token(m, need):
-    return Figure("", m.median(need), m.spread(need), percent=False)
+    text = "%.1f%% of the file cached, the prompt again %.3f" % (100 * m.median(need, "cached"), m.median(need, "again"))
+    return Figure(text, m.median(need), m.spread(need), percent=False)
 
 
 def of_iteration(m, need):
@@ -215,7 +218,8 @@ def rows_of_daemon(olmoe, largest, largest_key):
             Row("generated, tokens/s", served, [eight], None, times=2, also=clients),
             Row("first token, p95, s", first_token, [eight], None, most=True, times=2)]),
         ("memory beside weights and KV, MB", [
-            Row("after 16 clients", memory, [(served_by, "memory")], 300, most=True, also=clients)]),
+            Row("after 16 clients, a prompt of %d" % LONGEST, memory, [(served_by, "memory")], 300, most=True,
+                also=[*clients, (served_by, "prompt-%d" % LONGEST)])]),
     ]
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from daemon import cached_share  # noqa: E402
 from programs import TOP, PeerServer, read_peer  # noqa: E402
 
 TABLE = os.path.join(TOP, "tests/bench/table.py")
@@ -75,6 +76,12 @@ def rows_are_measured(folder):
     assert found["limits"]["read_all"] > 1e8, found["limits"]
 
 
+def a_start_says_how_much_of_the_file_was_cached(folder):
+    assert cached_share(os.path.join(folder, "small-q4_k.gguf")) == 1
+    ready, token = table("--models", folder, "--rows", "start, file in the page cache")["rows"]
+    assert 0 < ready["number"] < token["number"] and token["text"].startswith("100.0% of the file cached"), (ready, token)
+
+
 def what_cannot_be_measured_says_why(folder):
     """No row is left out, whatever is missing."""
     os.truncate(os.path.join(folder, "small-q4_k.gguf"), 4096)
@@ -87,5 +94,6 @@ with tempfile.TemporaryDirectory() as models:
     subprocess.run([sys.executable, MAKE_MODEL, "small", os.path.join(models, "small-q4_k.gguf")], check=True)
     bytes_are_those_of_the_weights(models)
     rows_are_measured(models)
+    a_start_says_how_much_of_the_file_was_cached(models)
     what_cannot_be_measured_says_why(models)
-print("4 passed")
+print("5 passed")

@@ -4,7 +4,6 @@
  * others in every stream. The bytes of a pass are those of the weights that it touches: of experts those that
  * its rows chose, each once. */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -370,66 +369,37 @@ static void bench_close(struct bench *b) {
 
 static void usage(void) {
         printf("usage: bench-engine [OPTION...] FILE.gguf CASE...\n"
-               "  --json          run the case that each line of the input names, answer with a line\n"
-               "  --rounds N      of all cases (default: %d)\n"
+               CASE_USAGE_RUN
                "  --rows N        of a pass at most (default: %d)\n"
                "  --kv-tokens N   room for keys and values of all cases together (default: %d)\n"
-               "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
+               CASE_USAGE_READ
                "Cases, with @T in the end behind T tokens (default: %d to decode, 0 to prefill), then with "
                "/E with E experts:\n"
                "  decode-N        N streams, %d tokens each\n"
                "  prefill-N       a prompt of N tokens\n"
                "  limits          the machine's\n",
-               CASE_ROUNDS, ROWS_MAX, KV_TOKENS, CONTEXT, DECODED);
+               ROWS_MAX, KV_TOKENS, CONTEXT, DECODED);
 }
 
 int main(int argc, char **argv) {
-        static const struct option options[] = {
-                {"json", no_argument, NULL, 'j'},
-                {"rounds", required_argument, NULL, 'r'},
-                {"rows", required_argument, NULL, 'n'},
-                {"kv-tokens", required_argument, NULL, 'k'},
-                {"read-bytes", required_argument, NULL, 'b'},
-                {"help", no_argument, NULL, 'h'},
-                {0},
-        };
         struct bench b = {.rows_max = ROWS_MAX};
-        struct case_program program = {
-                .run = run, .context = &b, .read_bytes = CASE_READ_BYTES, .rounds = CASE_ROUNDS};
-        struct reason reason = REASON_INIT;
         uint32_t kv_tokens = KV_TOKENS;
-        int c, r;
+        struct case_program program = {
+                .run = run,
+                .context = &b,
+                .usage = usage,
+                .options = {{"rows", &b.rows_max, 1, 4096}, {"kv-tokens", &kv_tokens, 0, UINT32_MAX}},
+                .operands = 1,
+        };
+        struct reason reason = REASON_INIT;
+        int r, status;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1)
-                switch (c) {
-                case 'j':
-                        program.json = true;
-                        break;
-                case 'r':
-                        program.rounds = (unsigned) atoi(optarg);
-                        break;
-                case 'n':
-                        b.rows_max = (uint32_t) atoi(optarg);
-                        break;
-                case 'k':
-                        kv_tokens = (uint32_t) atoi(optarg);
-                        break;
-                case 'b':
-                        program.read_bytes = strtoull(optarg, NULL, 10);
-                        break;
-                default:
-                        usage();
-                        return c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE;
-                }
-        if (program.rounds < 1 || program.rounds > CASE_ROUNDS_MAX || program.read_bytes < 1 << 20 ||
-            b.rows_max < 1 || b.rows_max > 4096 || argc - optind < (program.json ? 1 : 2)) {
-                usage();
-                return EXIT_FAILURE;
-        }
-        r = bench_open(&b, argv[optind], kv_tokens, &reason);
+        if (!cases_parse(&program, &argc, &argv, &status))
+                return status;
+        r = bench_open(&b, argv[0], kv_tokens, &reason);
         if (r)
-                fprintf(stderr, "bench-engine: %s: %s\n", argv[optind], r < 0 ? strerror(-r) : reason.text);
-        r = r ? EXIT_FAILURE : cases_main(&program, argv + optind + 1, argc - optind - 1);
+                fprintf(stderr, "bench-engine: %s: %s\n", argv[0], r < 0 ? strerror(-r) : reason.text);
+        status = r ? EXIT_FAILURE : cases_main(&program, argv + 1, argc - 1);
         bench_close(&b);
-        return r;
+        return status;
 }

@@ -241,7 +241,7 @@ static void daemon_sleep(struct pair *p, struct bell_ring *ring) {
         uint32_t ready = 0;
 
         notify_sleeper_arm(&p->daemon.sleeper);
-        notify_fence();
+        full_fence();
         assert_se(ring_ready(&p->daemon.submissions, &ready) == 0);
         if (ready == 0)
                 assert_se(bell_ring_wait(ring, -1));

@@ -3,7 +3,6 @@
  * several copies of its weights or keys, together more than the caches hold, and a run goes over all of them.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -476,9 +475,7 @@ static void bench_close(struct bench *b) {
 
 static void usage(void) {
         puts("usage: bench-layers [--json] [--rounds N] [--read-bytes N] CASE...\n"
-             "  --json          run the case that each line of the input names, answer with a line\n"
-             "  --rounds N      of all cases (default: 5)\n"
-             "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
+             CASE_USAGE_RUN CASE_USAGE_READ
              "Cases:\n"
              "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
              "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
@@ -491,42 +488,16 @@ static void usage(void) {
 }
 
 int main(int argc, char **argv) {
-        static const struct option options[] = {
-                {"json", no_argument, NULL, 'j'},
-                {"rounds", required_argument, NULL, 'r'},
-                {"read-bytes", required_argument, NULL, 'b'},
-                {"help", no_argument, NULL, 'h'},
-                {0},
-        };
         struct bench b = {.random = 88172645463325252u};
-        struct case_program program = {
-                .run = run, .context = &b, .read_bytes = CASE_READ_BYTES, .rounds = CASE_ROUNDS};
-        int c, status;
+        struct case_program program = {.run = run, .context = &b, .usage = usage};
+        int status;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1)
-                switch (c) {
-                case 'j':
-                        program.json = true;
-                        break;
-                case 'r':
-                        program.rounds = (unsigned) atoi(optarg);
-                        break;
-                case 'b':
-                        program.read_bytes = strtoull(optarg, NULL, 10);
-                        break;
-                default:
-                        usage();
-                        return c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE;
-                }
-        if (program.rounds < 1 || program.rounds > CASE_ROUNDS_MAX || program.read_bytes < 1 << 20 ||
-            (!program.json && optind == argc)) {
-                usage();
-                return EXIT_FAILURE;
-        }
+        if (!cases_parse(&program, &argc, &argv, &status))
+                return status;
         if (backend_cpu_new(&b.backend, &(struct backend_cpu_options){0}) ||
             b.backend->ops->stream_new(b.backend, &b.stream))
                 return EXIT_FAILURE;
-        status = cases_main(&program, argv + optind, argc - optind);
+        status = cases_main(&program, argv, argc);
         bench_close(&b);
         return status;
 }

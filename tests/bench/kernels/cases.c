@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,72 @@ static int print_table(const struct case_program *p, char **names, int n) {
                         table_row(names[i], &samples[i], p->rounds, &limits);
         free(samples);
         return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* --- options
+ * ------------------------------------------------------------------------------------------------ */
+
+#define READ_BYTES (UINT64_C(4) << 30)
+
+enum { OPTION_OWN = 256 }; /* and up: the program's */
+
+static const struct option common[] = {
+        {"json", no_argument, NULL, 'j'},
+        {"rounds", required_argument, NULL, 'r'},
+        {"read-bytes", required_argument, NULL, 'b'},
+        {"help", no_argument, NULL, 'h'},
+};
+
+static void list_options(const struct case_program *p, struct option *ret) {
+        unsigned n = ELEMENTS(common);
+
+        memcpy(ret, common, sizeof(common));
+        for (unsigned i = 0; i < ELEMENTS(p->options) && p->options[i].name; i++)
+                ret[n++] = (struct option){p->options[i].name, required_argument, NULL, (int) (OPTION_OWN + i)};
+}
+
+static void take_option(struct case_program *p, int option) {
+        if (option == 'j')
+                p->json = true;
+        else if (option == 'r')
+                p->rounds = (unsigned) atoi(optarg);
+        else if (option == 'b')
+                p->read_bytes = strtoull(optarg, NULL, 10);
+        else
+                *p->options[option - OPTION_OWN].value = (uint32_t) atoi(optarg);
+}
+
+static bool in_range(const struct case_program *p) {
+        bool fit = p->rounds >= 1 && p->rounds <= CASE_ROUNDS_MAX && p->read_bytes >= 1 << 20;
+
+        for (unsigned i = 0; i < ELEMENTS(p->options) && p->options[i].name; i++)
+                fit = fit && *p->options[i].value >= p->options[i].least && *p->options[i].value <= p->options[i].most;
+        return fit;
+}
+
+bool cases_parse(struct case_program *p, int *argc, char ***argv, int *ret_status) {
+        struct option options[ELEMENTS(common) + ELEMENTS(p->options) + 1] = {0};
+        int c;
+
+        p->rounds = CASE_ROUNDS;
+        p->read_bytes = READ_BYTES;
+        list_options(p, options);
+        while ((c = getopt_long(*argc, *argv, "h", options, NULL)) != -1) {
+                if (c == 'h' || c == '?') {
+                        p->usage();
+                        *ret_status = c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE;
+                        return false;
+                }
+                take_option(p, c);
+        }
+        *argc -= optind;
+        *argv += optind;
+        if (!in_range(p) || *argc < p->operands + !p->json) {
+                p->usage();
+                *ret_status = EXIT_FAILURE;
+                return false;
+        }
+        return true;
 }
 
 int cases_main(const struct case_program *program, char **names, int n) {

@@ -23,17 +23,37 @@ enum {
         CASE_E_NONE, /* no such case, or this machine can't run it; the reason says why */
 };
 
+/* An option of one program: --NAME N, with its default in *value. */
+struct case_option {
+        const char *name;
+        uint32_t *value, least, most;
+};
+
 struct case_program {
         /* 0, CASE_E_NONE, negative errno. */
         int (*run)(void *context, const char *name, struct case_run *ret, struct reason *reason);
         void *context;
+        void (*usage)(void);
+        struct case_option options[4]; /* beside those of all programs; the first without a name ends them */
+        int operands;                  /* arguments before the names of cases */
+
+        /* What cases_parse() finds. */
         uint64_t read_bytes; /* over so much the read bandwidth is measured */
         bool json;
         unsigned rounds;
 };
 
 enum { CASE_ROUNDS = 5, CASE_ROUNDS_MAX = 99 };
-#define CASE_READ_BYTES (UINT64_C(4) << 30)
+
+/* The lines of usage() about the options of all programs; the second may stand behind others. */
+#define CASE_USAGE_RUN                                                                                       \
+        "  --json          run the case that each line of the input names, answer with a line\n"             \
+        "  --rounds N      of all cases (default: 5)\n"
+#define CASE_USAGE_READ "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
+
+/* Reads the options; *argv then begins with the operands. True: go on. False: usage was shown, *ret_status is how the program
+ * ends. */
+bool cases_parse(struct case_program *program, int *argc, char ***argv, int *ret_status);
 
 /* Runs what the input, or else the arguments name; the program's exit status. */
 int cases_main(const struct case_program *program, char **names, int n);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 
 #include "base/util.h"
 #include "forecast.h"
 #include "gguf.h"
+#include "sampler.h"
 #include "test.h"
 #include "tiny.h"
 
@@ -78,6 +80,49 @@ TEST(forecast_is_what_the_model_tells) {
         assert_se(f.kv_token == model_info(m)->kv_bytes_per_token && f.context == model_info(m)->context);
         assert_se(f.file_bytes == model_info(m)->file_bytes && f.rows == 64);
         assert_se(f.step > 0 && f.scratch > 0);
+}
+
+static uint64_t heap_used(void) {
+        struct mallinfo2 info = mallinfo2();
+
+        return info.uordblks + info.hblkhd;
+}
+
+/* A prompt of `rows` rows that ends in logits. */
+static void run_prompt(struct step *step, struct model *m, uint32_t rows) {
+        _cleanup_(sequence_freep) struct sequence *sequence = NULL;
+        int32_t tokens[64] = { 0 };
+        uint32_t allowances[64];
+
+        for (unsigned i = 0; i < ELEMENTS(allowances); i++)
+                allowances[i] = TINY_LAYERS * TINY_EXPERTS_USED;
+        assert_se(rows <= ELEMENTS(tokens) && sequence_new(&sequence, m) == 0 && sequence_reserve(sequence, rows) == 0);
+        assert_se(step_run(step, &(struct step_part) { .sequence = sequence, .tokens = tokens, .allowances = allowances,
+                                                       .count = rows, .logits = true }, 1) == 0);
+}
+
+/* What a daemon has on its heap for a model when a prompt has run through it, on a backend that keeps no scratch. */
+TEST(forecast_is_what_is_taken) {
+        enum { ROUNDING = 8192 };
+        _cleanup_(backend_freep) struct backend *backend = NULL;
+        _cleanup_(sampler_scratch_freep) struct sampler_scratch *sampler = NULL;
+        _cleanup_(model_freep) struct model *m = NULL;
+        _cleanup_(step_freep) struct step *step = NULL;
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
+        uint64_t before, taken, foreseen;
+        struct model_forecast f;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        before = heap_used();
+        assert_se(model_open(&m, backend, path, &options.model, NULL) == 0);
+        assert_se(step_new(&step, m) == 0 && sampler_scratch_new(&sampler, model_info(m)->vocab) == 0);
+        run_prompt(step, m, options.rows);
+        taken = heap_used() - before;
+        if (taken == 0)
+                test_skip("this allocator does not tell what is used");
+        assert_se(model_forecast(&f, path, &options, NULL) == 0);
+        foreseen = f.tables + f.step + f.kv_token * KV_PAGE_TOKENS * model_info(m)->kv_pages;
+        assert_se(taken <= foreseen + ROUNDING && foreseen <= taken + ROUNDING);
 }
 
 TEST(more_rows_take_more_scratch) {

@@ -55,7 +55,7 @@ static void daemon_idle(struct stress *stress, struct bell_ring *ring, uint64_t 
         if (ready > 0)
                 return;
         notify_sleeper_arm(sleeper);
-        notify_fence();
+        full_fence();
         dawdle(seed);
         assert_se(ring_ready(&stress->pair.daemon.submissions, &ready) == 0);
         if (ready == 0) {

@@ -176,6 +176,46 @@ TEST(workers_that_fell_asleep_come_back) {
         }
 }
 
+static void spend(unsigned usec) {
+        uint64_t end = now_nsec() + usec * NSEC_PER_USEC;
+
+        while (now_nsec() < end)
+                ;
+}
+
+/* Both threads have a piece each, and neither ends before the other has begun. */
+struct meeting {
+        _Atomic unsigned present;
+        unsigned stay; /* usec, of the worker */
+};
+
+static void meet(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
+        struct meeting *m = arg;
+
+        atomic_fetch_add(&m->present, 1);
+        while (atomic_load(&m->present) < 2)
+                sched_yield();
+        if (worker > 0)
+                spend(m->stay);
+}
+
+/* The gaps come near what threads spin: the worker falls asleep when a loop begins, the caller when it ends. Whoever
+ * misses that sleeps until the alarm. */
+TEST(no_wake_up_is_lost_on_the_way_to_sleep) {
+        enum { AROUND_USEC = 30, SPREAD_USEC = 40, SECONDS = 3 };
+        _cleanup_(pool_freep) struct pool *p = NULL;
+        uint64_t end = now_nsec() + SECONDS * NSEC_PER_SEC;
+
+        alarm(20 * SECONDS);
+        assert_se(pool_new(&p, 2) == 0);
+        for (unsigned i = 0; now_nsec() < end; i++) {
+                struct meeting m = { .stay = AROUND_USEC + i % SPREAD_USEC };
+
+                pool_run(p, 2, 1, meet, &m);
+                spend(AROUND_USEC + i / SPREAD_USEC % SPREAD_USEC);
+        }
+}
+
 TEST(a_loop_of_one_piece_stays_with_the_caller) {
         _cleanup_(pool_freep) struct pool *p = NULL;
         struct sums s = {0};
