@@ -32,7 +32,7 @@ struct moe {
                 uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
                 size_t row_bytes;
                 const void **x;  /* [n_pairs] */
-                uint8_t *panels; /* [n_bundles][panel_bytes] */
+                uint8_t *panels; /* [n_bundles][panel_bytes]; those of a group follow each other, though they may be smaller */
                 size_t panel_bytes;
         } input[2], hidden_input; /* of gate and up (maybe one and the same form); of down */
         float *hidden;     /* [n_pairs][hidden] */
@@ -244,12 +244,20 @@ static bool group_panels(const struct moe *m, const struct moe_input *in, uint32
         return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
 }
 
+/* Where the panel of a group's bundle i is. */
+static uint8_t *group_panel(const struct moe *m, const struct moe_input *in, uint32_t group, uint32_t i) {
+        size_t bytes = m->variant->panel_bytes(group_prompt(m, in, group) ? DOT_BF16 : in->form, in->cols);
+
+        return in->panels + m->first_bundle[group] * in->panel_bytes + i * bytes;
+}
+
 static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_t i) {
         const struct bundle *b = &m->bundles[i];
 
         if (group_panels(m, in, b->group))
-                m->variant->panel_pack(group_prompt(m, in, b->group) ? DOT_BF16 : in->form, in->panels + i * in->panel_bytes,
-                                       in->x + b->first, b->n, in->cols);
+                m->variant->panel_pack(group_prompt(m, in, b->group) ? DOT_BF16 : in->form,
+                                       group_panel(m, in, b->group, i - m->first_bundle[b->group]), in->x + b->first, b->n,
+                                       in->cols);
 }
 
 static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
@@ -286,14 +294,14 @@ static const uint8_t *expert_rows(const struct moe *m, const struct weight *w, u
  * a bundle. y and scale are those of the first of these pairs. */
 static void moe_dot(const struct moe *m, const struct moe_input *in, const struct weight *w, struct device_ptr bias,
                     uint32_t group, uint32_t from, struct dot_job job) {
-        uint32_t expert = m->active[group] / 2, bundle = m->first_bundle[group] + from / BUNDLE;
+        uint32_t expert = m->active[group] / 2;
 
         job.row_bytes = quant_row_bytes(quant_info(w->type), w->cols);
         job.w = expert_rows(m, w, group, 0);
         job.cols = w->cols;
         job.x = in->x + m->first[group] + from;
         if (group_panels(m, in, group))
-                job.panels = in->panels + bundle * in->panel_bytes;
+                job.panels = group_panel(m, in, group, from / BUNDLE);
         if (bias.address)
                 job.bias = (const float *) host_address(bias) + (size_t) expert * w->rows;
         if (group_prompt(m, in, group))

@@ -70,7 +70,7 @@ static const float *feed(struct run *u, struct sequence *q, const int32_t *token
                 int r;
 
                 part.tokens = tokens + at;
-                part.count = MIN(n - at, chunk);
+                part.count = part.prompt = MIN(n - at, chunk);
                 r = step_begin(u->step, &part, 1);
                 if (r)
                         return NULL;

@@ -58,7 +58,7 @@ struct layer {
 
 struct moe {
         struct copies weights;
-        struct device_ptr x, y, ids, factors, counts;
+        struct device_ptr x, y, ids, factors, counts, ones;
         uint64_t matrix_bytes; /* of one matrix of all experts */
 };
 
@@ -403,14 +403,17 @@ static int init_moe(struct bench *b) {
                 r = new_floats(b, (uint64_t) rows * MOE_CHOSEN, &m->factors);
         if (!r)
                 r = new_memory(b, (uint64_t) rows * sizeof(int32_t), &m->counts);
+        if (!r)
+                r = new_memory(b, (uint64_t) rows * sizeof(int32_t), &m->ones);
         for (uint32_t i = 0; r == 0 && i < rows * MOE_CHOSEN; i++) {
                 ((int32_t *) host_address(m->ids))[i] = (int32_t) (i % MOE_EXPERTS);
                 ((int32_t *) host_address(m->counts))[i / MOE_CHOSEN] = MOE_CHOSEN;
+                ((int32_t *) host_address(m->ones))[i / MOE_CHOSEN] = 1;
         }
         return r;
 }
 
-static int run_moe_once(struct bench *b, uint32_t rows) {
+static int run_moe_once(struct bench *b, uint32_t rows, bool prompt) {
         struct device_ptr at = next_copy(&b->moe.weights);
         uint64_t bytes = b->moe.matrix_bytes;
         struct op_moe op = {
@@ -419,6 +422,7 @@ static int run_moe_once(struct bench *b, uint32_t rows) {
                 .gate = {at, QUANT_Q4_K, MOE_FFN, MOE_HIDDEN, MOE_EXPERTS},
                 .up = {device_offset(at, bytes), QUANT_Q4_K, MOE_FFN, MOE_HIDDEN, MOE_EXPERTS},
                 .down = {device_offset(at, 2 * bytes), QUANT_Q4_K, MOE_HIDDEN, MOE_FFN, MOE_EXPERTS},
+                .prompt = prompt ? b->moe.ones : DEVICE_NULL,
                 .x = b->moe.x,
                 .y = b->moe.y,
                 .ids = b->moe.ids,
@@ -430,7 +434,7 @@ static int run_moe_once(struct bench *b, uint32_t rows) {
 }
 
 /* So many rows for each of the experts. */
-static int run_moe(struct bench *b, uint32_t per_expert, struct case_run *ret, struct reason *reason) {
+static int run_moe(struct bench *b, uint32_t per_expert, bool prompt, struct case_run *ret, struct reason *reason) {
         uint32_t rows = per_expert * MOE_EXPERTS / MOE_CHOSEN;
         uint64_t begin;
         int r = 0;
@@ -440,10 +444,10 @@ static int run_moe(struct bench *b, uint32_t per_expert, struct case_run *ret, s
         if (b->moe.weights.n == 0)
                 r = init_moe(b);
         if (!r)
-                r = run_moe_once(b, rows);
+                r = run_moe_once(b, rows, prompt);
         begin = now_nsec();
         for (unsigned i = 0; r == 0 && i < b->moe.weights.n; i++)
-                r = run_moe_once(b, rows);
+                r = run_moe_once(b, rows, prompt);
         *ret = (struct case_run){
                 .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / b->moe.weights.n,
                 .bytes = 3.0 * (double) b->moe.matrix_bytes,
@@ -458,7 +462,9 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
         uint32_t n;
 
         if (sscanf(name, "moe-%u%c", &n, &end) == 1)
-                return run_moe(b, n, ret, reason);
+                return run_moe(b, n, false, ret, reason);
+        if (sscanf(name, "moe-prompt-%u%c", &n, &end) == 1)
+                return run_moe(b, n, true, ret, reason);
         if (sscanf(name, "%7[a-z]-%7[a-z]-%u%c", shape, part, &n, &end) == 3)
                 for (unsigned i = 0; i < ELEMENTS(shapes); i++)
                         if (strcmp(shapes[i].name, shape) == 0)
@@ -478,6 +484,7 @@ static void usage(void) {
              CASE_USAGE_RUN CASE_USAGE_READ
              "Cases:\n"
              "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
+             "  moe-prompt-R    the same for rows of prompts\n"
              "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
              "(DeepSeek-V2-Lite),\n"
              "                  dsa (V3.2), csa (V4-Flash)\n"

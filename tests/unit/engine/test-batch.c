@@ -82,7 +82,8 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
-                .count = at < prompt ? MIN(chunk, prompt - at) : 1, .logits = 1,
+                .count = at < prompt ? MIN(chunk, prompt - at) : 1, .prompt = at < prompt ? MIN(chunk, prompt - at) : 0,
+                .logits = 1,
         };
 }
 

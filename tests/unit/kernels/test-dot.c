@@ -161,6 +161,83 @@ TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
                 }
 }
 
+static float to_bf16(float v) {
+        uint32_t bits = float_bits(v);
+
+        return float_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
+static void *pack_prompt(const struct cpu_variant *v, const void *const *x, uint32_t n, uint32_t cols) {
+        size_t bytes = v->panel_bytes(DOT_BF16, cols);
+        char *panels = aligned_alloc(4096, DIV_ROUND_UP(n, 16U) * bytes);
+
+        assert_se(panels);
+        for (uint32_t t = 0; t < n; t += 16)
+                v->panel_pack(DOT_BF16, panels + t / 16 * bytes, x + t, MIN(n - t, 16U), cols);
+        return panels;
+}
+
+/* The products of rounded numbers, exactly; and each row's bits when it is alone. */
+static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
+        struct sample s = {cols * 1000 + outputs};
+        size_t row_bytes = quant_row_bytes(quant_info(type), cols);
+        _cleanup_(freep) char *weights = sample_weights(&s, type, (size_t) outputs * cols);
+        _cleanup_(freep) float *values = sample_floats(&s, (size_t) n * cols), *w = malloc(cols * sizeof(*w)),
+                               *results = calloc((size_t) n * outputs, sizeof(*results));
+        _cleanup_(freep) void *panels = NULL;
+        const void *x[300];
+        float *y[300];
+        struct dot_job job = {.w = (const uint8_t *) weights, .row_bytes = row_bytes, .cols = cols, .end = outputs, .n = n, .y = y};
+
+        assert_se(w && results && n <= ELEMENTS(x));
+        for (uint32_t t = 0; t < n; t++) {
+                x[t] = values + (size_t) t * cols;
+                y[t] = results + (size_t) t * outputs;
+        }
+        job.panels = panels = pack_prompt(v, x, n, cols);
+        v->dot_prompt(&job, type);
+        for (uint32_t t = 0; t < n; t += 1 + n / 20) {
+                _cleanup_(freep) void *panel = pack_prompt(v, &x[t], 1, cols);
+                float alone[128], *only = alone;
+                struct dot_job single = job;
+
+                single.n = 1;
+                single.panels = panel;
+                single.y = &only;
+                v->dot_prompt(&single, type);
+                assert_se(memcmp(alone, y[t], outputs * sizeof(float)) == 0);
+        }
+        for (uint32_t i = 0; i < outputs; i++) {
+                quant_info(type)->dequantize(w, weights + i * row_bytes, cols);
+                for (uint32_t t = 0; t < n; t += 1 + n / 20) {
+                        const float *xt = x[t];
+                        double expected = 0.0, most = 0.0;
+
+                        for (uint32_t c = 0; c < cols; c++) {
+                                expected += (double) to_bf16(w[c]) * to_bf16(xt[c]);
+                                /* A weight that is almost in the middle may be rounded to either side. */
+                                most += fabs((double) w[c] * xt[c]);
+                        }
+                        assert_se(fabs(y[t][i] - expected) <= 4e-6 * most + 1e-4 * norm(w, cols) * norm(xt, cols) / sqrt(cols) + 1e-30);
+                }
+        }
+}
+
+TEST(prompts_are_products_of_bfloat16_and_a_row_is_the_same_alone) {
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++) {
+                        uint32_t block = MAX(quant_info(*type)->block_values, 32U);
+
+                        if (!runs_here(cpu_variants[v]) || !cpu_variants[v]->prompt || !cpu_variants[v]->prompt(*type))
+                                continue;
+                        for (uint32_t n = 1; n <= 65; n += n < 4 ? 1 : 15)
+                                check_prompt(cpu_variants[v], *type, n, block * (1 + n % 11), 1 + n * 7 % 70);
+                        check_prompt(cpu_variants[v], *type, 300, block * 9, 100);
+                        check_prompt(cpu_variants[v], *type, 40, 2048 + block, 51);
+                        check_prompt(cpu_variants[v], *type, 3, 4096 + block, 97);
+                }
+}
+
 TEST(bias_and_accumulation_come_after_the_product) {
         for (unsigned v = 0; v < n_cpu_variants; v++) {
                 struct sample s = {7};
@@ -214,6 +291,8 @@ TEST(activations_become_the_same_bytes_in_every_variant) {
         for (unsigned v = 0; v < n_cpu_variants; v++)
                 for (enum dot_input form = DOT_FLOAT; runs_here(cpu_variants[v]) && form < _DOT_INPUT_MAX;
                      form++) {
+                        if (form == DOT_BF16) /* in panels only */
+                                continue;
                         check_input(cpu_variants[v], form, x, 1024);
                         for (uint32_t cols = 32; form == DOT_Q8_32 && cols <= 320; cols += 32)
                                 check_input(cpu_variants[v], form, x + 1, cols);

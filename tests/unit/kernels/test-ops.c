@@ -31,16 +31,29 @@ static float *try_rms_norm(struct device *d, const struct trial *t, size_t *ret_
         return trial_result(d, op.y, t->count, stride, ret_width);
 }
 
+/* Two of three rows are of a prompt. */
+static struct device_ptr some_prompts(struct device *d, const struct trial *t) {
+        int32_t *prompt = malloc(t->n * sizeof(*prompt));
+
+        assert_se(prompt);
+        for (uint32_t i = 0; i < t->n; i++)
+                prompt[i] = i % 3 != 1;
+        return trial_row(device_take(d, prompt, t->n * sizeof(*prompt)), t->from, 1);
+}
+
+/* option: bit 0 adds up, 1 prompts */
 static float *try_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
         static const uint32_t rows[] = {5, 64, 19};
         enum quant_type types[] = {t->type, t->type, QUANT_F32};
         struct sample s = {t->dim + t->type};
-        struct op_matmul op = {.n = t->count, .x_stride = t->dim + 3, .count = 3, .accumulate = t->option};
+        struct op_matmul op = {.n = t->count, .x_stride = t->dim + 3, .count = 3, .accumulate = t->option & 1};
         uint32_t width = 5 + 64 + 19 + 2;
         struct device_ptr y;
 
         op.x = trial_row(trial_floats(d, &s, (size_t) t->n * op.x_stride), t->from, op.x_stride);
         y = trial_row(trial_floats(d, &s, (size_t) t->n * width), t->from, width);
+        if (t->option & 2)
+                op.prompt = some_prompts(d, t);
         for (unsigned i = 0, at = 0; i < 3; at += rows[i++])
                 op.out[i] = (struct op_matmul_out){
                         .w = trial_weight(d, &s, types[i], 1, rows[i], t->dim),
@@ -161,6 +174,7 @@ static void moe_choice(struct device *d, struct sample *s, const struct trial *t
         op->weights = trial_row(trial_floats(d, s, (size_t) t->n * MOE_K), t->from, MOE_K);
 }
 
+/* option: bit 0 up is float32, 1 biases and limits, 2 prompts */
 static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim + t->type};
         uint32_t hidden =
@@ -183,6 +197,8 @@ static float *try_moe(struct device *d, const struct trial *t, size_t *ret_width
                 op.up_bias = trial_floats(d, &s, MOE_EXPERTS * hidden);
                 op.down_bias = trial_floats(d, &s, MOE_EXPERTS * t->dim);
         }
+        if (t->option & 4)
+                op.prompt = some_prompts(d, t);
         moe_choice(d, &s, t, &op);
         assert_se(d->ops->moe(d->stream, &op) == 0);
         return trial_result(d, op.y, t->count, t->dim, ret_width);
@@ -343,6 +359,24 @@ TEST(moe_agrees_over_types_and_rows) {
 }
 
 /* 96 MiB of scratch hold 98,304 rows of this shape. */
+/* What rounds to bfloat16 does so whatever other rows there are. (The tolerance is of the largest error; experts of random
+ * numbers have results of very different sizes.) */
+TEST(rows_of_prompts_agree_beside_others) {
+        static const uint32_t rows[] = {1, 2, 7, 33, 100};
+
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
+                        for (unsigned i = 0; i < ELEMENTS(rows); i += 1 + 3 * is_generic(*type)) {
+                                bool rounds = cpu_variants[v]->prompt && cpu_variants[v]->prompt(*type);
+                                struct trial trial = {.n = rows[i], .type = *type, .dim = 256};
+
+                                trial.option = 2 + i % 2;
+                                trial_check_variant(cpu_variants[v], try_matmul, trial, rounds ? 2e-2 : 1e-5);
+                                trial.option = 4 + i % 4;
+                                trial_check_variant(cpu_variants[v], try_moe, trial, rounds ? 0.5 : 3e-3);
+                        }
+}
+
 TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
         trial_check_variant(cpu_variants[0], try_moe, (struct trial){.n = 100000, .type = QUANT_F16, .dim = 16},
                       1e-5);
