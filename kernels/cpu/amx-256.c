@@ -135,6 +135,19 @@ ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, struct factors *factors, con
                 _mm512_store_ps(factors->d, low_halves(group_words(g, at)));
 }
 
+/* A slab to be unpacked: block at `at` of the group. */
+struct coming {
+        struct slab *slab;
+        struct factors *factors;
+        const struct group *g;
+        size_t at;
+};
+
+ALWAYS_INLINE void unpack(const struct coming *c, int quarter, struct format_amx f) {
+        UNROLL for (unsigned row = 4 * quarter; row < 4 * quarter + 4U; row++) group_fetch_row(c->g, c->at, f.block_bytes, row);
+        f.unpack(c->slab, c->factors, c->g, c->at, quarter);
+}
+
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
 /* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. What
@@ -198,16 +211,8 @@ ALWAYS_INLINE void finish(const struct products *p, int from, struct format_amx 
                 if (before)                                                                                  \
                         finish(before, 4 * (_v), f);                                                         \
                 if (coming)                                                                                  \
-                        f.unpack(coming->slab, coming->factors, coming->g, coming->at, (_v));                \
+                        unpack(coming, (_v), f);                \
         } while (0)
-
-/* A slab to be unpacked: block at `at` of the group. */
-struct coming {
-        struct slab *slab;
-        struct factors *factors;
-        const struct group *g;
-        size_t at;
-};
 
 /* Multiplies p's slab with its panels and, meanwhile, finishes `before` and unpacks `coming` (unless NULL). */
 ALWAYS_INLINE void multiply(struct products *p, bool two, const struct products *before, const struct coming *coming,
@@ -257,7 +262,7 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
         for (uint32_t r = 0; r < groups; r++) {
                 memset(k->acc[r], 0, panels * sizeof(k->acc[r][0]));
                 for (int quarter = 0; quarter < 4; quarter++)
-                        f.unpack(&k->slabs[0][r], &k->factors[0][r], &g[r], 0, quarter);
+                        unpack(&(struct coming) {&k->slabs[0][r], &k->factors[0][r], &g[r], 0}, quarter, f);
         }
         for (uint32_t i = 0; i < blocks; i++) {
                 for (uint32_t p = 0; p < panels; p += 2)
@@ -270,8 +275,6 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
                                 now->slab = &k->slabs[i % 2][r];
                                 now->factors = &k->factors[i % 3][r];
                                 point(now, x + p * bytes, bytes, two, job->cols, i, &k->acc[r][p]);
-                                if (p == 0)
-                                        group_fetch(&g[r], i * f.block_bytes, f.block_bytes, 0, 1);
                                 if (two && more)
                                         multiply(now, true, before, &coming, f);
                                 else if (two)

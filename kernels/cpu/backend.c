@@ -45,7 +45,7 @@ void *scratch_get(struct scratch *s, size_t total) {
 }
 
 uint32_t cpu_row_unit(const struct cpu_backend *b, uint64_t rows_total, uint64_t row_work) {
-        const uint64_t piece = 256 * 1024, tile = 32;
+        const uint64_t piece = 128 * 1024, tile = 32;
         uint64_t threads = pool_threads(b->pool), unit = piece / MAX(row_work, UINT64_C(1));
 
         if (threads > 1)

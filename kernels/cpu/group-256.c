@@ -15,48 +15,97 @@ ALWAYS_INLINE __m512i sums_32(const void *x, uint32_t cols, uint32_t i) {
         return all_quarters(_mm256_cvtepi32_epi16(pairs));
 }
 
-/* One block of 16 rows of Q4_K or Q5_K. Four rows' scales are unpacked at once; so that they come to lie in the order of
- * the rows these are q, q + 4, q + 8 and q + 12. */
+/* Four rows side by side, each in a quarter: q, q + 4, q + 8 and q + 12, so that the sums of all sixteen come to lie in
+ * the order of the rows. A quarter adds up its row alone, and whole numbers go through few instructions: VNNI adds eight
+ * products of a sub-block to a dword, and what they come to is multiplied by the sub-block's scale at once. */
+ALWAYS_INLINE __m512i four_heads(const struct group *g, int q, size_t at) {
+        return quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
+                        load128(g->row[q + 12] + at));
+}
+
+/* The 32 bytes from `at` of each of the four rows. */
+ALWAYS_INLINE void four_rows(const struct group *g, int q, size_t at, __m512i ret[2]) {
+        __m512i a = halves(load256(g->row[q] + at), load256(g->row[q + 4] + at));
+        __m512i b = halves(load256(g->row[q + 8] + at), load256(g->row[q + 12] + at));
+
+        ret[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+        ret[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+}
+
+ALWAYS_INLINE __m512i nibbles_at(__m512i bytes, int shift) {
+        return _mm512_and_si512(shift ? _mm512_srli_epi16(bytes, 4) : bytes, _mm512_set1_epi8(15));
+}
+
+/* Sub-block j (32 values) of activation row t times w, which has 32 values of each row: in each dword eight products. */
+ALWAYS_INLINE __m512i dot_32(const struct dot_job *job, uint32_t t, uint32_t i, int j, const __m512i w[2]) {
+        const uint8_t *x = x_bytes(job, t, i) + 32 * j;
+
+        return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], all_quarters(load128(x))), w[1],
+                                   all_quarters(load128(x + 16)));
+}
+
+/* Sub-blocks 2 v and 2 v + 1 of Q4_K, as they lie in the same bytes. */
+ALWAYS_INLINE void four_q4_k(const struct group *g, int q, size_t at, int v, __m512i ret[2][2]) {
+        __m512i bytes[2];
+
+        four_rows(g, q, at + offsetof(struct block_q4_k, q) + 32 * v, bytes);
+        UNROLL for (int k = 0; k < 4; k++) ret[k / 2][k % 2] = nibbles_at(bytes[k % 2], k / 2);
+}
+
+ALWAYS_INLINE void four_q5_k(const struct group *g, int q, size_t at, int v, __m512i ret[2][2]) {
+        __m512i bytes[2], top[2];
+
+        four_rows(g, q, at + offsetof(struct block_q5_k, q) + 32 * v, bytes);
+        four_rows(g, q, at + offsetof(struct block_q5_k, qh), top);
+        UNROLL for (int k = 0; k < 4; k++) {
+                __mmask64 set = _mm512_test_epi8_mask(top[k % 2], _mm512_set1_epi8((char) (1 << (2 * v + k / 2))));
+                __m512i low = nibbles_at(bytes[k % 2], k / 2);
+
+                ret[k / 2][k % 2] = _mm512_mask_add_epi8(low, set, low, _mm512_set1_epi8(16));
+        }
+}
+
+typedef void four_fn(const struct group *g, int q, size_t at, int v, __m512i ret[2][2]);
+
+/* One block of 16 rows of Q4_K or Q5_K: eight products come to at most 8 × 31 × 128, so that they fit into a word. */
 ALWAYS_INLINE void block_q45_k(const struct dot_job *job, const struct group *g, uint32_t t, int N, uint32_t i,
-                               size_t block_bytes, __m512i (*values)(const uint8_t *block, int v), __m512 acc[4]) {
+                               size_t block_bytes, four_fn *values, __m512 acc[4]) {
         size_t at = i * block_bytes;
-        __m512i part[4][4], min[4][4], head[4], sums[4], words;
+        __m512i dot[4][4], min[4][4], head[4], sums[4], words;
         __m512 d, dmin;
 
         UNROLL for (int n = 0; n < N; n++) sums[n] = sums_32(job->x[t + n], job->cols, i);
         UNROLL for (int q = 0; q < 4; q++) {
-                __m512i dot[4][4], scales, mins;
+                __m512i scales, mins;
 
-                group_fetch(g, at, block_bytes, q, 4);
-                head[q] = quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
-                                   load128(g->row[q + 12] + at));
+                head[q] = four_heads(g, q, at);
                 scales = q4_k_scales(head[q]);
                 mins = _mm512_shuffle_epi8(scales, q4_k_min_words());
-                UNROLL for (int n = 0; n < N; n++) min[n][q] = _mm512_madd_epi16(mins, sums[n]);
-                UNROLL for (int l = 0; l < 4; l++) {
-                        __m512i row_scales = spread_quarter(scales, l);
+                UNROLL for (int n = 0; n < N; n++) {
+                        min[n][q] = _mm512_madd_epi16(mins, sums[n]);
+                        dot[n][q] = _mm512_setzero_si512();
+                }
+                UNROLL for (int v = 0; v < 4; v++) {
+                        __m512i w[2][2];
 
-                        UNROLL for (int n = 0; n < N; n++) dot[n][l] = _mm512_setzero_si512();
-                        UNROLL for (int v = 0; v < 4; v++) {
-                                __m512i w = values(g->row[q + 4 * l] + at, v);
-                                __m512i scale = _mm512_shuffle_epi8(row_scales, q4_k_scale_words(v));
+                        group_fetch_row(g, at, block_bytes, 4 * q + v);
+                        values(g, q, at, v, w);
+                        UNROLL for (int k = 0; k < 2; k++) {
+                                __m512i scale = _mm512_shuffle_epi8(scales, q4_k_scale_dwords(2 * v + k));
 
-                                UNROLL for (int n = 0; n < N; n++) dot[n][l] = _mm512_dpwssd_epi32(
-                                        dot[n][l],
-                                        _mm512_maddubs_epi16(w, load512(x_bytes(job, t + n, i) + 64 * v)), scale);
+                                UNROLL for (int n = 0; n < N; n++) dot[n][q] = _mm512_dpwssd_epi32(
+                                        dot[n][q], dot_32(job, t + n, i, 2 * v + k, w[k]), scale);
                         }
                 }
-                UNROLL for (int n = 0; n < N; n++) part[n][q] = quarter_sums(dot[n]);
         }
         words = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(head[0], head[1]),
                                       _mm512_unpacklo_epi32(head[2], head[3]));
         d = low_halves(words);
         dmin = high_halves(words);
         UNROLL for (int n = 0; n < N; n++) {
-                __m512i low = pair_sums(part[n][0], part[n][1]), high = pair_sums(part[n][2], part[n][3]);
                 __m512 dy = _mm512_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
 
-                acc[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(transpose_quarters(pair_sums(low, high))), d * dy, acc[n]);
+                acc[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(quarter_sums(dot[n])), d * dy, acc[n]);
                 acc[n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(quarter_sums(min[n])), dmin * dy, acc[n]);
         }
 }
@@ -65,7 +114,7 @@ ALWAYS_INLINE void block_q45_k(const struct dot_job *job, const struct group *g,
         ALWAYS_INLINE void step_##_name(const struct dot_job *job, const struct group *g, uint32_t t, int N, \
                                         __m512 acc[4]) {                                                     \
                 for (uint32_t i = 0; i < job->cols / 256; i++)                                               \
-                        block_q45_k(job, g, t, N, i, sizeof(struct block_##_name), values_##_name, acc);     \
+                        block_q45_k(job, g, t, N, i, sizeof(struct block_##_name), four_##_name, acc);     \
         }                                                                                                    \
         GROUP_WALK(dot_##_name##_avx512, step_##_name)
 
@@ -87,29 +136,6 @@ ALWAYS_INLINE void row_q6_k(const struct dot_job *job, const uint8_t *block, uin
         }
 }
 
-/* Magnitudes as the unsigned side of the product, the signs given to the activations: two products of 127 × 127 fit
- * into 16 bits. */
-ALWAYS_INLINE void row_iq4_xs(const struct dot_job *job, const uint8_t *block, uint32_t t, int N, uint32_t i,
-                              __m512i dot[4]) {
-        const __m512i magnitudes =
-                all_quarters(_mm_setr_epi8(127, 104, 83, 65, 49, 35, 22, 10, 1, 13, 25, 38, 53, 69, 89, 113));
-        __m256i scales = scales_iq4_xs(block);
-
-        UNROLL for (int n = 0; n < N; n++) dot[n] = _mm512_setzero_si512();
-        UNROLL for (int v = 0; v < 4; v++) {
-                __m512i codes = codes_iq4_xs(block, v), w = _mm512_shuffle_epi8(magnitudes, codes);
-                __m512i scale = spread_scales(scales, v);
-                __mmask64 negative = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(8));
-
-                UNROLL for (int n = 0; n < N; n++) {
-                        __m512i y = load512(x_bytes(job, t + n, i) + 64 * v);
-
-                        y = _mm512_mask_sub_epi8(y, negative, _mm512_setzero_si512(), y);
-                        dot[n] = _mm512_dpwssd_epi32(dot[n], _mm512_maddubs_epi16(w, y), scale);
-                }
-        }
-}
-
 typedef void row_256_fn(const struct dot_job *job, const uint8_t *block, uint32_t t, int N, uint32_t i, __m512i dot[4]);
 
 /* One block of 16 rows of a format without mins. */
@@ -121,8 +147,8 @@ ALWAYS_INLINE void block_256(const struct dot_job *job, const struct group *g, u
         UNROLL for (int q = 0; q < 4; q++) {
                 __m512i dot[4][4], rows[4][4];
 
-                group_fetch(g, at, block_bytes, q, 4);
                 UNROLL for (int l = 0; l < 4; l++) {
+                        group_fetch_row(g, at, block_bytes, 4 * q + l);
                         row(job, g->row[4 * q + l] + at, t, N, i, rows[l]);
                         UNROLL for (int n = 0; n < N; n++) dot[n][l] = rows[l][n];
                 }
@@ -144,11 +170,53 @@ ALWAYS_INLINE void step_q6_k(const struct dot_job *job, const struct group *g, u
                 block_256(job, g, t, N, i, bytes, row_q6_k, high_halves(group_words(g, (i + 1) * bytes - 4)), acc);
 }
 
-ALWAYS_INLINE void step_iq4_xs(const struct dot_job *job, const struct group *g, uint32_t t, int N, __m512 acc[4]) {
-        const size_t bytes = sizeof(struct block_iq4_xs);
+/* Levels are unsigned here; -127 × scale × Σ y makes up for it. */
+ALWAYS_INLINE void block_iq4_xs(const struct dot_job *job, const struct group *g, uint32_t t, int N, uint32_t i,
+                                __m512 acc[4]) {
+        const size_t at = i * sizeof(struct block_iq4_xs);
+        __m512i dot[4][4], offset[4][4], head[4], sums[4], words;
+        __m512 d;
 
+        UNROLL for (int n = 0; n < N; n++) sums[n] = sums_32(job->x[t + n], job->cols, i);
+        UNROLL for (int q = 0; q < 4; q++) {
+                __m512i scales;
+
+                head[q] = four_heads(g, q, at);
+                scales = iq4_xs_scales(head[q]);
+                UNROLL for (int n = 0; n < N; n++) {
+                        offset[n][q] = _mm512_madd_epi16(scales, sums[n]);
+                        dot[n][q] = _mm512_setzero_si512();
+                }
+                UNROLL for (int v = 0; v < 4; v++) {
+                        __m512i bytes[2];
+
+                        group_fetch_row(g, at, sizeof(struct block_iq4_xs), 4 * q + v);
+                        four_rows(g, q, at + offsetof(struct block_iq4_xs, q) + 32 * v, bytes);
+                        UNROLL for (int k = 0; k < 2; k++) {
+                                __m512i w[2] = {levels_iq4(nibbles_at(bytes[k], 0)), levels_iq4(nibbles_at(bytes[k], 1))};
+                                __m512i scale = iq4_xs_scale_dwords(scales, 2 * v + k);
+
+                                UNROLL for (int n = 0; n < N; n++) dot[n][q] = _mm512_add_epi32(
+                                        dot[n][q],
+                                        _mm512_mullo_epi32(dot_32(job, t + n, i, 2 * v + k, w), scale));
+                        }
+                }
+        }
+        words = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(head[0], head[1]),
+                                      _mm512_unpacklo_epi32(head[2], head[3]));
+        d = low_halves(words);
+        UNROLL for (int n = 0; n < N; n++) {
+                __m512 dy = _mm512_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
+                __m512i too_much = _mm512_mullo_epi32(quarter_sums(offset[n]), _mm512_set1_epi32(127));
+
+                acc[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(quarter_sums(dot[n]), too_much)), d * dy,
+                                         acc[n]);
+        }
+}
+
+ALWAYS_INLINE void step_iq4_xs(const struct dot_job *job, const struct group *g, uint32_t t, int N, __m512 acc[4]) {
         for (uint32_t i = 0; i < job->cols / 256; i++)
-                block_256(job, g, t, N, i, bytes, row_iq4_xs, low_halves(group_words(g, i * bytes)), acc);
+                block_iq4_xs(job, g, t, N, i, acc);
 }
 
 GROUP_WALK(dot_q6_k_avx512, step_q6_k)

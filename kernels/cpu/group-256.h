@@ -31,6 +31,11 @@ ALWAYS_INLINE __m512i q4_k_scale_words(int v) {
         return v < 2 ? words_of_bytes(2 * v, 2 * v + 1) : words_of_bytes(2 * v + 4, 2 * v + 5);
 }
 
+/* The shuffle that makes the scale of sub-block j every dword of its quarter. */
+ALWAYS_INLINE __m512i q4_k_scale_dwords(int j) {
+        return _mm512_set1_epi32((int) 0x80808000 | (j < 4 ? j : j + 4));
+}
+
 /* The shuffle that makes a quarter's mins words. */
 ALWAYS_INLINE __m512i q4_k_min_words(void) {
         return all_quarters(_mm_setr_epi8(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15, -1));
@@ -97,6 +102,27 @@ ALWAYS_INLINE __m256i scales_iq4_xs(const uint8_t *block) {
         scale = _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
         /* Each dword's low word twice. */
         return _mm256_or_si256(_mm256_and_si256(scale, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(scale, 16));
+}
+
+/* In each quarter the first bytes of a block. They become its eight scales, as words. */
+ALWAYS_INLINE __m512i iq4_xs_scales(__m512i head) {
+        const __m512i low_bytes = all_quarters(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1));
+        const __m512i high_bytes = all_quarters(_mm_set1_epi16(0x0302));
+        const __m512i low_shift = all_quarters(_mm_setr_epi16(0, 4, 0, 4, 0, 4, 0, 4));
+        const __m512i high_shift = all_quarters(_mm_setr_epi16(0, 2, 4, 6, 8, 10, 12, 14));
+        __m512i low = _mm512_srlv_epi16(_mm512_shuffle_epi8(head, low_bytes), low_shift);
+        __m512i high = _mm512_srlv_epi16(_mm512_shuffle_epi8(head, high_bytes), high_shift);
+
+        low = _mm512_and_si512(low, _mm512_set1_epi16(15));
+        high = _mm512_slli_epi16(_mm512_and_si512(high, _mm512_set1_epi16(3)), 4);
+        return _mm512_sub_epi16(_mm512_or_si512(low, high), _mm512_set1_epi16(32));
+}
+
+/* Scale j in every dword of its quarter. */
+ALWAYS_INLINE __m512i iq4_xs_scale_dwords(__m512i scales, int j) {
+        const int top = (2 * j + 1) << 24 | (2 * j) << 16;
+
+        return _mm512_srai_epi32(_mm512_shuffle_epi8(scales, _mm512_set1_epi32(top | 0x8080)), 16);
 }
 
 /* Word indices that spread sixteen scales over values 64 v to 64 v + 63. */

@@ -29,10 +29,10 @@ ALWAYS_INLINE void step_32(const struct dot_job *job, const struct group *g, uin
         UNROLL for (int q = 0; q < 4; q++) {
                 __m512i dot[4][4];
 
-                group_fetch(g, i * f.block_bytes, (two ? 2 : 1) * f.block_bytes, q, 4);
                 UNROLL for (int l = 0; l < 4; l++) {
                         __m512i w = f.values(g->row[4 * q + l] + i * f.block_bytes, two);
 
+                        group_fetch_row(g, i * f.block_bytes, (two ? 2 : 1) * f.block_bytes, 4 * q + l);
                         UNROLL for (int n = 0; n < N; n++) dot[n][l] =
                                 _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, y[n]);
                 }

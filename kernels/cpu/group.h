@@ -15,6 +15,7 @@ enum { GROUP_ROWS = 16 };
 /* Up to fifteen of the rows may be missing: the last one stands in for them, and what comes out is not stored. */
 struct group {
         const uint8_t *row[GROUP_ROWS];
+        size_t row_bytes;
         __m512i offset;    /* of each row from the first, in bytes */
         __mmask16 there;
         const char *ahead; /* the next group's rows, to be fetched while these are computed, or NULL */
@@ -33,7 +34,7 @@ ALWAYS_INLINE const char *rows_ahead(const struct dot_job *job, uint32_t row, ui
 ALWAYS_INLINE struct group group_at(const struct dot_job *job, uint32_t row, uint32_t together) {
         const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         uint32_t rows = MIN(job->end - row, (uint32_t) GROUP_ROWS);
-        struct group g = {.there = (__mmask16) ((1U << rows) - 1)};
+        struct group g = {.row_bytes = job->row_bytes, .there = (__mmask16) ((1U << rows) - 1)};
 
         for (uint32_t i = 0; i < GROUP_ROWS; i++)
                 g.row[i] = job->w + (row + MIN(i, rows - 1)) * job->row_bytes;
@@ -50,8 +51,22 @@ ALWAYS_INLINE void group_fetch(const struct group *g, size_t at, size_t bytes, u
         size_t begin = GROUP_ROWS * bytes * part / parts, end = GROUP_ROWS * bytes * (part + 1) / parts;
 
         if (g->ahead)
-                for (size_t i = begin / 64 * 64; i < end; i += 64)
+                for (size_t i = (begin + 63) / 64 * 64; i < end; i += 64)
                         _mm_prefetch(g->ahead + GROUP_ROWS * at + i, _MM_HINT_T1);
+}
+
+/* The same as one part of sixteen; and to the first cache what follows these bytes in row `part`. A load that misses there
+ * queues up behind all that is on its way from memory, and what has come in cannot be computed meanwhile: there is no
+ * room for more instructions. Fetches leave that room at once. */
+ALWAYS_INLINE void group_fetch_row(const struct group *g, size_t at, size_t bytes, unsigned part) {
+        const char *next = g->ahead ? g->ahead + part * g->row_bytes : NULL;
+
+        group_fetch(g, at, bytes, part, GROUP_ROWS);
+        if (at + 2 * bytes <= g->row_bytes)
+                next = (const char *) g->row[part] + at + bytes;
+        if (next)
+                for (size_t i = 0; i < bytes; i += 64)
+                        _mm_prefetch(next + i, _MM_HINT_T0);
 }
 
 /* Four bytes from `at` of each row. */
@@ -162,12 +177,6 @@ ALWAYS_INLINE __m512i quarter_sums(const __m512i v[4]) {
 /* The sums of quarters 0 and 1 of a in quarter 0, of its 2 and 3 in 1, and of those of b in 2 and 3. */
 ALWAYS_INLINE __m512i pair_sums(__m512i a, __m512i b) {
         return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
-}
-
-/* Dword j of quarter i goes to quarter j, dword i. */
-ALWAYS_INLINE __m512i transpose_quarters(__m512i v) {
-        return _mm512_permutexvar_epi32(
-                _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
 
 /* quant_levels_iq4 by code, plus 127. */

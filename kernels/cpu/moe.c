@@ -388,6 +388,9 @@ static void down_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
                         if (group + 1 < m->n_active) {
                                 job.next = expert_rows(m, &op->down, group + 1, row);
                                 job.next_rows = job.end - row;
+                        } else if (job.end < op->down.rows) {
+                                job.next = expert_rows(m, &op->down, 0, job.end);
+                                job.next_rows = MIN(m->unit_down, op->down.rows - job.end);
                         }
                         moe_dot(m, &m->hidden_input, &op->down, op->down_bias, group, 0, job);
                 }
@@ -425,7 +428,7 @@ static uint32_t moe_slice_rows(const struct op_moe *op) {
         return (uint32_t) MAX(MIN(rows, (uint64_t) op->n), UINT64_C(1));
 }
 
-/* Weight rows of the pieces. A piece of down passes all experts. */
+/* Weight rows of the pieces. A piece of down passes all experts: that counts where their bytes are what takes time. */
 static void moe_units(struct moe *m, const struct cpu_backend *b) {
         const struct op_moe *op = m->op;
         uint64_t pairs = (uint64_t) op->n * op->k, active = MIN(pairs, (uint64_t) op->gate.stack);
@@ -436,7 +439,7 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         /* Prompts pay for each piece's first columns, which are unpacked while nothing else runs. */
         m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * (m->prompt ? 1 : mean));
         m->unit_up = MIN(m->unit_up, op->gate.rows);
-        m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes);
+        m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE ? active : 1));
 }
 
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
