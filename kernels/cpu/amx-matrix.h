@@ -7,8 +7,8 @@
 
 /* Scores of CHUNK keys of the stage from number `key` on, chunk t of the block; of one group or two. */
 ALWAYS_INLINE void score_chunk(const struct work *w, uint32_t group, bool two, uint32_t key, uint32_t t) {
-        const uint16_t *k0 = w->keys + (size_t) (key / 16) * w->k_chunks * TILE_VALUES;
-        const uint16_t *k1 = k0 + (size_t) w->k_chunks * TILE_VALUES;
+        const uint16_t *k0 = w->keys + (size_t) key * w->k_chunks * CHUNK, *k1 = k0 + (size_t) w->k_chunks * TILE_VALUES;
+        size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
         const uint16_t *q0 = w->queries + (size_t) group * w->k_chunks * TILE_VALUES;
         const uint16_t *q1 = q0 + (size_t) w->k_chunks * TILE_VALUES;
         float *to = w->scores + t * CHUNK * LANES;
@@ -20,9 +20,9 @@ ALWAYS_INLINE void score_chunk(const struct work *w, uint32_t group, bool two, u
                 AMX_ZERO(3);
         }
         for (uint32_t c = 0; c < w->k_chunks; c++) {
-                AMX_LOAD(4, k0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_LOAD(4, k0 + c * CHUNK, stride);
                 AMX_LOAD(6, q0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                AMX_LOAD(5, k1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_LOAD(5, k1 + c * CHUNK, stride);
                 AMX_DOT_BF16(0, 4, 6);
                 AMX_DOT_BF16(1, 5, 6);
                 if (two) {
@@ -117,8 +117,8 @@ ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
 
 ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
         const struct work *w = m->w;
-        const uint16_t *k0 = w->keys +
-                             ((size_t) (m->after.key / 16 + 2 * m->s_chunk) * w->k_chunks + m->c) * TILE_VALUES;
+        const uint16_t *k0 = w->keys + ((size_t) (m->after.key + m->s_chunk * CHUNK) * w->k_chunks + m->c) * CHUNK;
+        size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
         const uint16_t *q0 = w->queries + ((size_t) m->group * w->k_chunks + m->c) * TILE_VALUES;
 
         if (m->c == 0) {
@@ -129,10 +129,10 @@ ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
                         AMX_ZERO(3);
                 }
         }
-        AMX_LOAD(4, k0, AMX_ROW_BYTES);
+        AMX_LOAD(4, k0, stride);
         AMX_LOAD(6, q0, AMX_ROW_BYTES);
         AMX_DOT_BF16(0, 4, 6);
-        AMX_LOAD(5, k0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);
+        AMX_LOAD(5, k0 + (size_t) w->k_chunks * TILE_VALUES, stride);
         AMX_DOT_BF16(1, 5, 6);
         if (two) {
                 AMX_LOAD(7, q0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);

@@ -24,9 +24,8 @@ ALWAYS_INLINE __m512i clamp(__m512i v) {
         return _mm512_min_epu16(_mm512_min_epi16(v, _mm512_set1_epi16(0x7f7f)), _mm512_set1_epi16((short) 0xff7f));
 }
 
-/* Where key number i of the stage has its first dims; each further chunk is a tile further. */
 ALWAYS_INLINE uint16_t *key_at(const struct work *w, uint32_t i) {
-        return w->keys + (size_t) (i / 16) * w->k_chunks * TILE_VALUES + i % 16 * CHUNK;
+        return w->keys + (size_t) i * w->k_chunks * CHUNK;
 }
 
 /* The key or, of NULL, zeros. */
@@ -35,13 +34,13 @@ ALWAYS_INLINE void place_key(const struct work *w, uint32_t i, const uint16_t *k
         uint32_t c = 0;
 
         for (; key && c < dim / CHUNK; c++)
-                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_chunk(key + c * CHUNK));
+                _mm512_store_si512(to + c * CHUNK, load_chunk(key + c * CHUNK));
         if (key && c < w->k_chunks) {
-                _mm512_store_si512(to + (size_t) c * TILE_VALUES, load_rest(key + c * CHUNK, dim % CHUNK));
+                _mm512_store_si512(to + c * CHUNK, load_rest(key + c * CHUNK, dim % CHUNK));
                 c++;
         }
         for (; c < w->k_chunks; c++)
-                _mm512_store_si512(to + (size_t) c * TILE_VALUES, _mm512_setzero_si512());
+                _mm512_store_si512(to + c * CHUNK, _mm512_setzero_si512());
 }
 
 /* Values of keys i and i + 1, i even. The quarters of 16 columns that this leaves in one tile are dims 0-3, 8-11,
@@ -84,8 +83,8 @@ ALWAYS_INLINE void place_key_values(const struct work *w, uint32_t i, uint32_t k
         const uint16_t *even = key_at(w, key), *odd = key_at(w, key + 1);
 
         for (uint32_t c = 0; c < w->v_chunks; c++)
-                place_chunk(w, i, c, _mm512_load_si512(even + (size_t) c * TILE_VALUES),
-                            _mm512_load_si512(odd + (size_t) c * TILE_VALUES));
+                place_chunk(w, i, c, _mm512_load_si512(even + c * CHUNK),
+                            _mm512_load_si512(odd + c * CHUNK));
 }
 
 /* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
