@@ -10,8 +10,8 @@
  * Pairs (a row and a head) go 16 at a time, one to a lane: scores come out as [key][pair], so that maxima and sums
  * run along whole vectors, and are turned only when they have become weights. Keys come in blocks at fixed positions,
  * and a block's key that a pair does not see weighs exactly nothing; so a pair's bits do not depend on who is in its
- * job. That nothing stays nothing, values that are not finite count as the largest bfloat16, and what is subnormal
- * as zero, as the matrix unit has it. */
+ * job. That nothing stays nothing, keys and values that are not finite count as 2^16 or a little more. Those below
+ * 2^-14, which float16 has as subnormal numbers, count as zero. */
 
 #include <stdbool.h>
 
@@ -25,7 +25,6 @@ enum {
         TILE_VALUES = 512, /* bfloat16 */
         TILE_FLOATS = 256,
         FEW_GROUPS = 2,
-        PLACE_SLOTS = 16, /* of each chunk of keys that is placed */
 };
 
 /* What the lanes of a group see: keys [first, last]; the least and greatest of each. */
@@ -39,7 +38,7 @@ struct work {
         uint32_t pairs, groups; /* of LANES pairs */
         uint32_t k_chunks, v_chunks;
         float softcap;
-        uint16_t *keys;    /* [key / 16][k_chunks], a key's CHUNK dims to a row */
+        uint16_t *keys;    /* [key][k_chunks], a key's CHUNK dims to a tile's row; few groups: two columns */
         uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' values side by side: see place_values() */
         uint16_t *queries; /* [groups][k_chunks], two dims to a row */
         float *out;        /* [groups][2 v_chunks] */
@@ -48,24 +47,25 @@ struct work {
         float *scores;     /* [2 blocks][2 groups][ATTENTION_BLOCK][LANES] */
         uint16_t *weights; /* [2 blocks][2 groups][BLOCK_CHUNKS] */
         uint32_t stage;    /* keys that keys and values have room for */
+        uint32_t k_dim, v_dim;
+        const uint16_t *none; /* a key of zeros */
 };
 
-struct matrix;
-
-/* The keys of a job, a chunk at a time. */
+/* The keys of a job. */
 struct source {
         uint32_t first, end;
-        /* Keys from number `key` on, a multiple of CHUNK, become the work's keys from number `at` on and values from
-         * `value_at` on, with zeros where there are none. The matrix unit goes on meanwhile. */
-        void (*place)(const struct source *s, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
-                      struct matrix *m);
+        bool apart; /* values are not the first part of their keys */
+        /* Where the keys [key, end) and, unless NULL, their values are. */
+        void (*find)(const struct source *s, uint32_t key, uint32_t end, const uint16_t **keys,
+                     const uint16_t **values);
 };
 
 char *amx_attend_take(char **at, size_t bytes);
 void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, void *scratch);
 /* What the lanes see is set already. */
 void amx_attend_bound(struct lanes *l);
-/* The queries of a group's lanes, which are multiplied by `scale`. */
+/* The queries of a group's lanes, multiplied by `scale`, which for attention has AMX_QUERY_FACTOR in it. */
+#define AMX_QUERY_FACTOR 0x1p64f
 void amx_attend_queries(const struct work *w, uint32_t group, const float *const queries[LANES], uint32_t dim,
                         float scale);
 void amx_attend_keys(const struct work *w, const struct source *s);

@@ -22,52 +22,18 @@ struct dense_source {
         struct pages pages;
 };
 
-static void place_page_values(const struct dense_source *s, const struct work *w, size_t slot, size_t ahead, uint32_t n,
-                              uint32_t at, struct matrix *m) {
-        const struct kv_layer *kv = s->pages.kv;
-        const uint16_t *values = host_address(kv->v);
+static void find_dense(const struct source *base, uint32_t key, uint32_t end, const uint16_t **keys,
+                       const uint16_t **values) {
+        const struct pages *p = &container_of(base, const struct dense_source, base)->pages;
 
-        for (uint32_t j = 0; j < CHUNK; j += 2) {
-                const uint16_t *v = values + (slot + j) * kv->v_dim;
+        for (uint32_t i = key; i < end; i++) {
+                size_t slot = page_slot(p, i / KV_PAGE_TOKENS) + i % KV_PAGE_TOKENS;
 
-                prefetch(values + (ahead + j) * kv->v_dim, 2 * kv->v_dim);
-                if (j + 1 < n)
-                        place_values(w, at + j, v, v + kv->v_dim, kv->v_dim);
-                else
-                        place_last_values(w, at + j, j < n ? v : NULL, kv->v_dim);
-                if (j % 4)
-                        matrix_slot(m, m->two);
+                keys[i - key] = (const uint16_t *) host_address(p->kv->k) + slot * p->kv->k_dim;
+                if (base->apart)
+                        values[i - key] = (const uint16_t *) host_address(p->kv->v) + slot * p->kv->v_dim;
         }
 }
-
-/* The next page is asked for meanwhile. */
-static void place_dense(const struct source *base, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
-                        struct matrix *m) {
-        const struct dense_source *s = container_of(base, const struct dense_source, base);
-        const struct kv_layer *kv = s->pages.kv;
-        const uint16_t *keys = host_address(kv->k);
-        uint32_t n = MIN(base->end - key, (uint32_t) CHUNK), page = key / KV_PAGE_TOKENS;
-        size_t slot = page_slot(&s->pages, page);
-        size_t ahead = page_slot(&s->pages, MIN(page + 1, (base->end - 1) / KV_PAGE_TOKENS));
-
-        for (uint32_t j = 0; j < CHUNK; j++) {
-                prefetch(keys + (ahead + j) * kv->k_dim, kv->k_dim);
-                place_key(w, at + j, j < n ? keys + (slot + j) * kv->k_dim : NULL, kv->k_dim);
-                if (j % 4 == 3)
-                        matrix_slot(m, m->two);
-        }
-        if (kv->v.address) {
-                place_page_values(s, w, slot, ahead, n, value_at, m);
-                return;
-        }
-        for (uint32_t j = 0; j < CHUNK; j += 2) {
-                place_key_values(w, value_at + j, at + j);
-                if (j % 4)
-                        matrix_slot(m, m->two);
-        }
-}
-
-_Static_assert((int) CHUNK == (int) KV_PAGE_TOKENS, "a page is a chunk");
 
 static void place_rows(struct work *w, const struct attention_job *job) {
         const struct op_attention *op = job->op;
@@ -88,7 +54,7 @@ static void place_rows(struct work *w, const struct attention_job *job) {
                         w->lanes[g].last[l] = positions[row];
                 }
                 amx_attend_bound(&w->lanes[g]);
-                amx_attend_queries(w, g, queries, op->kv.k_dim, op->scale);
+                amx_attend_queries(w, g, queries, op->kv.k_dim, op->scale * AMX_QUERY_FACTOR);
         }
 }
 
@@ -99,7 +65,8 @@ static void attend_split(const struct attention_job *job) {
                 .base = {
                         .first = MAX(attention_first(op, positions[job->first]), job->begin),
                         .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
-                        .place = place_dense,
+                        .apart = op->kv.v.address != 0,
+                        .find = find_dense,
                 },
                 .pages = {
                         .kv = &op->kv,

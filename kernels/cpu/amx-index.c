@@ -60,14 +60,14 @@ static void find_keys(const struct index_work *x, struct index_keys *keys, uint3
                 keys->at[j] = x->none;
 }
 
-/* A quad of a block is placed, and one of a later block asked for. */
+/* A quad of a block is placed, and one of a later block asked for. Exactly: keys that are small are chosen, too. */
 ALWAYS_INLINE void place_quad(const struct index_work *x, uint32_t block, uint32_t quad, uint32_t dim) {
         const uint16_t *const *at = x->keys[block % AHEAD].at + quad * QUAD;
         const uint16_t *const *ahead = x->keys[(block + AHEAD - 1) % AHEAD].at + quad * QUAD;
 
         UNROLL for (uint32_t j = 0; j < QUAD; j++) {
                 prefetch(ahead[j], dim);
-                place_key(&x->w, block % 2 * KEYS + quad * QUAD + j, at[j], dim);
+                place_key(&x->w, block % 2 * KEYS + quad * QUAD + j, at[j], dim, true);
         }
 }
 
@@ -91,7 +91,7 @@ ALWAYS_INLINE __m512 weigh_quad(const struct index_products *p, uint32_t groups,
         __m512 sums[QUAD];
 
         UNROLL for (int j = 0; j < QUAD; j++) sums[j] = vf_zero();
-        UNROLL for (uint32_t g = 0; g < groups; g++) {
+        _Pragma("GCC unroll 4") for (uint32_t g = 0; g < groups; g++) {
                 __m512 weights = _mm512_load_ps(p->weights + g * LANES);
 
                 UNROLL for (int j = 0; j < QUAD; j++) sums[j] = _mm512_fmadd_ps(
@@ -151,19 +151,21 @@ ALWAYS_INLINE uint32_t quads_until(uint32_t c, uint32_t steps) {
 
 /* A block's products with a set of groups of a row; meanwhile the ones before are weighed and, if so asked, the next
  * block is placed. */
-ALWAYS_INLINE void multiply_set(struct index_work *x, uint32_t block, uint32_t row, uint32_t set, bool placing, uint32_t dim,
-                                uint32_t groups) {
+ALWAYS_INLINE void multiply_set(struct index_work *x, uint32_t block, uint32_t row, uint32_t set, bool placing,
+                                uint32_t dim, uint32_t groups) {
         uint32_t k_chunks = DIV_ROUND_UP(dim, (uint32_t) CHUNK);
         size_t first = (size_t) row * x->groups + set * SET;
-        const uint16_t *keys = key_at(&x->w, block % 2 * KEYS), *queries = x->w.queries + first * k_chunks * TILE_VALUES;
-        float *products = x->products[x->turn], *scores = x->job->scores + row * x->job->stride + x->job->begin + block * KEYS;
+        const uint16_t *queries = x->w.queries + first * k_chunks * TILE_VALUES;
+        const uint16_t *keys = key_at(&x->w, block % 2 * KEYS);
+        float *scores = x->job->scores + row * x->job->stride + x->job->begin + block * KEYS;
+        float *products = x->products[x->turn];
         __m512 quads[QUADS] = {0};
 
         AMX_ZERO(0);
         AMX_ZERO(1);
         AMX_ZERO(2);
         AMX_ZERO(3);
-        UNROLL for (uint32_t c = 0; c < k_chunks; c++) {
+        _Pragma("GCC unroll 4") for (uint32_t c = 0; c < k_chunks; c++) {
                 multiply_step(keys + c * CHUNK, queries + c * TILE_VALUES, k_chunks, groups);
                 for (uint32_t q = quads_until(c, k_chunks); q < quads_until(c + 1, k_chunks); q++) {
                         if (placing)

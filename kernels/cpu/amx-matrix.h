@@ -5,40 +5,6 @@
 
 #include "amx-attend.h"
 
-/* Scores of CHUNK keys of the stage from number `key` on, chunk t of the block; of one group or two. */
-ALWAYS_INLINE void score_chunk(const struct work *w, uint32_t group, bool two, uint32_t key, uint32_t t) {
-        const uint16_t *k0 = w->keys + (size_t) key * w->k_chunks * CHUNK, *k1 = k0 + (size_t) w->k_chunks * TILE_VALUES;
-        size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
-        const uint16_t *q0 = w->queries + (size_t) group * w->k_chunks * TILE_VALUES;
-        const uint16_t *q1 = q0 + (size_t) w->k_chunks * TILE_VALUES;
-        float *to = w->scores + t * CHUNK * LANES;
-
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        if (two) {
-                AMX_ZERO(2);
-                AMX_ZERO(3);
-        }
-        for (uint32_t c = 0; c < w->k_chunks; c++) {
-                AMX_LOAD(4, k0 + c * CHUNK, stride);
-                AMX_LOAD(6, q0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                AMX_LOAD(5, k1 + c * CHUNK, stride);
-                AMX_DOT_BF16(0, 4, 6);
-                AMX_DOT_BF16(1, 5, 6);
-                if (two) {
-                        AMX_LOAD(7, q1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_DOT_BF16(2, 4, 7);
-                        AMX_DOT_BF16(3, 5, 7);
-                }
-        }
-        AMX_STORE(0, to, AMX_ROW_BYTES);
-        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
-                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
-        }
-}
-
 /* A block of keys: it begins at key `base`, number `key` of the stage; its chunks [from, to) are seen by some lane. */
 struct block {
         uint32_t base, key, from, to;
@@ -176,13 +142,6 @@ ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
 ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
         for (m->owed += m->planned; m->owed >= m->slots && m->steps > 0; m->owed -= m->slots)
                 matrix_step(m, two);
-}
-
-/* Up to the end of a row of products: the tiles are free then. */
-ALWAYS_INLINE void matrix_pause(struct matrix *m, bool two) {
-        while (m->t != m->before.from && m->t != m->before.to)
-                matrix_step(m, two);
-        matrix_end(m, two);
 }
 
 ALWAYS_INLINE void matrix_finish(struct matrix *m, bool two) {

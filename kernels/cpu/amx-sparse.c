@@ -11,26 +11,13 @@ struct sparse_source {
         const struct sparse_job *job;
 };
 
-static void prefetch_key(const struct sparse_job *job, uint32_t i) {
-        if (i < job->end)
-                prefetch((const uint16_t *) sparse_key(job->op, job->keys, i), job->op->kv.k_dim);
-}
-
-static void place_sparse(const struct source *base, const struct work *w, uint32_t key, uint32_t at, uint32_t value_at,
-                         struct matrix *m) {
-        enum { AHEAD = 8 };
+static void find_sparse(const struct source *base, uint32_t key, uint32_t end, const uint16_t **keys,
+                        const uint16_t **values) {
         const struct sparse_job *job = container_of(base, const struct sparse_source, base)->job;
 
-        for (uint32_t j = 0; j < CHUNK; j++) {
-                const void *from = key + j < base->end ? sparse_key(job->op, job->keys, key + j) : NULL;
-
-                prefetch_key(job, key + j + AHEAD);
-                place_key(w, at + j, from, job->op->kv.k_dim);
-                if (j % 2) {
-                        place_key_values(w, value_at + j - 1, at + j - 1);
-                        matrix_slot(m, m->two);
-                }
-        }
+        (void) values;
+        for (uint32_t i = key; i < end; i++)
+                keys[i - key] = (const uint16_t *) sparse_key(job->op, job->keys, i);
 }
 
 static void attend_sparse(const struct sparse_job *job) {
@@ -38,7 +25,7 @@ static void attend_sparse(const struct sparse_job *job) {
         const float *q = (const float *) host_address(op->q) +
                          ((size_t) job->row * op->heads + job->head) * op->kv.k_dim;
         struct sparse_source source = {
-                .base = {.first = job->begin, .end = job->end, .place = place_sparse},
+                .base = {.first = job->begin, .end = job->end, .find = find_sparse},
                 .job = job,
         };
         struct work w;
@@ -54,7 +41,7 @@ static void attend_sparse(const struct sparse_job *job) {
                         w.lanes[g].last[l] = (int32_t) job->end - 1;
                 }
                 amx_attend_bound(&w.lanes[g]);
-                amx_attend_queries(&w, g, queries, op->kv.k_dim, op->scale);
+                amx_attend_queries(&w, g, queries, op->kv.k_dim, op->scale * AMX_QUERY_FACTOR);
         }
         amx_attend_keys(&w, &source.base);
         amx_attend_store(&w, &job->part, op->kv.v_dim);
