@@ -78,7 +78,7 @@ struct index_job {
 enum {
         ATTENTION_SPLIT = 1024, /* keys that one job sees */
         SPARSE_SPLIT = 256,
-        INDEX_SPLIT = 1024,
+        INDEX_SPLIT = 2048,
         INDEX_ROWS = 16, /* most rows of a job */
         INDEX_BLOCK = 32, /* entries at once */
         ATTENTION_PAIRS = 256,  /* most rows × heads of a job */

@@ -336,6 +336,9 @@ TEST(the_index_agrees) {
                                                            .heads = 1 + dim % 39,
                                                            .option = option,
                                                            .type = f16 ? QUANT_F16 : QUANT_F32});
+        /* The published shape, and heads for more than one set of tiles. */
+        check_index((struct trial){.n = 14, .dim = 128, .heads = 64, .type = QUANT_F16});
+        check_index((struct trial){.n = 14, .dim = 128, .heads = 70, .option = 1, .type = QUANT_F16});
 }
 
 /* One sequence of 40 keys of one value, one query of 1: scores are the keys, or 0 below. */

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* What the matrix unit does for attention, in steps between other instructions. */
+
+#include "amx-attend.h"
+
+/* A block of keys: it begins at key `base`, number `key` of the stage; its chunks [from, to) are seen by some lane. */
+struct block {
+        uint32_t base, key, from, to;
+};
+
+/* What the matrix unit does while the vector units weigh a block, for one group or two: it adds the values of the
+ * block before, and then computes the scores of the one after. A step is one or two pairs of products each; what a
+ * row of them comes to is stored at the step after its last, when it is there. */
+struct matrix {
+        const struct work *w;
+        uint32_t group;
+        bool two;
+        struct block before, after;
+        const uint16_t *weights; /* of the block before */
+        float *scores;           /* of the block after */
+        uint32_t v_chunk, t;     /* of `before`: the next product; v_chunks: all are done */
+        uint32_t s_chunk, c;     /* of `after`; to: all are done */
+        uint32_t steps, planned, slots, owed;
+};
+
+/* With from = to there is no such block. */
+ALWAYS_INLINE void matrix_init(struct matrix *m, const struct block *before, const struct block *after) {
+        m->before = *before;
+        m->after = *after;
+        m->v_chunk = before->from < before->to ? 0 : m->w->v_chunks;
+        m->t = before->from;
+        m->s_chunk = after->from;
+        m->c = 0;
+        m->steps = m->w->v_chunks * (before->to - before->from) + m->w->k_chunks * (after->to - after->from);
+        m->planned = m->steps;
+        m->owed = 0;
+}
+
+ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
+        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
+        const uint16_t *v = w->values +
+                            ((size_t) (m->before.key / CHUNK + m->t) * w->v_chunks + m->v_chunk) * 2 * TILE_VALUES;
+
+        if (m->t == m->before.from) {
+                AMX_LOAD(0, out, AMX_ROW_BYTES);
+                AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+                if (two) {
+                        AMX_LOAD(2, out1, AMX_ROW_BYTES);
+                        AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+                }
+        }
+        AMX_LOAD(4, m->weights + m->t * TILE_VALUES, AMX_ROW_BYTES);
+        AMX_LOAD(6, v, AMX_ROW_BYTES);
+        AMX_DOT_BF16(0, 4, 6);
+        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+        AMX_DOT_BF16(1, 4, 7);
+        if (two) {
+                AMX_LOAD(5, m->weights + (BLOCK_CHUNKS + m->t) * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_DOT_BF16(2, 5, 6);
+                AMX_DOT_BF16(3, 5, 7);
+        }
+        m->t++;
+}
+
+ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
+        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
+
+        AMX_STORE(0, out, AMX_ROW_BYTES);
+        AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_STORE(2, out1, AMX_ROW_BYTES);
+                AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+        m->t = m->before.from;
+        m->v_chunk++;
+}
+
+ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
+        const struct work *w = m->w;
+        const uint16_t *k0 = w->keys + ((size_t) (m->after.key + m->s_chunk * CHUNK) * w->k_chunks + m->c) * CHUNK;
+        size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
+        const uint16_t *q0 = w->queries + ((size_t) m->group * w->k_chunks + m->c) * TILE_VALUES;
+
+        if (m->c == 0) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                if (two) {
+                        AMX_ZERO(2);
+                        AMX_ZERO(3);
+                }
+        }
+        AMX_LOAD(4, k0, stride);
+        AMX_LOAD(6, q0, AMX_ROW_BYTES);
+        AMX_DOT_BF16(0, 4, 6);
+        AMX_LOAD(5, k0 + (size_t) w->k_chunks * TILE_VALUES, stride);
+        AMX_DOT_BF16(1, 5, 6);
+        if (two) {
+                AMX_LOAD(7, q0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);
+                AMX_DOT_BF16(2, 4, 7);
+                AMX_DOT_BF16(3, 5, 7);
+        }
+        m->c++;
+}
+
+ALWAYS_INLINE void score_end(struct matrix *m, bool two) {
+        float *to = m->scores + m->s_chunk * CHUNK * LANES;
+
+        AMX_STORE(0, to, AMX_ROW_BYTES);
+        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
+                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+        m->c = 0;
+        m->s_chunk++;
+}
+
+/* Stores what is complete. */
+ALWAYS_INLINE void matrix_end(struct matrix *m, bool two) {
+        if (m->t == m->before.to && m->v_chunk < m->w->v_chunks)
+                add_end(m, two);
+        if (m->c == m->w->k_chunks)
+                score_end(m, two);
+}
+
+ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
+        matrix_end(m, two);
+        m->steps--;
+        if (m->v_chunk < m->w->v_chunks)
+                add_step(m, two);
+        else
+                score_step(m, two);
+}
+
+/* Between the instructions of the vector units: so many steps that they end with the last of the slots. */
+ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
+        for (m->owed += m->planned; m->owed >= m->slots && m->steps > 0; m->owed -= m->slots)
+                matrix_step(m, two);
+}
+
+ALWAYS_INLINE void matrix_finish(struct matrix *m, bool two) {
+        while (m->steps > 0)
+                matrix_step(m, two);
+        matrix_end(m, two);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Keys and values of float16 become tiles of bfloat16. */
+
+#include "amx-attend.h"
+
+/* By shifting their bits they become 2^PLACED_EXPONENT times what they are, with a third of the instructions that it
+ * takes by way of float32. Infinity and not-a-number become finite, 2^16 times that and more; float16's subnormal
+ * numbers (below 2^-14) become such of bfloat16, which the matrix unit takes for zero. */
+enum { PLACED_EXPONENT = -112 };
+
+ALWAYS_INLINE __m512i shift_to_bf16(__m512i v) {
+        v = _mm512_srai_epi16(_mm512_add_epi16(v, _mm512_set1_epi16(4)), 3);
+        return _mm512_and_si512(v, _mm512_set1_epi16((short) 0x8fff));
+}
+
+/* As they are. */
+ALWAYS_INLINE __m512i exact_to_bf16(__m512i v) {
+        return to_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(v)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1)));
+}
+
+ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
+        return shift_to_bf16(_mm512_loadu_si512(p));
+}
+
+/* n < CHUNK values, zeros behind. */
+ALWAYS_INLINE __m512i load_some(const uint16_t *p, uint32_t n) {
+        return _mm512_maskz_loadu_epi16((1u << n) - 1, p);
+}
+
+ALWAYS_INLINE __m512i load_rest(const uint16_t *p, uint32_t n) {
+        return shift_to_bf16(load_some(p, n));
+}
+
+/* The two halves as they come from memory, which saves a shuffle. */
+ALWAYS_INLINE __m512i load_exact(const uint16_t *p) {
+        return to_bf16(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)),
+                       _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16))));
+}
+
+/* Where key number i of the stage has its dims. */
+ALWAYS_INLINE uint16_t *key_at(const struct work *w, uint32_t i) {
+        return w->keys + (size_t) i * w->k_chunks * CHUNK;
+}
+
+ALWAYS_INLINE void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim, bool exact) {
+        uint16_t *to = key_at(w, i);
+        uint32_t c = 0;
+
+        for (; c < dim / CHUNK; c++)
+                _mm512_store_si512(to + c * CHUNK, exact ? load_exact(key + c * CHUNK) : load_chunk(key + c * CHUNK));
+        if (dim % CHUNK) {
+                __m512i rest = load_some(key + c * CHUNK, dim % CHUNK);
+
+                _mm512_store_si512(to + c * CHUNK, exact ? exact_to_bf16(rest) : shift_to_bf16(rest));
+        }
+}
+
+/* Values of two neighbouring keys, the first one even. The quarters of 16 columns that this leaves in one tile are dims
+ * 0-3, 8-11, 16-19, 24-27 of the chunk, in the other those between; amx_attend_store() undoes it. */
+ALWAYS_INLINE void place_value_pair(uint16_t *to, __m512i even, __m512i odd) {
+        _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+        _mm512_store_si512(to + TILE_VALUES, _mm512_unpackhi_epi16(even, odd));
+}
+
+/* Those of keys i and i + 1 of the stage. */
+ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m512i even, __m512i odd) {
+        place_value_pair(w->values + ((size_t) (i / CHUNK) * 2 * w->v_chunks + 2 * c) * TILE_VALUES +
+                                 i % CHUNK / 2 * CHUNK,
+                         even, odd);
+}
+
+ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t *even, const uint16_t *odd,
+                                uint32_t dim) {
+        uint32_t c = 0;
+
+        for (; c < dim / CHUNK; c++)
+                place_chunk(w, i, c, load_chunk(even + c * CHUNK), load_chunk(odd + c * CHUNK));
+        if (c < w->v_chunks)
+                place_chunk(w, i, c, load_rest(even + c * CHUNK, dim % CHUNK), load_rest(odd + c * CHUNK, dim % CHUNK));
+}
+
+/* Of keys that hold their values: those in place as `key` and the next one. */
+ALWAYS_INLINE void place_key_values(const struct work *w, uint32_t i, uint32_t key) {
+        const uint16_t *even = key_at(w, key), *odd = key_at(w, key + 1);
+
+        for (uint32_t c = 0; c < w->v_chunks; c++)
+                place_chunk(w, i, c, _mm512_load_si512(even + c * CHUNK),
+                            _mm512_load_si512(odd + c * CHUNK));
+}
+
+/* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
+ALWAYS_INLINE void prefetch(const uint16_t *p, uint32_t dim) {
+        for (uint32_t i = 0; i < dim; i += 32)
+                _mm_prefetch((const char *) (p + i), _MM_HINT_T1);
+}
+
+/* CHUNK dims, or the n that are left, of CHUNK keys: two tiles. */
+ALWAYS_INLINE void place_key_column(uint16_t *to, const uint16_t *const *keys, uint32_t dim, uint32_t n) {
+        if (n >= CHUNK)
+                UNROLL for (uint32_t j = 0; j < CHUNK; j++)
+                        _mm512_store_si512(to + j * CHUNK, load_chunk(keys[j] + dim));
+        else
+                for (uint32_t j = 0; j < CHUNK; j++)
+                        _mm512_store_si512(to + j * CHUNK, load_rest(keys[j] + dim, n));
+}
+
+ALWAYS_INLINE void place_value_column(uint16_t *to, const uint16_t *const *values, uint32_t dim, uint32_t n) {
+        if (n >= CHUNK)
+                UNROLL for (uint32_t j = 0; j < CHUNK; j += 2)
+                        place_value_pair(to + j * (CHUNK / 2), load_chunk(values[j] + dim),
+                                         load_chunk(values[j + 1] + dim));
+        else
+                for (uint32_t j = 0; j < CHUNK; j += 2)
+                        place_value_pair(to + j * (CHUNK / 2), load_rest(values[j] + dim, n),
+                                         load_rest(values[j + 1] + dim, n));
+}
