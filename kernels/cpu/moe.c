@@ -417,15 +417,15 @@ static void moe_run(struct moe *m, struct cpu_backend *b) {
                         5);
 }
 
-/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent:
- * where a call is cut changes no bit, and some hundred rows pay for reading the experts again. */
-enum { MOE_SCRATCH = 64 << 20 };
+/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent: where a call
+ * is cut changes no bit. Slices are of one size, for each unpacks all experts anew. */
+enum { MOE_SCRATCH = 128 << 20 };
 
 static uint32_t moe_slice_rows(const struct op_moe *op) {
         uint64_t pair_bytes = 4 * (uint64_t) op->gate.rows + 2 * (uint64_t) op->gate.cols + 3 * (uint64_t) op->gate.rows;
-        uint64_t rows = MOE_SCRATCH / MAX(pair_bytes * op->k, UINT64_C(1));
+        uint64_t most = MAX(MOE_SCRATCH / (pair_bytes * op->k), UINT64_C(1));
 
-        return (uint32_t) MAX(MIN(rows, (uint64_t) op->n), UINT64_C(1));
+        return (uint32_t) DIV_ROUND_UP(op->n, DIV_ROUND_UP(op->n, most));
 }
 
 /* Weight rows of the pieces. A piece of down passes all experts: that counts where their bytes are what takes time. */
