@@ -23,6 +23,7 @@ struct run {
         struct step *step;
         double sigma;         /* spread of the logits */
         bool rounded;         /* activations are rounded to 8 bits: its formats' tolerances are wider */
+        bool as_prompt;       /* tokens are fed as those of prompts, which more formats are rounded for */
         uint32_t n_prompts, generated, layers, hidden, width; /* width: of a row between layers */
         uint32_t lengths[64];
         int32_t *prompts;     /* all, one after the other */
@@ -70,7 +71,8 @@ static const float *feed(struct run *u, struct sequence *q, const int32_t *token
                 int r;
 
                 part.tokens = tokens + at;
-                part.count = part.prompt = MIN(n - at, chunk);
+                part.count = MIN(n - at, chunk);
+                part.prompt = u->as_prompt ? part.count : 0;
                 r = step_begin(u->step, &part, 1);
                 if (r)
                         return NULL;
@@ -107,7 +109,7 @@ static void say_difference(struct run *u, const char *what, const struct differe
                      d->max / u->sigma);
 }
 
-static void check_last(struct run *u) {
+static void check_last(struct run *u, const char *what) {
         uint32_t vocab = model_info(u->model)->vocab;
         _cleanup_(freep) float *expected =
                 file_read_exactly(u->path, "logits_last.f32", (size_t) u->n_prompts * vocab * sizeof(float));
@@ -124,7 +126,7 @@ static void check_last(struct run *u) {
                         abort();
                 logits = feed(u, q, prompt, u->lengths[i], u->r->chunk);
                 if (!logits) {
-                        said(u, false, "logits_last", "the forward pass failed");
+                        said(u, false, what, "the forward pass failed");
                         return;
                 }
                 compare(&d, logits, expected + (size_t) i * vocab, vocab);
@@ -132,9 +134,9 @@ static void check_last(struct run *u) {
                 nmse = fmax(nmse, d.value > 0.0 ? d.error / d.value : INFINITY);
         }
         if (expected)
-                say_difference(u, "logits_last", &all, (size_t) u->n_prompts * vocab, nmse);
+                say_difference(u, what, &all, (size_t) u->n_prompts * vocab, nmse);
         else
-                said(u, false, "logits_last", "logits_last.f32 cannot be read, or has another size");
+                said(u, false, what, "logits_last.f32 cannot be read, or has another size");
 }
 
 /* Every position of the second prompt, a token at a time. */
@@ -478,13 +480,18 @@ static void run_file(struct reference *r, const char *path, const char *name, co
                 say(r, false, u.name, "expect.json or prompts.i32 cannot be read, or does not fit the model");
                 return;
         }
+        u.as_prompt = u.rounded;
         if (is_there(&u, "logits_last.f32"))
-                check_last(&u);
+                check_last(&u, "logits_last");
         check_positions(&u);
         if (is_there(&u, "greedy.i32"))
                 check_greedy(&u);
         check_layers(&u);
         check_indexers(&u);
+        if (is_there(&u, "logits_last.f32") && !u.rounded) {
+                u.as_prompt = u.rounded = true;
+                check_last(&u, "logits_last as a prompt's");
+        }
         if (u.checked == 0)
                 say(r, false, u.name, "the folder expects nothing of it");
 }

@@ -33,6 +33,7 @@ struct way {
         const char *name;
         uint32_t chunk;
         bool neighbours;
+        uint32_t again; /* not 0: in the end all is computed once more, so many rows at a time */
 };
 
 static const struct way ways[] = {
@@ -42,6 +43,8 @@ static const struct way ways[] = {
         { "chunks of 32", 32, false },
         { "whole, 15 neighbours", PROMPT_LONG, true },
         { "chunks of 7, 15 neighbours", 7, true },
+        { "again in chunks of 11", PROMPT_LONG, false, 11 },
+        { "again as a whole", PROMPT_LONG, false, TOKENS_MAX },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -97,6 +100,22 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
         assert_se(r == 0);
 }
 
+/* Forgets the sequence and computes it again: some parts end the prompt in their midst. Returns the last logits. */
+static const float *compute_again(struct step *step, struct sequence *sequence, const struct subject *s, uint32_t chunk) {
+        struct step_part part = { .sequence = sequence, .logits = 1 };
+
+        sequence_truncate(sequence, 0);
+        assert_se(sequence_reserve(sequence, tokens_of_all()) == 0);
+        for (uint32_t at = 0; at < tokens_of_all(); at += part.count) {
+                part.tokens = s->tokens + at;
+                part.allowances = s->allowances + at;
+                part.count = MIN(chunk, tokens_of_all() - at);
+                part.prompt = at < prompt ? MIN(part.count, prompt - at) : 0;
+                run(step, &part, 1);
+        }
+        return part.logits_out;
+}
+
 /* Neighbours stand on both sides, are at other positions each, and take turns with prompts of several
  * rows. */
 static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequences,
@@ -141,6 +160,9 @@ static float *logits_of(struct model *model, const struct way *way) {
                                vocab * sizeof(*logits));
         }
         assert_se(kept == DECODED + 1);
+        if (way->again)
+                memcpy(logits + DECODED * (size_t) vocab,
+                       compute_again(step, sequences[0], &subjects[0], way->again), vocab * sizeof(*logits));
         for (uint32_t i = 0; i <= NEIGHBOURS; i++)
                 sequence_free(sequences[i]);
         step_free(step);
