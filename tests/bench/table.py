@@ -117,7 +117,7 @@ def of_quiet(m, beside, alone):
 
 def worst_step(m, *needs):
     """How much more the time rises than the rows do, from one count to the next, at worst."""
-    rows = [int(need[1].split("-")[1]) for need in needs]
+    rows = [int(need[1].split("-")[-1]) for need in needs]
     rises = {(fewer, more): m.ratio(a, b) / (more / fewer) for a, b, fewer, more in zip(needs, needs[1:], rows, rows[1:])}
     worst = max(rises, key=rises.get)
     times = " ".join("%.3g" % (1e3 * m.median(need)) for need in needs)
@@ -237,8 +237,9 @@ def rows_of_table(quick):
             for name, key in shapes.items() if "DeepSeek" not in name]),
         *rows_of_daemon(olmoe, *largest),
         ("rows per expert, an OLMoE layer, Q4_K", [
-            Row("worst rise, times the rows", worst_step,
-                [("layers", "moe-%d" % n) for n in ROWS_PER_EXPERT[::3 if quick else 1]], LINEAR, most=True)]),
+            Row("%s: worst rise, times the rows" % what, worst_step,
+                [("layers", case % n) for n in ROWS_PER_EXPERT[::3 if quick else 1]], LINEAR, most=True)
+            for what, case in (("generated", "moe-%d"), ("prompts", "moe-prompt-%d"))]),
         ("one core taken by another process", [
             Row("%s, decode, 1 stream" % first, of_quiet, [(olmoe, "decode-1!"), (olmoe, "decode-1")], 0.45)]),
     ]
