@@ -22,6 +22,7 @@ enum {
         /* capabilities */
         BACKEND_HOST_MEMORY = 1 << 0, /* device addresses are host addresses: nothing need be copied from or to it */
         BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
+        BACKEND_PROMPTS = 1 << 2,     /* some hundred rows of prompts take little longer than some dozens */
 };
 
 struct backend_ops {

@@ -129,9 +129,16 @@ static int server_init_loop(struct server *server, struct reason *reason) {
         return r;
 }
 
+/* By default about half as long again as an iteration without prompts. */
+static uint32_t server_prompt_rows(const struct server *server, const struct config *config) {
+        uint32_t suits = server->backend->flags & BACKEND_PROMPTS ? 256 : 64;
+
+        return MIN(config->prompt_rows_max ? config->prompt_rows_max : suits, server->rows_max);
+}
+
 static int server_init_batch(struct server *server) {
         server->rows_max = MIN(server->config->rows_max, (uint32_t) SERVER_BATCH_ROWS_MAX);
-        server->prompt_rows_max = MIN(server->config->prompt_rows_max, server->rows_max);
+        server->prompt_rows_max = server_prompt_rows(server, server->config);
         server->picks = calloc(server->rows_max, sizeof(*server->picks));
         server->allowances = calloc(server->rows_max, sizeof(*server->allowances));
         return server->picks && server->allowances ? 0 : -ENOMEM;
@@ -360,7 +367,7 @@ int server_reconfigure(struct server *server, struct config *config) {
             old->context_max != config->context_max || old->context_extend != config->context_extend)
                 log_warning("KvMemory=, KvType=, Threads=, RowsMax=, ContextMax= and ContextExtend= take effect at the next "
                             "start");
-        server->prompt_rows_max = MIN(config->prompt_rows_max, server->rows_max);
+        server->prompt_rows_max = server_prompt_rows(server, config);
         users_set_limits(&server->users, &limits);
         log_set_level(config->log_level);
         server->config = config;
