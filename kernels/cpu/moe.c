@@ -7,7 +7,7 @@
 
 /* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one by
  * whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert that are
- * computed alike. Four loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
+ * computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
  * the form of down; down, which is added up in the rows themselves, expert after expert. */
 struct moe {
         const struct op_moe *op;
@@ -197,7 +197,8 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         at[PART_WORKER] = scratch_plan(&total, pool_threads(b->pool) * (size_t) 2 * SLICE, m->unit_up * sizeof(float));
         plans[0] = input_plan(m, &m->input[0], &op->gate, op->n, pairs, bundles, &total);
         plans[1] = plans[0];
-        if (dot_input(op->up.type) == dot_input(op->gate.type))
+        if (dot_input(op->up.type) == dot_input(op->gate.type) &&
+            cpu_prompt(m->variant, op->up.type) == cpu_prompt(m->variant, op->gate.type))
                 m->input[1] = m->input[0];
         else
                 plans[1] = input_plan(m, &m->input[1], &op->up, op->n, pairs, bundles, &total);
@@ -436,17 +437,28 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
         size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
 
-        /* Prompts pay for each piece's first columns, which are unpacked while nothing else runs. */
+        /* Prompts pay for each piece's first rows, which are unpacked while nothing else runs. */
         m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * (m->prompt ? 1 : mean));
         m->unit_up = MIN(m->unit_up, op->gate.rows);
-        m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE ? active : 1));
+        m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE && !m->prompt ? active : 1));
+}
+
+/* Which rows are of prompts; NULL: none is, or it makes no difference. */
+static const int32_t *moe_prompt(const struct op_moe *op, const struct cpu_backend *b, uint32_t from) {
+        const int32_t *prompt = host_address(op->prompt);
+        uint32_t n = 0;
+
+        if (!prompt || !(cpu_prompt(b->variant, op->gate.type) || cpu_prompt(b->variant, op->up.type) ||
+                         cpu_prompt(b->variant, op->down.type)))
+                return NULL;
+        for (uint32_t t = 0; !b->scratch.planned && t < op->n; t++)
+                n += prompt[from + t] != 0;
+        return n > 0 || b->scratch.planned ? prompt + from : NULL;
 }
 
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
         struct op_moe op = *whole;
         struct moe m = {.op = &op, .variant = b->variant, .deal_up = b->deals[0], .deal_down = b->deals[1]};
-        bool prompts = op.prompt.address && (cpu_prompt(m.variant, op.gate.type) || cpu_prompt(m.variant, op.up.type) ||
-                                             cpu_prompt(m.variant, op.down.type));
         int r;
 
         op.n = n;
@@ -455,8 +467,7 @@ static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t
         op.ids = device_offset(op.ids, (uint64_t) from * op.k * sizeof(int32_t));
         op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
         op.counts = device_offset(op.counts, from * sizeof(int32_t));
-        if (prompts)
-                m.prompt = (const int32_t *) host_address(op.prompt) + from;
+        m.prompt = moe_prompt(&op, b, from);
         moe_units(&m, b);
         r = moe_reserve(&m, b);
         if (r)
