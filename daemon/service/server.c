@@ -157,11 +157,11 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
         r = policy_book_load(&server->policies, &config->budgets);
-        if (r == 0)
-                r = server_init_batch(server);
         /* The backend first: it decides for all threads where memory comes from. */
         if (r == 0)
                 r = server_init_backend(server, reason);
+        if (r == 0)
+                r = server_init_batch(server);
         if (r == 0)
                 r = server_init_loop(server, reason);
         if (r == 0)
