@@ -96,9 +96,15 @@ ALWAYS_INLINE void group_store(const struct dot_job *job, const struct group *g,
         _mm512_mask_storeu_ps(y, g->there, v);
 }
 
+static inline uint32_t group_none_before(const struct dot_job *job, struct group *g, uint32_t row) {
+        return 0;
+}
+
 /* All groups of a job with all its activation rows, at most four at a time: `_step(job, group, t, N, acc)` adds
- * up 16 rows' products with activation rows t to t + N - 1 in acc[N] and is inlined for constant N. */
-#define GROUP_WALK(_name, _step)                                                                             \
+ * up 16 rows' products with activation rows t to t + N - 1 in acc[N] and is inlined for constant N. `_before(job, group,
+ * row)` returns how many of the first activation rows it has computed for all that. */
+#define GROUP_WALK(_name, _step) GROUP_WALK_AFTER(group_none_before, _name, _step)
+#define GROUP_WALK_AFTER(_before, _name, _step)                                                              \
         ALWAYS_INLINE void _step##_rows(const struct dot_job *job, struct group *g, uint32_t row,            \
                                         uint32_t t, int N) {                                                 \
                 __m512 acc[4];                                                                               \
@@ -112,7 +118,7 @@ ALWAYS_INLINE void group_store(const struct dot_job *job, const struct group *g,
         void _name(const struct dot_job *job) {                                                              \
                 for (uint32_t row = job->begin; row < job->end; row += GROUP_ROWS) {                         \
                         struct group g = group_at(job, row, GROUP_ROWS);                                     \
-                        uint32_t t = 0;                                                                      \
+                        uint32_t t = _before(job, &g, row);                                                  \
                                                                                                              \
                         for (; t + 4 <= job->n; t += 4)                                                      \
                                 _step##_rows(job, &g, row, t, 4);                                            \
