@@ -3,11 +3,12 @@
  * in one tile, column after column, whatever rows are in the job. That is half the products that whole numbers take
  * (amx-256.c), and nothing is left to be done per block.
  *
- * Some weight rows are unpacked as a whole into the second cache, in which panels lie, too: it feeds the unit well enough,
- * and sums need not leave their tiles for a smaller cache's sake. The next rows are unpacked meanwhile, a little between any
- * two tile instructions: in larger pieces AVX-512's work would fill up the processor's scheduler, and it would not see the
- * tiles that come next. Values that follow from a code of four or five bits are looked up in a table of all values of their
- * sub-block. */
+ * Weights are unpacked a block ahead of their first products, between these: in larger pieces AVX-512's work would fill up
+ * the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied with all
+ * of them at once, and its weights never leave the first cache. With more of them two groups are multiplied with two panels
+ * at a time: the first two while weights are unpacked, which then are in the second cache for the others. What comes from
+ * there takes longer than its products: so sums need not leave their tiles for a smaller cache's sake. Values that follow
+ * from a code of four or five bits are looked up in a table of all values of their sub-block. */
 
 #include "amx-dot.h"
 #include "group-256.h"
@@ -20,6 +21,7 @@ enum {
         STEPS = BLOCK / STEP,
         CHUNK = 2048, /* columns that are added up in a tile */
         ROWS = AMX_GROUPS * GROUP_ROWS, /* weight rows at a time */
+        FEW_PANELS = 4, /* that are multiplied with a group alone, all of them at once */
         SLAB_BLOCKS = CHUNK / BLOCK + 1,
         ROW_PAD = 32, /* so that a tile's rows lie in different sets of the caches */
 };
@@ -43,7 +45,7 @@ struct coming {
         const struct weights *w; /* NULL: none is */
         size_t at;               /* its first byte in each row */
         uint32_t cols, slot;
-        _Alignas(64) float scales[16]; /* of the row in work */
+        _Alignas(64) float scales[AMX_GROUPS][16]; /* of the rows in work */
 };
 
 struct work {
@@ -293,36 +295,46 @@ ALWAYS_INLINE void fetch_ahead(const struct coming *c, uint32_t row, struct form
                         _mm_prefetch(g->ahead + row * g->row_bytes + c->at + i, _MM_HINT_T1);
 }
 
-/* A row's block, or what there is of it. */
-ALWAYS_INLINE void unpack_row(struct coming *c, struct slab *slab, uint32_t group, uint32_t row, struct format_bf16 f) {
+/* Half of a row's block, or of what there is of it. */
+ALWAYS_INLINE void unpack_half(struct coming *c, struct slab *slab, int group, uint32_t row, int half,
+                               struct format_bf16 f) {
         const uint8_t *src = c->w->groups[group].row[row] + c->at;
-        uint16_t *dst = slab->blocks[group][c->slot][row];
+        uint16_t *dst = slab->blocks[group][c->slot][row] + half * (BLOCK / 2);
+        const int first = half * (STEPS / 2);
 
-        fetch_ahead(c, group * GROUP_ROWS + row, f);
+        if (half == 0)
+                fetch_ahead(c, (uint32_t) group * GROUP_ROWS + row, f);
         if (f.block == BLOCK) {
-                f.scales(c->scales, src);
-                UNROLL for (int v = 0; v < 4; v++)
-                        f.unit(dst + 2 * v * STEP, dst + (2 * v + 1) * STEP, src, v, c->scales);
-        } else if (f.block == STEP && c->cols == BLOCK) {
-                UNROLL for (int i = 0; i < STEPS; i++) f.unpack(dst + i * STEP, src + i * f.block_bytes);
+                if (half == 0)
+                        f.scales(c->scales[group], src);
+                UNROLL for (int v = 0; v < 2; v++)
+                        f.unit(dst + 2 * v * STEP, dst + (2 * v + 1) * STEP, src, 2 * half + v, c->scales[group]);
         } else if (f.block == STEP) {
-                for (uint32_t i = 0; i < c->cols / STEP; i++)
-                        f.unpack(dst + i * STEP, src + i * f.block_bytes);
-        } else {
+                int there = (int) (c->cols / STEP);
+
+                UNROLL for (int i = 0; i < STEPS / 2; i++)
+                        if (first + i < there)
+                                f.unpack(dst + i * STEP, src + (size_t) (first + i) * f.block_bytes);
+        } else if (half == 0) {
                 unpack_any(dst, src, c->cols, f.type);
         }
 }
 
-/* A quarter of what is unpacked in step s of a block's eight. */
-ALWAYS_INLINE void unpack_part(struct work *k, uint32_t s, uint32_t part, struct format_bf16 f) {
-        if (k->coming.w)
-                unpack_row(&k->coming, &k->slab, part / 2, 2 * s + part % 2, f);
+/* A quarter of what is unpacked in step s of a block's eight: of two rows of each group. */
+ALWAYS_INLINE void unpack_part(struct work *k, uint32_t s, int part, int groups, struct format_bf16 f) {
+        uint32_t row = 2 * s + (uint32_t) part / 2;
+
+        if (k->coming.w) {
+                unpack_half(&k->coming, &k->slab, 0, row, part % 2, f);
+                if (groups > 1)
+                        unpack_half(&k->coming, &k->slab, 1, row, part % 2, f);
+        }
 }
 
-ALWAYS_INLINE void unpack_steps(struct work *k, uint32_t s, struct format_bf16 f) {
+ALWAYS_INLINE void unpack_steps(struct work *k, uint32_t s, int groups, struct format_bf16 f) {
         for (; s < STEPS; s++)
-                for (uint32_t part = 0; part < 4; part++)
-                        unpack_part(k, s, part, f);
+                for (int part = 0; part < 4; part++)
+                        unpack_part(k, s, part, groups, f);
 }
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
@@ -331,6 +343,7 @@ ALWAYS_INLINE void unpack_steps(struct work *k, uint32_t s, struct format_bf16 f
 struct product {
         const struct weights *w, *next; /* the chunk after this one is of `next`, or NULL */
         uint32_t from, cols, next_from, next_cols;
+        uint32_t rows;        /* weight rows at a time */
         uint32_t slot, slots; /* of the chunk's first block; so many are in use */
         const char *x0, *x1;  /* panels, from the chunk's columns on */
         float (*acc[AMX_GROUPS])[GROUP_ROWS][PANEL_ROWS];
@@ -380,24 +393,24 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
                         LOAD_A(4, 0);
                         AMX_DOT_BF16(0, 4, 6);
                         if (unpack)
-                                unpack_part(k, s, 0, f);
+                                unpack_part(k, s, 0, AMX_GROUPS, f);
                         LOAD_A(5, 1);
                         AMX_DOT_BF16(1, 5, 6);
                         if (unpack)
-                                unpack_part(k, s, 1, f);
+                                unpack_part(k, s, 1, AMX_GROUPS, f);
                         if (two) {
                                 AMX_LOAD(7, x1, AMX_ROW_BYTES);
                                 AMX_DOT_BF16(2, 4, 7);
                         }
                         if (unpack)
-                                unpack_part(k, s, 2, f);
+                                unpack_part(k, s, 2, AMX_GROUPS, f);
                         if (two)
                                 AMX_DOT_BF16(3, 5, 7);
                         if (unpack)
-                                unpack_part(k, s, 3, f);
+                                unpack_part(k, s, 3, AMX_GROUPS, f);
                 }
                 if (unpack)
-                        unpack_steps(k, steps, f);
+                        unpack_steps(k, steps, AMX_GROUPS, f);
         }
         AMX_STORE(0, p->acc[0][0], 64);
         AMX_STORE(1, p->acc[1][0], 64);
@@ -407,6 +420,71 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
         }
 }
 
+/* Of so many panels with a group. */
+ALWAYS_INLINE void load_sums(const struct product *p, int panels) {
+        if (!p->more) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+                return;
+        }
+        AMX_LOAD(0, p->acc[0][0], 64);
+        if (panels > 1)
+                AMX_LOAD(1, p->acc[0][1], 64);
+        if (panels > 2)
+                AMX_LOAD(2, p->acc[0][2], 64);
+        if (panels > 3)
+                AMX_LOAD(3, p->acc[0][3], 64);
+}
+
+ALWAYS_INLINE void store_sums(float (*acc)[GROUP_ROWS][PANEL_ROWS], int panels) {
+        AMX_STORE(0, acc[0], 64);
+        if (panels > 1)
+                AMX_STORE(1, acc[1], 64);
+        if (panels > 2)
+                AMX_STORE(2, acc[2], 64);
+        if (panels > 3)
+                AMX_STORE(3, acc[3], 64);
+}
+
+/* A chunk's products of a group alone with all panels of a job that has few. */
+ALWAYS_INLINE void multiply_few(struct work *k, const struct product *p, int panels, struct format_bf16 f) {
+        size_t bytes = (size_t) (p->x1 - p->x0);
+        const char *x = p->x0;
+
+        load_sums(p, panels);
+        for (uint32_t block = 0; block * BLOCK < p->cols; block++) {
+                const uint16_t *a0 = k->slab.blocks[0][(p->slot + block) % p->slots][0];
+                uint32_t steps = MIN(DIV_ROUND_UP(p->cols - block * BLOCK, (uint32_t) STEP), (uint32_t) STEPS);
+
+                come(k, p, block + 1, f);
+                for (uint32_t s = 0; s < steps; s++, x += AMX_TILE_BYTES) {
+                        LOAD_A(4, 0);
+                        AMX_LOAD(5, x, AMX_ROW_BYTES);
+                        AMX_DOT_BF16(0, 4, 5);
+                        unpack_part(k, s, 0, 1, f);
+                        if (panels > 1) {
+                                AMX_LOAD(6, x + bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(1, 4, 6);
+                        }
+                        unpack_part(k, s, 1, 1, f);
+                        if (panels > 2) {
+                                AMX_LOAD(7, x + 2 * bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(2, 4, 7);
+                        }
+                        unpack_part(k, s, 2, 1, f);
+                        if (panels > 3) {
+                                AMX_LOAD(5, x + 3 * bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(3, 4, 5);
+                        }
+                        unpack_part(k, s, 3, 1, f);
+                }
+                unpack_steps(k, steps, 1, f);
+        }
+        store_sums(p->acc[0], panels);
+}
+
 static void multiply_again(struct work *k, const struct product *p, bool two) {
         if (two)
                 multiply(k, p, true, false, (struct format_bf16) {});
@@ -414,10 +492,10 @@ static void multiply_again(struct work *k, const struct product *p, bool two) {
                 multiply(k, p, false, false, (struct format_bf16) {});
 }
 
-static void weights_at(struct weights *w, const struct dot_job *job, uint32_t row) {
-        w->groups[0] = w->groups[1] = group_at(job, row, ROWS);
-        if (row + GROUP_ROWS < job->end)
-                w->groups[1] = group_at(job, row + GROUP_ROWS, ROWS);
+static void weights_at(struct weights *w, const struct dot_job *job, uint32_t row, uint32_t rows) {
+        w->groups[0] = w->groups[1] = group_at(job, row, rows);
+        if (rows > GROUP_ROWS && row + GROUP_ROWS < job->end)
+                w->groups[1] = group_at(job, row + GROUP_ROWS, rows);
         else
                 w->groups[1].there = 0;
 }
@@ -429,52 +507,78 @@ static void find_next(const struct dot_job *job, struct work *k, struct product 
         if (p->next_from >= job->cols) {
                 p->next = NULL;
                 p->next_from = 0;
-                if (row + ROWS < job->end) {
+                if (row + p->rows < job->end) {
                         struct weights *other = &k->weights[p->w == &k->weights[0]];
 
-                        weights_at(other, job, row + ROWS);
+                        weights_at(other, job, row + p->rows, p->rows);
                         p->next = other;
                 }
         }
         p->next_cols = MIN(job->cols - p->next_from, (uint32_t) CHUNK);
 }
 
+/* The outputs of products with activation rows t to t + n - 1. */
+static void store(const struct dot_job *job, const struct weights *w, uint32_t row, uint32_t t, uint32_t n,
+                  struct work *k) {
+        for (uint32_t g = 0; g < AMX_GROUPS; g++)
+                if (w->groups[g].there)
+                        amx_store(job, &w->groups[g], row + g * GROUP_ROWS, t, n, k->acc[g]);
+}
+
+/* The product is to be of panel `panel` and that after it, counted from `first` on. */
+static void panels_at(const struct dot_job *job, struct work *k, struct product *p, uint32_t panel, uint32_t first) {
+        size_t bytes = panel_bytes(DOT_BF16, job->cols);
+
+        p->x0 = (const char *) job->panels + (first + panel) * bytes + p->from / STEP * AMX_TILE_BYTES;
+        p->x1 = p->x0 + bytes;
+        p->acc[0] = &k->acc[0][panel];
+        p->acc[1] = &k->acc[1][panel];
+}
+
+/* A chunk with activation rows t to t + n - 1. */
+ALWAYS_INLINE void multiply_panels(const struct dot_job *job, struct work *k, struct product *p, uint32_t row, uint32_t t,
+                                   uint32_t n, struct format_bf16 f) {
+        uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
+
+        panels_at(job, k, p, 0, t / PANEL_ROWS);
+        if (panels == 1)
+                multiply_few(k, p, 1, f);
+        else if (panels == 2)
+                multiply_few(k, p, 2, f);
+        else if (panels == 3)
+                multiply_few(k, p, 3, f);
+        else if (panels == FEW_PANELS)
+                multiply_few(k, p, FEW_PANELS, f);
+        else
+                multiply(k, p, true, true, f);
+        for (uint32_t i = 2; panels > FEW_PANELS && i < panels; i += 2) {
+                panels_at(job, k, p, i, t / PANEL_ROWS);
+                multiply_again(k, p, i + 1 < panels);
+        }
+        if (p->from + CHUNK >= job->cols)
+                store(job, p->w, row, t, n, k);
+}
+
 /* Activation rows t to t + n - 1 with all weight rows. */
 ALWAYS_INLINE void rows_bf16(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k, struct format_bf16 f) {
-        size_t bytes = panel_bytes(DOT_BF16, job->cols);
-        const char *x = (const char *) job->panels + t / PANEL_ROWS * bytes;
         uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
-        struct product p = {.slots = panels > 2 ? SLAB_BLOCKS : 2, .next = &k->weights[0]};
+        struct product p = {
+                            .rows = panels > FEW_PANELS ? ROWS : GROUP_ROWS,
+                            .slots = panels > FEW_PANELS ? SLAB_BLOCKS : 2,
+                            .next = &k->weights[0]};
 
-        weights_at(&k->weights[0], job, job->begin);
+        weights_at(&k->weights[0], job, job->begin, p.rows);
         p.next_cols = MIN(job->cols, (uint32_t) CHUNK);
         come(k, &p, 0, f);
-        unpack_steps(k, 0, f);
-        for (uint32_t row = job->begin; row < job->end; row += ROWS) {
+        unpack_steps(k, 0, (int) (p.rows / GROUP_ROWS), f);
+        for (uint32_t row = job->begin; row < job->end; row += p.rows) {
                 p.w = p.next;
                 for (p.from = 0; p.from < job->cols; p.from += CHUNK) {
-                        const struct weights *w = p.w;
-
                         p.cols = MIN(job->cols - p.from, (uint32_t) CHUNK);
                         p.more = p.from > 0;
                         find_next(job, k, &p, row);
-                        for (uint32_t i = 0; i < panels; i += 2) {
-                                p.x0 = x + i * bytes + p.from / STEP * AMX_TILE_BYTES;
-                                p.x1 = p.x0 + bytes;
-                                p.acc[0] = &k->acc[0][i];
-                                p.acc[1] = &k->acc[1][i];
-                                if (i > 0)
-                                        multiply_again(k, &p, i + 1 < panels);
-                                else if (panels > 1)
-                                        multiply(k, &p, true, true, f);
-                                else
-                                        multiply(k, &p, false, true, f);
-                        }
+                        multiply_panels(job, k, &p, row, t, n, f);
                         p.slot = (p.slot + DIV_ROUND_UP(p.cols, (uint32_t) BLOCK)) % p.slots;
-                        if (p.from + CHUNK >= job->cols)
-                                for (uint32_t g = 0; g < AMX_GROUPS; g++)
-                                        if (w->groups[g].there)
-                                                amx_store(job, &w->groups[g], row + g * GROUP_ROWS, t, n, k->acc[g]);
                 }
         }
 }
