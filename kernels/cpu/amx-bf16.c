@@ -3,11 +3,12 @@
  * in one tile, column after column, whatever rows are in the job. That is half the products that whole numbers take
  * (amx-256.c), and nothing is left to be done per block.
  *
- * Some weight rows are unpacked as a whole into the second cache, in which panels lie, too: it feeds the unit well enough,
- * and sums need not leave their tiles for a smaller cache's sake. The next rows are unpacked meanwhile, a little between any
- * two tile instructions: in larger pieces AVX-512's work would fill up the processor's scheduler, and it would not see the
- * tiles that come next. Values that follow from a code of four or five bits are looked up in a table of all values of their
- * sub-block. */
+ * Weights are unpacked a block ahead of their first products, between these: in larger pieces AVX-512's work would fill up
+ * the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied with all
+ * of them at once, and its weights never leave the first cache. With more of them two groups are multiplied with two panels
+ * at a time: the first two while weights are unpacked, which then are in the second cache for the others. What comes from
+ * there takes longer than its products: so sums need not leave their tiles for a smaller cache's sake. Values that follow
+ * from a code of four or five bits are looked up in a table of all values of their sub-block. */
 
 #include "amx-dot.h"
 #include "group-256.h"
@@ -15,46 +16,43 @@
 #include "tile.h"
 
 enum {
-        STEP = 32,                      /* columns of a tile */
-        BLOCK = 256,                    /* columns that are unpacked together, a unit of 64 after each product */
-        UNITS = 4,
-        CHUNK = 2048,                   /* columns that are unpacked before they are multiplied */
+        STEP = 32,    /* columns of a tile */
+        BLOCK = 256,  /* columns that are unpacked together, two rows of each group in a step */
+        STEPS = BLOCK / STEP,
+        CHUNK = 2048, /* columns that are added up in a tile */
         ROWS = AMX_GROUPS * GROUP_ROWS, /* weight rows at a time */
-        ROW_PAD = 32,                   /* so that a tile's rows lie in different sets of the first cache */
-        MOST = 4,                       /* blocks that are unpacked during a step */
+        FEW_PANELS = 4, /* that are multiplied with a group alone, all of them at once */
+        SLAB_BLOCKS = CHUNK / BLOCK + 1,
+        ROW_PAD = 32, /* so that a tile's rows lie in different sets of the caches */
 };
 
-_Static_assert(AMX_GROUPS == 2 && UNITS == 4, "tiles 0 to 3");
-
-struct slab {
-        _Alignas(64) uint16_t rows[ROWS][CHUNK + ROW_PAD];
-};
+_Static_assert(AMX_GROUPS == 2, "tiles 0 to 5");
 
 /* Weight rows; the last one stands in for those that are missing. */
 struct weights {
         struct group groups[AMX_GROUPS];
 };
 
-/* A chunk of weight rows that is being unpacked, block after block. */
+typedef uint16_t block_rows[GROUP_ROWS][BLOCK + ROW_PAD];
+
+/* Unpacked weights: blocks of columns, used in turn. */
+struct slab {
+        _Alignas(PANEL_ALIGN) block_rows blocks[AMX_GROUPS][SLAB_BLOCKS];
+};
+
+/* A block that is being unpacked. */
 struct coming {
-        const struct weights *w;
-        struct slab *slab;
-        uint32_t from, cols;  /* columns [from, from + cols) */
-        uint32_t row, at;     /* the next block: row ROWS: there is none; columns from `from` on */
-        uint32_t n;           /* blocks of this step */
-        struct {
-                const uint8_t *src;
-                uint16_t *dst;
-                uint32_t cols;
-                _Alignas(64) float scales[16];
-        } now[MOST];
+        const struct weights *w; /* NULL: none is */
+        size_t at;               /* its first byte in each row */
+        uint32_t cols, slot;
+        _Alignas(64) float scales[AMX_GROUPS][16]; /* of the rows in work */
 };
 
 struct work {
-        struct slab slabs[2];
+        struct slab slab;
+        _Alignas(64) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
         struct weights weights[2];
         struct coming coming;
-        _Alignas(64) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
 /* Constant: functions that take one are inlined for it. */
@@ -71,8 +69,26 @@ struct format_bf16 {
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
 
+/* Constants are loaded: compilers would make many of them from a general register, each time, in the one part of the
+ * processor that is left to floating-point numbers beside the matrix unit's products. */
+#define ALL_WORDS(_name, _value) _Alignas(64) static const uint16_t _name[32] = {[0 ... 31] = (_value)}
+ALL_WORDS(words_15, 15);
+ALL_WORDS(words_16, 16);
+ALL_WORDS(words_256, 256);
+_Alignas(64) static const float code_values[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+_Alignas(64) static const float upper_code_values[16] = {16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
+ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
+        __m512i v;
+
+        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*from));
+        return v;
+}
+
+#define constant(_name) constant_at((const __m512i *) (_name))
+
 ALWAYS_INLINE __m512 half(uint16_t h) {
-        return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+        return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
 }
 
 /* The values of codes 0 to 15: a × level + b. */
@@ -87,7 +103,7 @@ ALWAYS_INLINE __m512i table_32(__m512 levels, __m512 a, __m512 b) {
 }
 
 ALWAYS_INLINE __m512 codes_16(void) {
-        return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        return _mm512_castsi512_ps(constant(code_values));
 }
 
 ALWAYS_INLINE __m512i words(const uint8_t *bytes) {
@@ -98,7 +114,7 @@ ALWAYS_INLINE __m512i words(const uint8_t *bytes) {
 ALWAYS_INLINE __m512i nibble_words(const uint8_t *q) {
         __m256i w = _mm256_cvtepu8_epi16(load128(q));
 
-        return halves(_mm256_and_si256(w, _mm256_set1_epi16(15)), _mm256_srli_epi16(w, 4));
+        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant(words_15))), _mm256_srli_epi16(w, 4));
 }
 
 ALWAYS_INLINE void put(uint16_t *dst, __m512i codes, __m512i table) {
@@ -113,40 +129,56 @@ ALWAYS_INLINE void put_bytes(uint16_t *dst, __m256i q, __m512 a, __m512 b) {
         _mm512_store_si512(dst, to_bf16(low * a, high * b));
 }
 
-/* Of Q4_K and Q5_K: d × scale of sub-blocks 0 to 7, then -dmin × min of them. */
+/* Of Q4_K and Q5_K: d × scale of sub-blocks 0 to 3, dmin × min of them, then those of 4 to 7. */
 ALWAYS_INLINE void scales_q45_k(float scales[16], const uint8_t *block) {
-        const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
-        const struct block_q4_k *b = (const struct block_q4_k *) block;
-        __m512i bytes = q4_k_scales(all_quarters(load128(block)));
-        __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(bytes)));
+        const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 12, 13, 14, 15);
+        const __m128i top_bytes = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 4, 5, 6, 7, 8, 9, 10, 11);
+        const __m128i mask = _mm_setr_epi32(0x3f3f3f3f, 0x3f3f3f3f, 0x0f0f0f0f, 0x0f0f0f0f);
+        const __m128i top_mask = _mm_setr_epi32(0, 0, 0x30303030, 0x30303030);
+        const __m256i factors = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 0, 1, 0, 1, 0, 1, 0, 1, 2,
+                                                 3, 2, 3, 2, 3, 2, 3);
+        __m128i head = load128(block);
+        __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(head, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
+        __m128i top = _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi8(head, top_bytes), 2), top_mask);
+        __m512 d = _mm512_cvtph_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(head), factors));
+        __m128i bytes = _mm_ternarylogic_epi32(low, mask, top, 0xea); /* low & mask | top */
 
-        v = v * _mm512_mask_blend_ps(0xf0f0, half(b->d), -half(b->dmin));
-        _mm512_store_ps(scales, _mm512_permutexvar_ps(order, v));
+        _mm512_store_ps(scales, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)) * d);
 }
 
-ALWAYS_INLINE __m512 values_of(__m512 levels, float a, float b) {
-        return _mm512_fmadd_ps(levels, _mm512_set1_ps(a), _mm512_set1_ps(b));
+/* The values of a sub-block's codes. */
+ALWAYS_INLINE __m512 values_q45_k(__m512 codes, const float scales[16], int sub) {
+        const float *s = scales + (sub < 4 ? sub : sub + 4);
+
+        return _mm512_fmsub_ps(codes, _mm512_set1_ps(s[0]), _mm512_set1_ps(s[4]));
 }
 
 ALWAYS_INLINE void unit_q4_k(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
         const struct block_q4_k *b = (const struct block_q4_k *) block;
-        __m512i table = to_bf16(values_of(codes_16(), scales[2 * v], scales[8 + 2 * v]),
-                                values_of(codes_16(), scales[2 * v + 1], scales[9 + 2 * v]));
-        __m512i w = _mm512_or_si512(words(b->q + 32 * v), _mm512_set1_epi16(0x100));
+        __m512 codes = codes_16();
+        __m512i table = to_bf16(values_q45_k(codes, scales, 2 * v), values_q45_k(codes, scales, 2 * v + 1));
+        __m512i w = words(b->q + 32 * v);
 
-        put(low, _mm512_and_si512(w, _mm512_set1_epi16(15)), table);
-        put(high, _mm512_srli_epi16(w, 4), table);
+        put(low, _mm512_and_si512(w, constant(words_15)), table);
+        put(high, _mm512_srli_epi16(_mm512_or_si512(w, constant(words_256)), 4), table);
+}
+
+ALWAYS_INLINE __m512i table_q5_k(const float scales[16], int sub) {
+        __m512 codes = codes_16();
+        __m512 upper = _mm512_castsi512_ps(constant(upper_code_values));
+
+        return to_bf16(values_q45_k(codes, scales, sub), values_q45_k(upper, scales, sub));
 }
 
 ALWAYS_INLINE void unit_q5_k(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
         const struct block_q5_k *b = (const struct block_q5_k *) block;
-        __m512i w = words(b->q + 32 * v), fifth = _mm512_set1_epi16(16);
+        __m512i w = words(b->q + 32 * v), fifth = constant(words_16);
         __m512i top = _mm512_srli_epi16(_mm512_slli_epi16(words(b->qh), 4), 2 * v);
 
-        put(low, _mm512_or_si512(_mm512_and_si512(w, _mm512_set1_epi16(15)), _mm512_and_si512(top, fifth)),
-            table_32(codes_16(), _mm512_set1_ps(scales[2 * v]), _mm512_set1_ps(scales[8 + 2 * v])));
+        put(low, _mm512_or_si512(_mm512_and_si512(w, constant(words_15)), _mm512_and_si512(top, fifth)),
+            table_q5_k(scales, 2 * v));
         put(high, _mm512_or_si512(_mm512_srli_epi16(w, 4), _mm512_and_si512(_mm512_srli_epi16(top, 1), fifth)),
-            table_32(codes_16(), _mm512_set1_ps(scales[2 * v + 1]), _mm512_set1_ps(scales[9 + 2 * v])));
+            table_q5_k(scales, 2 * v + 1));
 }
 
 ALWAYS_INLINE void scales_q6_k_float(float scales[16], const uint8_t *block) {
@@ -179,7 +211,7 @@ ALWAYS_INLINE void unit_iq4_xs(uint16_t *low, uint16_t *high, const uint8_t *blo
         __m512i table = to_bf16(levels * _mm512_set1_ps(scales[4 * v]), levels * _mm512_set1_ps(scales[4 * v + 2]));
 
         put(low, nibble_words(b->q + 32 * v), table);
-        put(high, _mm512_or_si512(nibble_words(b->q + 32 * v + 16), _mm512_set1_epi16(16)), table);
+        put(high, _mm512_or_si512(nibble_words(b->q + 32 * v + 16), constant(words_16)), table);
 }
 
 /* Blocks of 32. */
@@ -207,7 +239,7 @@ ALWAYS_INLINE void unpack_q4_1(uint16_t *dst, const uint8_t *block) {
 ALWAYS_INLINE __m512i codes_32(const uint8_t *q, uint32_t high) {
         __m512i low = nibble_words(q);
 
-        return _mm512_mask_add_epi16(low, high, low, _mm512_set1_epi16(16));
+        return _mm512_mask_add_epi16(low, high, low, constant(words_16));
 }
 
 ALWAYS_INLINE void unpack_q5_0(uint16_t *dst, const uint8_t *block) {
@@ -254,83 +286,87 @@ ALWAYS_INLINE size_t bytes_before(uint32_t column, struct format_bf16 f) {
         return f.block ? column / f.block * f.block_bytes : quant_row_bytes(quant_info(f.type), column);
 }
 
-/* Fetches what the rows after these have where these have the bytes at `src`. */
-ALWAYS_INLINE void fetch_ahead(const struct weights *w, const uint8_t *src, size_t bytes) {
-        const struct group *g = &w->groups[0];
+/* Fetches what the rows after these have where this row has its block. */
+ALWAYS_INLINE void fetch_ahead(const struct coming *c, uint32_t row, struct format_bf16 f) {
+        const struct group *g = &c->w->groups[0];
 
         if (g->ahead)
-                for (size_t i = 0; i < bytes; i += 64)
-                        _mm_prefetch(g->ahead + (src - g->row[0]) + i, _MM_HINT_T1);
+                for (size_t i = 0; i < bytes_before(BLOCK, f); i += 64)
+                        _mm_prefetch(g->ahead + row * g->row_bytes + c->at + i, _MM_HINT_T1);
 }
 
-/* Up to n ≤ MOST more blocks become those of this step. */
-ALWAYS_INLINE void take_blocks(struct coming *c, uint32_t n, struct format_bf16 f) {
-        for (c->n = 0; c->n < n && c->row < ROWS; c->n++) {
-                const uint8_t *row = c->w->groups[c->row / GROUP_ROWS].row[c->row % GROUP_ROWS];
-                uint32_t i = c->n;
+/* Half of a row's block, or of what there is of it. */
+ALWAYS_INLINE void unpack_half(struct coming *c, struct slab *slab, int group, uint32_t row, int half,
+                               struct format_bf16 f) {
+        const uint8_t *src = c->w->groups[group].row[row] + c->at;
+        uint16_t *dst = slab->blocks[group][c->slot][row] + half * (BLOCK / 2);
+        const int first = half * (STEPS / 2);
 
-                c->now[i].src = row + bytes_before(c->from + c->at, f);
-                c->now[i].dst = c->slab->rows[c->row] + c->at;
-                c->now[i].cols = MIN(c->cols - c->at, (uint32_t) BLOCK);
-                if (f.block == BLOCK)
-                        f.scales(c->now[i].scales, c->now[i].src);
-                fetch_ahead(c->w, c->now[i].src, bytes_before(BLOCK, f));
-                c->at += BLOCK;
-                if (c->at >= c->cols) {
-                        c->at = 0;
-                        c->row++;
-                }
+        if (half == 0)
+                fetch_ahead(c, (uint32_t) group * GROUP_ROWS + row, f);
+        if (f.block == BLOCK) {
+                if (half == 0)
+                        f.scales(c->scales[group], src);
+                UNROLL for (int v = 0; v < 2; v++)
+                        f.unit(dst + 2 * v * STEP, dst + (2 * v + 1) * STEP, src, 2 * half + v, c->scales[group]);
+        } else if (f.block == STEP) {
+                int there = (int) (c->cols / STEP);
+
+                UNROLL for (int i = 0; i < STEPS / 2; i++)
+                        if (first + i < there)
+                                f.unpack(dst + i * STEP, src + (size_t) (first + i) * f.block_bytes);
+        } else if (half == 0) {
+                unpack_any(dst, src, c->cols, f.type);
         }
 }
 
-/* Unit v of this step's blocks. */
-ALWAYS_INLINE void unpack_unit(const struct coming *c, int v, struct format_bf16 f) {
-        for (uint32_t i = 0; i < c->n; i++) {
-                uint16_t *dst = c->now[i].dst + v * (BLOCK / UNITS);
-                const uint8_t *src = c->now[i].src;
+/* A quarter of what is unpacked in step s of a block's eight: of two rows of each group. */
+ALWAYS_INLINE void unpack_part(struct work *k, uint32_t s, int part, int groups, struct format_bf16 f) {
+        uint32_t row = 2 * s + (uint32_t) part / 2;
 
-                if (f.block == BLOCK) {
-                        f.unit(dst, dst + STEP, src, v, c->now[i].scales);
-                } else if (f.block == STEP) {
-                        uint32_t there = c->now[i].cols / STEP;
-
-                        if (2 * (uint32_t) v < there)
-                                f.unpack(dst, src + (size_t) (2 * v) * f.block_bytes);
-                        if (2 * (uint32_t) v + 1 < there)
-                                f.unpack(dst + STEP, src + (size_t) (2 * v + 1) * f.block_bytes);
-                } else if (v == 0) {
-                        unpack_any(dst, src, c->now[i].cols, f.type);
-                }
+        if (k->coming.w) {
+                unpack_half(&k->coming, &k->slab, 0, row, part % 2, f);
+                if (groups > 1)
+                        unpack_half(&k->coming, &k->slab, 1, row, part % 2, f);
         }
 }
 
-/* All blocks that are left. */
-ALWAYS_INLINE void unpack_rest(struct coming *c, struct format_bf16 f) {
-        while (c->row < ROWS) {
-                take_blocks(c, 1, f);
-                UNROLL for (int v = 0; v < UNITS; v++) unpack_unit(c, v, f);
-        }
-        c->n = 0;
+ALWAYS_INLINE void unpack_steps(struct work *k, uint32_t s, int groups, struct format_bf16 f) {
+        for (; s < STEPS; s++)
+                for (int part = 0; part < 4; part++)
+                        unpack_part(k, s, part, groups, f);
 }
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
 /* A chunk's products with one panel or two: what of them has been added up is in tiles 0 to 3. */
 struct product {
-        const struct slab *slab;
-        const char *x0, *x1; /* panels, from the chunk's columns on */
-        uint32_t steps;
+        const struct weights *w, *next; /* the chunk after this one is of `next`, or NULL */
+        uint32_t from, cols, next_from, next_cols;
+        uint32_t rows;        /* weight rows at a time */
+        uint32_t slot, slots; /* of the chunk's first block; so many are in use */
+        const char *x0, *x1;  /* panels, from the chunk's columns on */
         float (*acc[AMX_GROUPS])[GROUP_ROWS][PANEL_ROWS];
         bool more; /* to be added to what is in acc */
-        /* Of the coming chunk's blocks, so many 65536ths in a step. */
-        uint32_t rate;
 };
 
-#define LOAD_A(_tile, _group)                                                                                \
-        AMX_LOAD(_tile, p->slab->rows[(_group) * GROUP_ROWS] + s * STEP, sizeof(p->slab->rows[0]))
-#define LOAD_X(_tile, _x) AMX_LOAD(_tile, (_x) + s * AMX_TILE_BYTES, AMX_ROW_BYTES)
+/* The block that many after the chunk's first begins to come. */
+ALWAYS_INLINE void come(struct work *k, const struct product *p, uint32_t block, struct format_bf16 f) {
+        bool same = block * BLOCK < p->cols;
+        uint32_t from = same ? p->from + block * BLOCK : p->next_from;
+        uint32_t end = same ? p->from + p->cols : p->next_from + p->next_cols;
 
-ALWAYS_INLINE void multiply(const struct product *p, bool two, struct coming *c, uint32_t *due, struct format_bf16 f) {
+        k->coming.w = same ? p->w : p->next;
+        k->coming.at = bytes_before(from, f);
+        k->coming.cols = MIN(end - from, (uint32_t) BLOCK);
+        k->coming.slot = (p->slot + block) % p->slots;
+}
+
+#define LOAD_A(_tile, _group) AMX_LOAD(_tile, a##_group + s * STEP, sizeof(k->slab.blocks[0][0][0]))
+
+ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, bool unpack, struct format_bf16 f) {
+        const char *x0 = p->x0, *x1 = p->x1;
+
         if (p->more) {
                 AMX_LOAD(0, p->acc[0][0], 64);
                 AMX_LOAD(1, p->acc[1][0], 64);
@@ -345,24 +381,36 @@ ALWAYS_INLINE void multiply(const struct product *p, bool two, struct coming *c,
                 AMX_ZERO(2);
                 AMX_ZERO(3);
         }
-        for (size_t s = 0; s < p->steps; s++) {
-                LOAD_X(6, p->x0);
-                LOAD_A(4, 0);
-                AMX_DOT_BF16(0, 4, 6);
-                take_blocks(c, *due >> 16, f);
-                *due = (*due & 0xffff) + p->rate;
-                unpack_unit(c, 0, f);
-                LOAD_A(5, 1);
-                AMX_DOT_BF16(1, 5, 6);
-                unpack_unit(c, 1, f);
-                if (two) {
-                        LOAD_X(7, p->x1);
-                        AMX_DOT_BF16(2, 4, 7);
+        for (uint32_t block = 0; block * BLOCK < p->cols; block++) {
+                uint32_t slot = (p->slot + block) % p->slots;
+                const uint16_t *a0 = k->slab.blocks[0][slot][0], *a1 = k->slab.blocks[1][slot][0];
+                uint32_t steps = MIN(DIV_ROUND_UP(p->cols - block * BLOCK, (uint32_t) STEP), (uint32_t) STEPS);
+
+                if (unpack)
+                        come(k, p, block + 1, f);
+                for (uint32_t s = 0; s < steps; s++, x0 += AMX_TILE_BYTES, x1 += AMX_TILE_BYTES) {
+                        AMX_LOAD(6, x0, AMX_ROW_BYTES);
+                        LOAD_A(4, 0);
+                        AMX_DOT_BF16(0, 4, 6);
+                        if (unpack)
+                                unpack_part(k, s, 0, AMX_GROUPS, f);
+                        LOAD_A(5, 1);
+                        AMX_DOT_BF16(1, 5, 6);
+                        if (unpack)
+                                unpack_part(k, s, 1, AMX_GROUPS, f);
+                        if (two) {
+                                AMX_LOAD(7, x1, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(2, 4, 7);
+                        }
+                        if (unpack)
+                                unpack_part(k, s, 2, AMX_GROUPS, f);
+                        if (two)
+                                AMX_DOT_BF16(3, 5, 7);
+                        if (unpack)
+                                unpack_part(k, s, 3, AMX_GROUPS, f);
                 }
-                unpack_unit(c, 2, f);
-                if (two)
-                        AMX_DOT_BF16(3, 5, 7);
-                unpack_unit(c, 3, f);
+                if (unpack)
+                        unpack_steps(k, steps, AMX_GROUPS, f);
         }
         AMX_STORE(0, p->acc[0][0], 64);
         AMX_STORE(1, p->acc[1][0], 64);
@@ -372,77 +420,166 @@ ALWAYS_INLINE void multiply(const struct product *p, bool two, struct coming *c,
         }
 }
 
-/* A chunk of columns [from, from + cols) with all panels, two at a time; x: the first of them. */
-ALWAYS_INLINE void multiply_chunk(const struct slab *slab, const char *x, size_t panel_bytes, uint32_t panels,
-                                  uint32_t from, uint32_t cols, struct work *k, struct format_bf16 f) {
-        struct coming *c = &k->coming;
-        struct product p = {.slab = slab, .steps = DIV_ROUND_UP(cols, (uint32_t) STEP), .more = from > 0};
-        uint32_t blocks = c->row < ROWS ? ROWS * DIV_ROUND_UP(c->cols, (uint32_t) BLOCK) : 0;
-        uint32_t rate = (blocks << 16) / (DIV_ROUND_UP(panels, 2U) * p.steps) + 1, due;
-
-        p.rate = due = MIN(rate, (uint32_t) MOST << 16);
-        for (uint32_t i = 0; i < panels; i += 2) {
-                p.x0 = x + i * panel_bytes + from / STEP * AMX_TILE_BYTES;
-                p.x1 = p.x0 + panel_bytes;
-                p.acc[0] = &k->acc[0][i];
-                p.acc[1] = &k->acc[1][i];
-                if (i + 1 < panels)
-                        multiply(&p, true, c, &due, f);
-                else
-                        multiply(&p, false, c, &due, f);
+/* Of so many panels with a group. */
+ALWAYS_INLINE void load_sums(const struct product *p, int panels) {
+        if (!p->more) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+                return;
         }
-        unpack_rest(c, f);
+        AMX_LOAD(0, p->acc[0][0], 64);
+        if (panels > 1)
+                AMX_LOAD(1, p->acc[0][1], 64);
+        if (panels > 2)
+                AMX_LOAD(2, p->acc[0][2], 64);
+        if (panels > 3)
+                AMX_LOAD(3, p->acc[0][3], 64);
 }
 
-static void weights_at(struct weights *w, const struct dot_job *job, uint32_t row) {
-        w->groups[0] = w->groups[1] = group_at(job, row, ROWS);
-        if (row + GROUP_ROWS < job->end)
-                w->groups[1] = group_at(job, row + GROUP_ROWS, ROWS);
+ALWAYS_INLINE void store_sums(float (*acc)[GROUP_ROWS][PANEL_ROWS], int panels) {
+        AMX_STORE(0, acc[0], 64);
+        if (panels > 1)
+                AMX_STORE(1, acc[1], 64);
+        if (panels > 2)
+                AMX_STORE(2, acc[2], 64);
+        if (panels > 3)
+                AMX_STORE(3, acc[3], 64);
+}
+
+/* A chunk's products of a group alone with all panels of a job that has few. */
+ALWAYS_INLINE void multiply_few(struct work *k, const struct product *p, int panels, struct format_bf16 f) {
+        size_t bytes = (size_t) (p->x1 - p->x0);
+        const char *x = p->x0;
+
+        load_sums(p, panels);
+        for (uint32_t block = 0; block * BLOCK < p->cols; block++) {
+                const uint16_t *a0 = k->slab.blocks[0][(p->slot + block) % p->slots][0];
+                uint32_t steps = MIN(DIV_ROUND_UP(p->cols - block * BLOCK, (uint32_t) STEP), (uint32_t) STEPS);
+
+                come(k, p, block + 1, f);
+                for (uint32_t s = 0; s < steps; s++, x += AMX_TILE_BYTES) {
+                        LOAD_A(4, 0);
+                        AMX_LOAD(5, x, AMX_ROW_BYTES);
+                        AMX_DOT_BF16(0, 4, 5);
+                        unpack_part(k, s, 0, 1, f);
+                        if (panels > 1) {
+                                AMX_LOAD(6, x + bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(1, 4, 6);
+                        }
+                        unpack_part(k, s, 1, 1, f);
+                        if (panels > 2) {
+                                AMX_LOAD(7, x + 2 * bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(2, 4, 7);
+                        }
+                        unpack_part(k, s, 2, 1, f);
+                        if (panels > 3) {
+                                AMX_LOAD(5, x + 3 * bytes, AMX_ROW_BYTES);
+                                AMX_DOT_BF16(3, 4, 5);
+                        }
+                        unpack_part(k, s, 3, 1, f);
+                }
+                unpack_steps(k, steps, 1, f);
+        }
+        store_sums(p->acc[0], panels);
+}
+
+static void multiply_again(struct work *k, const struct product *p, bool two) {
+        if (two)
+                multiply(k, p, true, false, (struct format_bf16) {});
+        else
+                multiply(k, p, false, false, (struct format_bf16) {});
+}
+
+static void weights_at(struct weights *w, const struct dot_job *job, uint32_t row, uint32_t rows) {
+        w->groups[0] = w->groups[1] = group_at(job, row, rows);
+        if (rows > GROUP_ROWS && row + GROUP_ROWS < job->end)
+                w->groups[1] = group_at(job, row + GROUP_ROWS, rows);
         else
                 w->groups[1].there = 0;
 }
 
-/* The chunk after the one at row and `from` begins to come; false: there is none. */
-ALWAYS_INLINE bool come(const struct dot_job *job, uint32_t row, uint32_t from, uint32_t turn, struct work *k) {
-        struct coming *c = &k->coming;
+/* What comes after the chunk at `from` of the weights from `row` on. */
+static void find_next(const struct dot_job *job, struct work *k, struct product *p, uint32_t row) {
+        p->next = p->w;
+        p->next_from = p->from + CHUNK;
+        if (p->next_from >= job->cols) {
+                p->next = NULL;
+                p->next_from = 0;
+                if (row + p->rows < job->end) {
+                        struct weights *other = &k->weights[p->w == &k->weights[0]];
 
-        c->from = from + CHUNK;
-        if (c->from >= job->cols) {
-                c->from = 0;
-                row += ROWS;
-                if (row >= job->end)
-                        return false;
-                c->w = c->w == &k->weights[0] ? &k->weights[1] : &k->weights[0];
-                weights_at((struct weights *) c->w, job, row);
+                        weights_at(other, job, row + p->rows, p->rows);
+                        p->next = other;
+                }
         }
-        c->cols = MIN(job->cols - c->from, (uint32_t) CHUNK);
-        c->slab = &k->slabs[turn % 2];
-        c->row = c->at = 0;
-        return true;
+        p->next_cols = MIN(job->cols - p->next_from, (uint32_t) CHUNK);
+}
+
+/* The outputs of products with activation rows t to t + n - 1. */
+static void store(const struct dot_job *job, const struct weights *w, uint32_t row, uint32_t t, uint32_t n,
+                  struct work *k) {
+        for (uint32_t g = 0; g < AMX_GROUPS; g++)
+                if (w->groups[g].there)
+                        amx_store(job, &w->groups[g], row + g * GROUP_ROWS, t, n, k->acc[g]);
+}
+
+/* The product is to be of panel `panel` and that after it, counted from `first` on. */
+static void panels_at(const struct dot_job *job, struct work *k, struct product *p, uint32_t panel, uint32_t first) {
+        size_t bytes = panel_bytes(DOT_BF16, job->cols);
+
+        p->x0 = (const char *) job->panels + (first + panel) * bytes + p->from / STEP * AMX_TILE_BYTES;
+        p->x1 = p->x0 + bytes;
+        p->acc[0] = &k->acc[0][panel];
+        p->acc[1] = &k->acc[1][panel];
+}
+
+/* A chunk with activation rows t to t + n - 1. */
+ALWAYS_INLINE void multiply_panels(const struct dot_job *job, struct work *k, struct product *p, uint32_t row, uint32_t t,
+                                   uint32_t n, struct format_bf16 f) {
+        uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
+
+        panels_at(job, k, p, 0, t / PANEL_ROWS);
+        if (panels == 1)
+                multiply_few(k, p, 1, f);
+        else if (panels == 2)
+                multiply_few(k, p, 2, f);
+        else if (panels == 3)
+                multiply_few(k, p, 3, f);
+        else if (panels == FEW_PANELS)
+                multiply_few(k, p, FEW_PANELS, f);
+        else
+                multiply(k, p, true, true, f);
+        for (uint32_t i = 2; panels > FEW_PANELS && i < panels; i += 2) {
+                panels_at(job, k, p, i, t / PANEL_ROWS);
+                multiply_again(k, p, i + 1 < panels);
+        }
+        if (p->from + CHUNK >= job->cols)
+                store(job, p->w, row, t, n, k);
 }
 
 /* Activation rows t to t + n - 1 with all weight rows. */
 ALWAYS_INLINE void rows_bf16(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k, struct format_bf16 f) {
-        size_t bytes = panel_bytes(DOT_BF16, job->cols);
-        const char *x = (const char *) job->panels + t / PANEL_ROWS * bytes;
-        uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), turn = 0;
-        bool more = true;
+        uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
+        struct product p = {
+                            .rows = panels > FEW_PANELS ? ROWS : GROUP_ROWS,
+                            .slots = panels > FEW_PANELS ? SLAB_BLOCKS : 2,
+                            .next = &k->weights[0]};
 
-        k->coming = (struct coming) {&k->weights[0], &k->slabs[0], .cols = MIN(job->cols, (uint32_t) CHUNK)};
-        weights_at(&k->weights[0], job, job->begin);
-        unpack_rest(&k->coming, f);
-        for (uint32_t row = job->begin; more; row += ROWS) {
-                const struct weights *w = k->coming.w;
-
-                for (uint32_t from = 0; from < job->cols; from += CHUNK) {
-                        const struct slab *slab = k->coming.slab;
-
-                        more = come(job, row, from, ++turn, k);
-                        multiply_chunk(slab, x, bytes, panels, from, MIN(job->cols - from, (uint32_t) CHUNK), k, f);
+        weights_at(&k->weights[0], job, job->begin, p.rows);
+        p.next_cols = MIN(job->cols, (uint32_t) CHUNK);
+        come(k, &p, 0, f);
+        unpack_steps(k, 0, (int) (p.rows / GROUP_ROWS), f);
+        for (uint32_t row = job->begin; row < job->end; row += p.rows) {
+                p.w = p.next;
+                for (p.from = 0; p.from < job->cols; p.from += CHUNK) {
+                        p.cols = MIN(job->cols - p.from, (uint32_t) CHUNK);
+                        p.more = p.from > 0;
+                        find_next(job, k, &p, row);
+                        multiply_panels(job, k, &p, row, t, n, f);
+                        p.slot = (p.slot + DIV_ROUND_UP(p.cols, (uint32_t) BLOCK)) % p.slots;
                 }
-                for (uint32_t g = 0; g < AMX_GROUPS; g++)
-                        if (w->groups[g].there)
-                                amx_store(job, &w->groups[g], row + g * GROUP_ROWS, t, n, k->acc[g]);
         }
 }
 
