@@ -124,8 +124,8 @@ struct step_part {
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
         uint32_t count;
-        /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster arithmetic
-         * (op.h), so a row that is computed again, to the same bits, must be told to be what it was. */
+        /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
+         * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */
         uint32_t prompt;
         uint32_t logits;         /* logits of the last so many of these rows are wanted: 0 to count */
 
