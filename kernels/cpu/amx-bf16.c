@@ -563,9 +563,10 @@ ALWAYS_INLINE void multiply_panels(const struct dot_job *job, struct work *k, st
 ALWAYS_INLINE void rows_bf16(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k, struct format_bf16 f) {
         uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
         struct product p = {
-                            .rows = panels > FEW_PANELS ? ROWS : GROUP_ROWS,
-                            .slots = panels > FEW_PANELS ? SLAB_BLOCKS : 2,
-                            .next = &k->weights[0]};
+                .rows = panels > FEW_PANELS ? ROWS : GROUP_ROWS,
+                .slots = panels > FEW_PANELS ? SLAB_BLOCKS : 2,
+                .next = &k->weights[0],
+        };
 
         weights_at(&k->weights[0], job, job->begin, p.rows);
         p.next_cols = MIN(job->cols, (uint32_t) CHUNK);

@@ -240,6 +240,10 @@ static bool group_prompt(const struct moe *m, const struct moe_input *in, uint32
         return in->prompt && m->active[group] % 2;
 }
 
+static enum dot_input group_form(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return group_prompt(m, in, group) ? DOT_BF16 : in->form;
+}
+
 /* Whether they are multiplied as panels. */
 static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
         return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
@@ -247,7 +251,7 @@ static bool group_panels(const struct moe *m, const struct moe_input *in, uint32
 
 /* Where the panel of a group's bundle i is. */
 static uint8_t *group_panel(const struct moe *m, const struct moe_input *in, uint32_t group, uint32_t i) {
-        size_t bytes = m->variant->panel_bytes(group_prompt(m, in, group) ? DOT_BF16 : in->form, in->cols);
+        size_t bytes = m->variant->panel_bytes(group_form(m, in, group), in->cols);
 
         return in->panels + m->first_bundle[group] * in->panel_bytes + i * bytes;
 }
@@ -256,7 +260,7 @@ static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_
         const struct bundle *b = &m->bundles[i];
 
         if (group_panels(m, in, b->group))
-                m->variant->panel_pack(group_prompt(m, in, b->group) ? DOT_BF16 : in->form,
+                m->variant->panel_pack(group_form(m, in, b->group),
                                        group_panel(m, in, b->group, i - m->first_bundle[b->group]), in->x + b->first, b->n,
                                        in->cols);
 }

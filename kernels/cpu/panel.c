@@ -24,6 +24,14 @@ ALWAYS_INLINE void load_rows(__m512i v[16], const void *const *x, uint32_t n, si
                 v[t] = t < n ? _mm512_maskz_loadu_epi32(there, (const char *) x[t] + at) : _mm512_setzero_si512();
 }
 
+/* 32 numbers of each row from column `at`, or fewer before `cols`: sixteen in a, the others in b. */
+ALWAYS_INLINE void load_floats(__m512i a[16], __m512i b[16], const void *const *x, uint32_t n, uint32_t at, uint32_t cols) {
+        uint32_t here = MIN(cols - at, 32U);
+
+        load_rows(a, x, n, at * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
+        load_rows(b, x, n, (at + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
+}
+
 /* Bytes [at, at + 64), or fewer before `cols`, of each row. */
 static void pack_values(panel_fours *q, const void *const *x, uint32_t n, uint32_t cols) {
         for (uint32_t at = 0; at < cols; at += 64) {
@@ -58,11 +66,9 @@ static void pack_32(struct panel_32 *p, const void *const *x, uint32_t n, uint32
 
 static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, uint32_t cols) {
         for (uint32_t i = 0; i < cols; i += 32, p++) {
-                uint32_t here = MIN(cols - i, 32U);
                 __m512i a[16], b[16], high[16], low[16];
 
-                load_rows(a, x, n, i * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
-                load_rows(b, x, n, (i + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
+                load_floats(a, b, x, n, i, cols);
                 for (int t = 0; t < PANEL_ROWS; t++)
                         split(_mm512_castsi512_ps(a[t]), _mm512_castsi512_ps(b[t]), &high[t], &low[t]);
                 transpose_dwords(high);
@@ -76,11 +82,9 @@ static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, 
 
 static void pack_bf16(panel_bf16 *p, const void *const *x, uint32_t n, uint32_t cols) {
         for (uint32_t i = 0; i < cols; i += 32, p++) {
-                uint32_t here = MIN(cols - i, 32U);
                 __m512i a[16], b[16];
 
-                load_rows(a, x, n, i * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));
-                load_rows(b, x, n, (i + 16) * sizeof(float), (__mmask16) (here > 16 ? (1U << (here - 16)) - 1 : 0));
+                load_floats(a, b, x, n, i, cols);
                 for (int t = 0; t < PANEL_ROWS; t++)
                         a[t] = to_bf16(_mm512_castsi512_ps(a[t]), _mm512_castsi512_ps(b[t]));
                 transpose_dwords(a);

@@ -129,12 +129,12 @@ struct cpu_variant {
         void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
         /* For types that are multiplied with float32 activations, where there are panels. */
         void (*dot_panels)(const struct dot_job *job, enum quant_type type);
+        /* For types that are multiplied with 8-bit activations and have no kernel of their own. */
+        void (*dot_whole)(const struct dot_job *job, enum quant_type type);
         /* Whether prompt rows (op.h) of a type are rounded to bfloat16, and their product: of panels in the form DOT_BF16,
          * `x` is not used. NULL: none are. */
         bool (*prompt)(enum quant_type type);
         void (*dot_prompt)(const struct dot_job *job, enum quant_type type);
-        /* The same for any type that is multiplied with 8-bit activations. */
-        void (*dot_whole)(const struct dot_job *job, enum quant_type type);
 };
 
 /* Best first; the last needs nothing. Tests and the benchmark walk this same table. */

@@ -33,13 +33,13 @@ static bool needs_panels(const struct cpu_variant *v, enum quant_type type) {
         return takes_panels(v, type) && v->panel_rows(type) == 1;
 }
 
-static void *pack(const struct cpu_variant *v, enum quant_type type, const void *const *x, uint32_t n, uint32_t cols) {
-        size_t bytes = v->panel_bytes(dot_input(type), cols);
+static void *pack(const struct cpu_variant *v, enum dot_input form, const void *const *x, uint32_t n, uint32_t cols) {
+        size_t bytes = v->panel_bytes(form, cols);
         char *panels = aligned_alloc(4096, DIV_ROUND_UP(n, 16U) * bytes);
 
         assert_se(panels);
         for (uint32_t t = 0; t < n; t += 16)
-                v->panel_pack(dot_input(type), panels + t / 16 * bytes, x + t, MIN(n - t, 16U), cols);
+                v->panel_pack(form, panels + t / 16 * bytes, x + t, MIN(n - t, 16U), cols);
         return panels;
 }
 
@@ -57,7 +57,7 @@ static void batch_init(struct batch *b, const struct cpu_variant *v, enum quant_
                 b->y[t] = b->results + (size_t) t * outputs;
         }
         if (panels)
-                b->panels = pack(v, type, b->x, n, cols);
+                b->panels = pack(v, dot_input(type), b->x, n, cols);
 }
 
 static void batch_deinit(struct batch *b) {
@@ -105,7 +105,7 @@ static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_
         job = batch_job(&b, type, weights);
         cpu_variant_dot(v, type, &job);
         for (uint32_t t = 0; t < n; t++) {
-                _cleanup_(freep) void *panel = needs_panels(v, type) ? pack(v, type, &b.x[t], 1, cols) : NULL;
+                _cleanup_(freep) void *panel = needs_panels(v, type) ? pack(v, dot_input(type), &b.x[t], 1, cols) : NULL;
                 float alone[64], *y = alone;
                 struct dot_job single = job;
 
@@ -167,16 +167,6 @@ static float to_bf16(float v) {
         return float_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
 }
 
-static void *pack_prompt(const struct cpu_variant *v, const void *const *x, uint32_t n, uint32_t cols) {
-        size_t bytes = v->panel_bytes(DOT_BF16, cols);
-        char *panels = aligned_alloc(4096, DIV_ROUND_UP(n, 16U) * bytes);
-
-        assert_se(panels);
-        for (uint32_t t = 0; t < n; t += 16)
-                v->panel_pack(DOT_BF16, panels + t / 16 * bytes, x + t, MIN(n - t, 16U), cols);
-        return panels;
-}
-
 /* The products of rounded numbers, exactly; and each row's bits when it is alone. */
 static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
         struct sample s = {cols * 1000 + outputs};
@@ -194,10 +184,10 @@ static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint
                 x[t] = values + (size_t) t * cols;
                 y[t] = results + (size_t) t * outputs;
         }
-        job.panels = panels = pack_prompt(v, x, n, cols);
+        job.panels = panels = pack(v, DOT_BF16, x, n, cols);
         v->dot_prompt(&job, type);
         for (uint32_t t = 0; t < n; t += 1 + n / 20) {
-                _cleanup_(freep) void *panel = pack_prompt(v, &x[t], 1, cols);
+                _cleanup_(freep) void *panel = pack(v, DOT_BF16, &x[t], 1, cols);
                 float alone[128], *only = alone;
                 struct dot_job single = job;
 
