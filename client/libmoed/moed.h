@@ -111,7 +111,7 @@ struct moed_request {
 
 enum moed_event_type {
         MOED_EVENT_ACCEPTED = 1, /* value: prompt tokens */
-        MOED_EVENT_PROGRESS,     /* value: prompt tokens computed so far */
+        MOED_EVENT_PROGRESS,     /* value: prompt tokens that are there so far */
         MOED_EVENT_TOKEN,        /* a token with the text that became complete with it */
         MOED_EVENT_DONE,         /* last event; `done`: why, text: what was held back, value: its tokens */
         MOED_EVENT_ERROR,        /* last event; `error` is a negative errno, `text` the sentence */
@@ -134,7 +134,9 @@ struct moed_event {
         double cap;                 /* mean experts per token and layer it was allowed */
         enum moed_done done;
         int error;
-        uint64_t reserved[2];
+        uint32_t cached;            /* PROGRESS, DONE: tokens that were not computed but found in the prefix cache */
+        uint32_t reserved0;
+        uint64_t reserved[1];
 };
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN

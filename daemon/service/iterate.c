@@ -6,6 +6,7 @@
 #include "iterate.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "stream.h"
 
 /* Turns the scheduler's choice into the parts of each model's forward pass; returns the rows. */
@@ -62,12 +63,28 @@ static void iterate_finish(struct server *server, struct offer *offer, int error
         for (uint32_t i = 0; i < offer->n_parts; i++) {
                 struct stream *stream = offer->streams[i];
 
-                if (stream->state == STREAM_RUNNING && pages_extend(stream))
+                if (stream->state == STREAM_RUNNING && pages_extend(stream)) {
+                        prefixes_go_on(stream);
                         stream_schedule(stream);
+                }
                 if (stream->peer)
                         peer_publish(stream->peer);
         }
         offer->n_parts = 0;
+}
+
+/* Streams that were held back while others computed the same: those may have done so, or have stopped. */
+static void iterate_catch_up(struct offer *offer) {
+        struct stream *stream;
+
+        if (!offer->behind)
+                return;
+        offer->behind = false;
+        list_for_each(stream, &offer->running, place)
+                if (stream->rows_flying == 0 && stream->sched.pending == 0) {
+                        prefixes_go_on(stream);
+                        stream_schedule(stream);
+                }
 }
 
 int server_iterate(struct server *server) {
@@ -78,8 +95,10 @@ int server_iterate(struct server *server) {
         uint32_t n, rows;
         int r;
 
-        list_for_each(offer, &server->offers, link)
+        list_for_each(offer, &server->offers, link) {
                 pages_admit(offer);
+                iterate_catch_up(offer);
+        }
         n = scheduler_pick(&server->scheduler, &limits, server->picks, server->rows_max);
         if (n == 0)
                 return 0;

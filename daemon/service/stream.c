@@ -8,6 +8,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "prompt.h"
 #include "stream.h"
 
@@ -154,6 +155,7 @@ static void stream_release(struct stream *stream) {
                 offer->n_waiting--;
         }
         list_unlink(&stream->place);
+        prefixes_leave(stream);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
         offer->admit = true;
@@ -233,6 +235,7 @@ static void stream_put_done(struct stream *stream, enum wire_done how) {
                 .activations = stream->activations,
                 .event = WIRE_EVENT_DONE,
                 .detail = (uint16_t) how,
+                .token = (int32_t) stream->n_cached,
                 .value = stream->n_generated,
                 .cap_milli = stream_cap_milli(stream),
         };
@@ -415,6 +418,10 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        if (prefixes_behind(stream)) {
+                stream->offer->behind = true;
+                left = 0;
+        }
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -444,17 +451,23 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
-        uint32_t position = sequence_length(stream->sequence), segment = 0;
+void stream_allowances(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *ret) {
+        uint32_t segment = 0;
 
         for (uint32_t i = 0; i < rows; i++) {
                 uint32_t row = position + i;
 
                 while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
                         segment++;
-                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
-                                                row - stream->caps[segment].row);
+                ret[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
+                                         row - stream->caps[segment].row);
         }
+}
+
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
+        uint32_t position = sequence_length(stream->sequence);
+
+        stream_allowances(stream, position, rows, allowances);
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,
@@ -569,16 +582,17 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
 }
 
 /* For a progress bar; one that finds no room is not worth waiting for. */
-static void stream_tell_progress(struct stream *stream) {
+void stream_tell_progress(struct stream *stream) {
         struct wire_completion event = {
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_PROGRESS,
+                .token = (int32_t) stream->n_cached,
                 .value = sequence_length(stream->sequence),
         };
         uint32_t room = 0;
 
-        if (stream->n_generated > 0 || stream->peer->dead || !outbox_empty(&stream->outbox))
+        if (stream->n_generated > 0 || !stream->peer || stream->peer->dead || !outbox_empty(&stream->outbox))
                 return;
         if (ring_space(&stream->peer->completions, &room) != 0 || room == 0)
                 return;
@@ -589,6 +603,7 @@ static void stream_tell_progress(struct stream *stream) {
 void stream_advance(struct stream *stream, const struct step_part *part) {
         stream->rows_flying = 0;
         stream_count(stream, part);
+        prefixes_store(stream);
         if (stream->cancelled || !stream->peer)
                 stream_end(stream, WIRE_DONE_CANCELLED);
         else if (stream_scores(stream))

@@ -4,6 +4,7 @@
 /* One generation, from the submission to the last event. */
 
 #include "outbox.h"
+#include "prefix.h"
 #include "request.h"
 #include "sampler.h"
 #include "scheduler.h"
@@ -55,12 +56,14 @@ struct stream {
         uint32_t n_prompt;
         uint32_t n_generated; /* or, of the prompt, scored: what the client has been told */
         struct sequence *sequence;
+        struct prefix_cursor prefix; /* of the sequence, in the offer's cache */
         struct sampler *sampler;
         struct detokenizer detokenizer;
         struct stop_matcher stops;
         struct stream_cap *caps;
         uint32_t n_caps;
-        uint32_t rows_seen;     /* rows that have been computed at least once */
+        uint32_t rows_seen;     /* rows that it has had at least once */
+        uint32_t n_cached;      /* of them, those that it did not compute but found in the prefix cache */
         uint32_t rows_flying;   /* in the running forward pass */
         bool cancelled;         /* to be ended when the forward pass is over */
         uint64_t activations;
@@ -97,11 +100,15 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
+/* Writes how many experts each of `rows` rows from `position` on may use, over all layers. */
+void stream_allowances(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *ret);
 /* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
+/* Tells the client how much of its prompt is there. */
+void stream_tell_progress(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 

@@ -25,6 +25,7 @@ struct tenant {
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
         uint32_t pages;     /* scratch of pages.c */
+        uint64_t tokens_cached; /* rows of its streams that came from the prefix cache */
 };
 
 void tenants_init(struct tenants *tenants);

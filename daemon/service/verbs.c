@@ -267,7 +267,7 @@ static int verb_ps(struct call *call) {
 }
 
 static int verb_stats(struct call *call) {
-        report_stats(call->reply, call->peer->server);
+        report_stats(call->reply, call->peer->server, is_admin(call->peer));
         return 0;
 }
 
