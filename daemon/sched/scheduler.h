@@ -20,12 +20,25 @@
 
 enum { POLICY_WEIGHT_DEFAULT = 100 };
 
+enum policy_class { POLICY_CLASS_INTERACTIVE, POLICY_CLASS_BATCH, POLICY_CLASS_IDLE };
+enum policy_on_empty { POLICY_ON_EMPTY_DEGRADE, POLICY_ON_EMPTY_WAIT };
+
 struct policy {
-        uint32_t experts_max_milli; /* mean routed experts per token and layer; 0: no limit but the model's */
-        uint32_t weight;            /* 1 to 10000 */
+        uint32_t experts_max_milli;  /* mean routed experts per token and layer; 0: no limit but the model's */
+        uint32_t experts_min_milli;  /* floor while the allowance shrinks */
+        uint32_t weight;             /* 1 to 10000 */
+        uint64_t activation_rate;    /* activations per second; 0: no bucket */
+        uint64_t activation_burst;   /* activations that the bucket holds; 0: one second's */
+        enum policy_on_empty on_empty;
+        uint64_t latency_target_nsec;/* between tokens; 0: none */
+        enum policy_class class;
+        uint64_t kv_max;             /* bytes of KV pages; 0: no limit */
+        uint32_t queue_max;          /* waiting requests; 0: no limit but the user's */
+        uint64_t session_max;        /* bytes of sessions on disk; 0: no limit */
+        bool adaptive;               /* spend the allowance where the router says it counts */
 };
 
-#define POLICY_DEFAULT { .experts_max_milli = 0, .weight = POLICY_WEIGHT_DEFAULT }
+#define POLICY_DEFAULT { .experts_min_milli = EXPERTS_MILLI(1), .weight = POLICY_WEIGHT_DEFAULT, .adaptive = true }
 
 struct scheduler {
         struct list principals; /* with at least one runnable stream */

@@ -7,6 +7,7 @@
 
 struct offer;
 struct peer;
+struct policy_principal;
 struct server;
 struct tenant;
 
@@ -14,5 +15,7 @@ struct tenant;
 void report_model(struct control_builder *reply, const struct offer *offer);
 void report_peer(struct control_builder *reply, const struct peer *peer);
 void report_stats(struct control_builder *reply, const struct server *server);
-/* The tenants in use and the rules in force; only that of `only` if it is not NULL. */
-void report_budgets(struct control_builder *reply, const struct server *server, const struct tenant *only);
+/* The tenants in use and the rules in force: of `one` principal in detail, if it is not NULL; and without the rules only
+ * what concerns `only`, if that is not NULL. */
+void report_budgets(struct control_builder *reply, const struct server *server, const struct policy_principal *one,
+                    const struct tenant *only);
