@@ -35,7 +35,14 @@ struct model {
         struct model_options options;
         uint32_t rows_max;
         bool whole_pages; /* sequences can be cut to whole pages only */
+
+        uint64_t *expert_uses; /* [moe_layers][experts] rows that chose each, ever */
 };
+
+/* Of one step's counts of rows, u32 [moe_layers][experts]. */
+static inline uint64_t model_tally_bytes(const struct model *m) {
+        return (uint64_t) m->info.moe_layers * m->info.experts * sizeof(uint32_t);
+}
 
 struct sequence {
         struct model *model;

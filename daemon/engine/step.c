@@ -225,18 +225,30 @@ static void give_results(struct step *s) {
         }
 }
 
+static void count_experts(struct step *s) {
+        s->experts_read = 0;
+        for (size_t i = 0; s->host_tally + i < s->host_used; i++) {
+                s->experts_read += s->host_tally[i] > 0;
+                s->model->expert_uses[i] += s->host_tally[i];
+        }
+}
+
+uint64_t step_experts_read(const struct step *s) {
+        return s->experts_read;
+}
+
 static int finish(struct step *s) {
         int r;
 
         r = forward_end(s);
         if (!r)
-                r = ops_of(s)->download(s->stream, s->host_used, s->used_memory.at,
-                                        s->batch.rows * sizeof(*s->host_used));
+                r = ops_of(s)->download(s->stream, s->host_tally, s->counts.at, step_counts_bytes(s));
         if (!r)
                 r = ops_of(s)->stream_sync(s->stream);
         if (r)
                 return r;
         give_results(s);
+        count_experts(s);
         release_parts(s);
         return 0;
 }

@@ -40,6 +40,9 @@ struct policy {
 
 #define POLICY_DEFAULT { .experts_min_milli = EXPERTS_MILLI(1), .weight = POLICY_WEIGHT_DEFAULT, .adaptive = true }
 
+/* What made a cap what it is. */
+enum cap_rule { CAP_MODEL, CAP_REQUEST, CAP_EXPERTS_MAX, CAP_BUCKET, CAP_LATENCY };
+
 struct scheduler {
         struct list principals; /* with at least one runnable stream */
         uint64_t clock;         /* highest counter at which anyone was served, for lifting */
@@ -106,8 +109,11 @@ void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 
-/* The effective cap: lowest of the policy's, the request's (0: none) and the model's experts_used. */
-uint32_t sched_cap_milli(const struct policy *policy, uint32_t request_milli, uint32_t experts_used);
+/* The cap that holds now: the lowest of the model's experts_used, the request's (0: none) and what `policy` allows. That is
+ * the client's own: of two clients of one principal, groups may tell other rules. *ret_rule is the first of them that is
+ * so low. */
+uint32_t sched_cap_milli(const struct principal *principal, const struct policy *policy, uint32_t request_milli,
+                         uint32_t experts_used, enum cap_rule *ret_rule);
 
 /* Allowance of the row number `row` (from 0) since the cap was set: floor((row+1)·c·L) - floor(row·c·L), with c the cap in
  * experts and L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even
