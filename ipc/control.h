@@ -28,9 +28,9 @@
  *                                                          weight}] (other uids' only for root)
  *   stats                                                  counters and gauges, flat map (moectl stats prints it as is)
  *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
- *             (keys as in moed.conf(5)), reset?: principal  experts_max_milli…, activations, …}], rules: [{principal, keys}]
- *                                                          (root), omitted?; set and reset: root, and the daemon's own
- *                                                          user
+ *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]
+ *             save?                                        (admins), omitted?; set and reset: root, the daemon's own user,
+ *                                                          the group moed-admin
  *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
  *   load      name, file, default?                         as open, when it is done; root only
  *   unload    name                                         streams: that end on it; root only
