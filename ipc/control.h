@@ -26,7 +26,9 @@
  *                                                          queued, position?, kv_pages, generated, prompt,
  *                                                          activations, principal, experts_milli, cap_milli,
  *                                                          weight}] (other uids' only for root)
- *   stats                                                  counters and gauges, flat map (moectl stats prints it as is)
+ *   stats     experts?: model, from?                       counters and gauges, flat map (moectl stats prints it as is);
+ *                                                          of a model's experts: model, moe_layers, experts,
+ *                                                          experts_used, from, layers: [[rows that used each]] (root)
  *   budget    set?: {principal, experts_max_milli?, weight?…}  budgets: [{principal, source, experts_max_milli, weight,
  *                                                          activations, …}], rules: [{principal, …}] (root);
  *             reset?: principal                            set and reset: root, and the daemon's own user

@@ -21,7 +21,7 @@ static const struct verb verbs[] = {
         { "unload", "NAME", "Serves a model no longer.", verb_unload,
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
-        { "stats", "", "Prints the daemon's counters.", verb_stats },
+        { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
         { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see "

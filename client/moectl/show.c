@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
 #include <inttypes.h>
-#include <pwd.h>
 #include <string.h>
 
 #include "base/util.h"
+#include "cells.h"
 #include "cli.h"
 #include "json.h"
 #include "table.h"
-
-static int table_finish(const struct table *table) {
-        int r = table_print(table);
-
-        if (r < 0) {
-                cli_complain("%s", strerror(-r));
-                return cli_exit_code(r);
-        }
-        return cli_flush();
-}
 
 static int no_operands(const struct verb *verb, char **argv, int n) {
         return n > 0 ? cli_usage(verb, "'%s' is more than this takes", argv[0]) : 0;
@@ -38,40 +27,6 @@ static int show_open(struct cli *cli, const struct verb *verb, const char *contr
         if (code)
                 return code;
         return cli->json ? cli_query_print(*m, control, NULL) : CLI_DONE;
-}
-
-static void user_cell(struct table *table, uint64_t uid) {
-        const struct passwd *user = uid <= UINT32_MAX ? getpwuid((uid_t) uid) : NULL;
-
-        if (user)
-                table_cell(table, "%s", user->pw_name);
-        else
-                table_cell(table, "%" PRIu64, uid);
-}
-
-static void milli_cell(struct table *table, const struct json *json, const char *key) {
-        uint64_t milli = json_get_uint(json, key, 0);
-
-        if (milli > 0)
-                table_cell(table, "%.2f", (double) milli / 1000.0);
-        else
-                table_cell(table, "-");
-}
-
-static void count_cell(struct table *table, const struct json *json, const char *key) {
-        char count[16];
-
-        table_cell(table, "%s", format_count(count, json_get_uint(json, key, 0)));
-}
-
-static void whole_cell(struct table *table, const struct json *json, const char *key) {
-        table_cell(table, "%" PRIu64, json_get_uint(json, key, 0));
-}
-
-static void text_cell(struct table *table, const struct json *json, const char *key) {
-        const char *text = json_get_text(json, key, "");
-
-        table_cell(table, "%s", text[0] ? text : "-");
 }
 
 static void shared_cell(struct table *table, const struct json *model) {
@@ -167,47 +122,6 @@ int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         table_init(&table, columns, ELEMENTS(columns));
         json_for_each(peer, json_get(reply, "peers"))
                 ps_row(&table, peer);
-        return table_finish(&table);
-}
-
-static void value_cell(struct table *table, const struct json *value) {
-        switch (value->type) {
-        case JSON_UINT:
-                table_cell(table, "%" PRIu64, value->uint);
-                break;
-        case JSON_STRING:
-                table_cell(table, "%s", value->string);
-                break;
-        case JSON_BOOL:
-                table_cell(table, "%s", value->boolean ? "yes" : "no");
-                break;
-        case JSON_INT:
-        case JSON_DOUBLE:
-                table_cell(table, "%.6g", json_as_double(value, 0));
-                break;
-        default:
-                table_cell(table, "-");
-        }
-}
-
-int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        static const struct table_column columns[] = { { "COUNTER" }, { "VALUE", true } };
-        _cleanup_(table_deinit) struct table table = {};
-        _cleanup_(json_freep) struct json *reply = NULL;
-        _cleanup_(moed_closep) struct moed *m = NULL;
-        int code;
-
-        code = show_open(cli, verb, "stats", argc, argv, &m);
-        if (code != CLI_DONE)
-                return code;
-        code = cli_query(m, "stats", NULL, &reply);
-        if (code)
-                return code;
-        table_init(&table, columns, ELEMENTS(columns));
-        json_for_each(counter, reply) {
-                table_cell(&table, "%s", counter->key);
-                value_cell(&table, counter);
-        }
         return table_finish(&table);
 }
 

@@ -14,5 +14,8 @@ struct tenant;
 void report_model(struct control_builder *reply, const struct offer *offer);
 void report_peer(struct control_builder *reply, const struct peer *peer);
 void report_stats(struct control_builder *reply, const struct server *server);
+/* How often each expert of its layers from `from` on was used, of as many layers as fit. As secret as text (P7): for root
+ * alone. */
+void report_experts(struct control_builder *reply, const struct offer *offer, uint32_t from);
 /* The tenants in use and the rules in force; only that of `only` if it is not NULL. */
 void report_budgets(struct control_builder *reply, const struct server *server, const struct tenant *only);

@@ -266,7 +266,31 @@ static int verb_ps(struct call *call) {
         return 0;
 }
 
+static int stats_experts(struct call *call, const char *name) {
+        struct offer *offer = server_offer_named(call->peer->server, name);
+        uint32_t from = 0;
+        int r;
+
+        if (!is_admin(call->peer))
+                return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
+                                     "asked");
+        if (!offer)
+                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+        r = optional_u32(call, "from", &from);
+        if (r == 0)
+                report_experts(call->reply, offer, from);
+        return r;
+}
+
 static int verb_stats(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1];
+
+        switch (control_get_name(call->args, "experts", name, sizeof(name))) {
+        case 0:
+                return stats_experts(call, name);
+        case CONTROL_E_TYPE:
+                return wrong(call, "experts", "the name of a model");
+        }
         report_stats(call->reply, call->peer->server);
         return 0;
 }
