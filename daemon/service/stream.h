@@ -26,6 +26,7 @@ enum stream_state {
  * by itself. Kept, because a row that is computed again gets what it got the first time. */
 struct stream_cap {
         uint32_t row, cap_milli;
+        enum cap_rule rule; /* what made it so */
 };
 
 struct stream {
