@@ -29,9 +29,10 @@
  *   stats     experts?: model, from?                       counters and gauges, flat map (moectl stats prints it as is);
  *                                                          of a model's experts: model, moe_layers, experts,
  *                                                          experts_used, from, layers: [[rows that used each]] (root)
- *   budget    set?: {principal, experts_max_milli?, weight?…}  budgets: [{principal, source, experts_max_milli, weight,
- *                                                          activations, …}], rules: [{principal, …}] (root);
- *             reset?: principal                            set and reset: root, and the daemon's own user
+ *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
+ *             (keys as in moed.conf(5)), reset?: principal  experts_max_milli…, activations, …}], rules: [{principal, keys}]
+ *                                                          (root), omitted?; set and reset: root, and the daemon's own
+ *                                                          user
  *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
  *   load      name, file, default?                         as open, when it is done; root only
  *   unload    name                                         streams: that end on it; root only

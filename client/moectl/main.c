@@ -22,10 +22,9 @@ static const struct verb verbs[] = {
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
         { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
-        { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
+        { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
-          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see "
-          "moed.conf(5).\n"
+          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
           "Changes hold until the daemon ends." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },

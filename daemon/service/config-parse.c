@@ -280,31 +280,20 @@ static int parse_model_key(struct parser *p, const char *name, const char *value
         return 0;
 }
 
-static int parse_budget_value(enum policy_key key, const char *value, uint32_t *ret, struct reason *reason) {
-        uint64_t n;
-        int r;
-
-        if (key == POLICY_KEY_EXPERTS_MAX)
-                return config_value_experts(value, ret, reason);
-        r = config_value_number(value, 1, POLICY_WEIGHT_MAX, &n, reason);
-        if (r == 0)
-                *ret = (uint32_t) n;
-        return r;
-}
-
 static int parse_budget_key(struct parser *p, const char *name, const char *value) {
         _cleanup_(freep) char *source = NULL;
         struct reason reason = REASON_INIT;
-        enum policy_key key = 0;
-        uint32_t n;
+        char list[POLICY_LIST_MAX];
+        enum policy_key key;
+        uint64_t n;
 
-        while (key < _POLICY_KEY_N && strcmp(policy_key_name(key), name) != 0)
-                key++;
-        if (key == _POLICY_KEY_N) {
-                complain_unknown_key(p, name, "ExpertsMax, Weight");
+        /* Of a key in the wrong case, too, it says how it is spelled. */
+        if (policy_key_find(name, &key) || strcmp(policy_key_name(key), name) != 0) {
+                policy_key_list(list);
+                complain_unknown_key(p, name, list);
                 return 0;
         }
-        if (*value && parse_budget_value(key, value, &n, &reason)) {
+        if (*value && policy_key_parse(key, value, &n, &reason)) {
                 complain(p, true, name, value, reason.text);
                 return 0;
         }

@@ -58,7 +58,7 @@ static int peer_on_bell(void *userdata, int result) {
         return 0;
 }
 
-static int peer_match(const struct peer *peer, struct policy_match *ret) {
+int peer_match(const struct peer *peer, struct policy_match *ret) {
         _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups are passed as they are");
         const struct credentials *c = &peer->credentials;
         struct policy_identity identity = { .unit = peer->unit[0] ? peer->unit : NULL, .uid = c->uid };
@@ -93,17 +93,6 @@ int peer_update_policy(struct peer *peer) {
         tenant->n_connections++;
         peer->policy = match.policy;
         return 0;
-}
-
-void peer_explain_policy(const struct peer *peer, struct reason *ret) {
-        struct reason experts = REASON_INIT, weight = REASON_INIT;
-        struct policy_match match;
-
-        if (peer_match(peer, &match) < 0)
-                return;
-        policy_match_explain(&match, POLICY_KEY_EXPERTS_MAX, &experts);
-        policy_match_explain(&match, POLICY_KEY_WEIGHT, &weight);
-        reason_set(ret, "%s; %s", experts.text, weight.text);
 }
 
 static int peer_init(struct peer *peer, struct server *server, int socket) {

@@ -81,8 +81,8 @@ void peer_publish(struct peer *peer);
 void peer_flush(struct peer *peer, struct outbox *outbox);
 /* Looks up its policy and tenant. -ENOMEM. */
 int peer_update_policy(struct peer *peer);
-/* Which rules gave its policy, as a sentence. */
-void peer_explain_policy(const struct peer *peer, struct reason *ret);
+/* Its policy as of now, and which rules give it. -ENOMEM. */
+int peer_match(const struct peer *peer, struct policy_match *ret);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
 /* Fields of a log line about this peer; into a static buffer. */

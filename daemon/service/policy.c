@@ -14,19 +14,6 @@ static const char *const policy_prefixes[] = {
         [POLICY_KIND_UNIT] = "unit:",
 };
 
-const char *policy_key_name(enum policy_key key) {
-        static const char *const names[_POLICY_KEY_N] = {
-                [POLICY_KEY_EXPERTS_MAX] = "ExpertsMax",
-                [POLICY_KEY_WEIGHT] = "Weight",
-        };
-
-        return names[key];
-}
-
-static uint32_t *policy_value(struct policy *policy, enum policy_key key) {
-        return key == POLICY_KEY_EXPERTS_MAX ? &policy->experts_max_milli : &policy->weight;
-}
-
 /* 2^32-1 is no uid or gid: system calls take it for "leave as is". */
 static bool parse_id(const char *text, uint32_t *ret) {
         uint64_t id = 0;
@@ -134,7 +121,7 @@ void policy_principal_format(const struct policy_principal *principal, char ret[
                 snprintf(ret, POLICY_NAME_MAX, "%s%" PRIu32, prefix, principal->id);
 }
 
-static bool principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
+bool policy_principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
         return a->kind == b->kind && a->id == b->id && strcmp(a->unit, b->unit) == 0;
 }
 
@@ -153,7 +140,7 @@ void policy_table_deinit(struct policy_table *table) {
 
 static struct policy_rule *table_find(const struct policy_table *table, const struct policy_principal *principal) {
         for (size_t i = 0; i < table->n_rules; i++)
-                if (principal_equal(&table->rules[i].principal, principal))
+                if (policy_principal_equal(&table->rules[i].principal, principal))
                         return &table->rules[i];
         return NULL;
 }
@@ -189,7 +176,7 @@ static int table_get(struct policy_table *table, const struct policy_principal *
 }
 
 static int table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                     enum policy_key key, uint32_t value, const char *source) {
+                     enum policy_key key, uint64_t value, const char *source) {
         struct policy_rule *rule;
         char *copy = strdup(source);
         int r;
@@ -203,7 +190,7 @@ static int table_set(struct policy_table *table, const struct policy_principal *
         }
         free(rule->sources[key]);
         rule->sources[key] = copy;
-        *policy_value(&rule->policy, key) = value;
+        policy_key_put(&rule->policy, key, value);
         rule->keys |= 1u << key;
         return 0;
 }
@@ -219,7 +206,7 @@ int policy_table_add(struct policy_table *table, const struct policy_principal *
 }
 
 int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                     enum policy_key key, uint32_t value, const char *source) {
+                     enum policy_key key, uint64_t value, const char *source) {
         return table_full(table, principal) ? POLICY_E_FULL : table_set(table, principal, name, key, value, source);
 }
 
@@ -231,7 +218,7 @@ void policy_table_clear(struct policy_table *table, const struct policy_principa
                 return;
         free(rule->sources[key]);
         rule->sources[key] = NULL;
-        *policy_value(&rule->policy, key) = *policy_value(&built_in, key);
+        policy_key_put(&rule->policy, key, policy_key_get(&built_in, key));
         rule->keys &= ~(1u << key);
 }
 
@@ -244,7 +231,7 @@ static int table_merge(struct policy_table *table, const struct policy_table *fr
                 for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
                         if (rule->keys & (1u << key))
                                 r = table_set(table, &rule->principal, rule->name, key,
-                                              *policy_value(&rule->policy, key), rule->sources[key]);
+                                              policy_key_get(&rule->policy, key), rule->sources[key]);
                 if (r)
                         return r;
         }
@@ -299,34 +286,17 @@ int policy_book_load(struct policy_book *book, const struct policy_table *config
         return r ? r : book_replace(book, &rules, &overrides);
 }
 
-static int policy_check(uint32_t keys, const struct policy *policy, struct reason *reason) {
-        if (keys == 0 || keys >= 1u << _POLICY_KEY_N)
-                return reason_return(reason, POLICY_E_SYNTAX, "nothing is to be set; known are ExpertsMax and Weight");
-        if ((keys & (1u << POLICY_KEY_WEIGHT)) && (policy->weight < 1 || policy->weight > POLICY_WEIGHT_MAX))
-                return reason_return(reason, POLICY_E_SYNTAX, "Weight=%" PRIu32 ": 1 to %d is allowed", policy->weight,
-                                     POLICY_WEIGHT_MAX);
-        if ((keys & (1u << POLICY_KEY_EXPERTS_MAX)) && policy->experts_max_milli > POLICY_EXPERTS_MILLI_MAX)
-                return reason_return(reason, POLICY_E_SYNTAX,
-                                     "ExpertsMax=%" PRIu32 ".%03" PRIu32 ": at most %d is allowed, or 0 for no limit",
-                                     policy->experts_max_milli / 1000, policy->experts_max_milli % 1000,
-                                     POLICY_EXPERTS_MILLI_MAX / 1000);
-        return 0;
-}
-
 int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
                     const struct policy *policy, const char *source, struct reason *reason) {
-        struct policy values = *policy;
         struct policy_table config, overrides;
         int r;
 
-        r = policy_check(keys, policy, reason);
-        if (r == 0)
-                r = book_copy(&book->config, &book->overrides, &config, &overrides);
+        r = book_copy(&book->config, &book->overrides, &config, &overrides);
         if (r)
                 return r;
         for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
                 if (keys & (1u << key))
-                        r = policy_table_set(&overrides, principal, name, key, *policy_value(&values, key), source);
+                        r = policy_table_set(&overrides, principal, name, key, policy_key_get(policy, key), source);
         if (r == 0)
                 r = book_replace(book, &config, &overrides);
         else {
@@ -397,30 +367,20 @@ void policy_book_lookup(const struct policy_book *book, const struct policy_iden
                         if ((rule->keys & (1u << key)) &&
                             (!match.rules[key] || match.rules[key]->principal.kind < rule->principal.kind)) {
                                 match.rules[key] = rule;
-                                *policy_value(&match.policy, key) = *policy_value(&rule->policy, key);
+                                policy_key_put(&match.policy, key, policy_key_get(&rule->policy, key));
                         }
         }
+        /* The two may come from different rules; a floor is none above the limit. */
+        if (match.policy.experts_max_milli > 0)
+                match.policy.experts_min_milli = MIN(match.policy.experts_min_milli, match.policy.experts_max_milli);
         *ret = match;
-}
-
-static void format_value(const struct policy *policy, enum policy_key key, char *ret, size_t size) {
-        uint32_t milli = policy->experts_max_milli;
-
-        if (key == POLICY_KEY_WEIGHT)
-                snprintf(ret, size, "%" PRIu32, policy->weight);
-        else if (milli == 0)
-                snprintf(ret, size, "infinity");
-        else if (milli % 1000 == 0)
-                snprintf(ret, size, "%" PRIu32, milli / 1000);
-        else
-                snprintf(ret, size, "%" PRIu32 ".%03" PRIu32, milli / 1000, milli % 1000);
 }
 
 void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret) {
         const struct policy_rule *rule = match->rules[key];
-        char value[32];
+        char value[POLICY_VALUE_MAX];
 
-        format_value(&match->policy, key, value, sizeof(value));
+        policy_key_format(key, policy_key_get(&match->policy, key), value);
         if (rule)
                 reason_set(ret, "%s=%s of %s (%s)", policy_key_name(key), value, rule->name, rule->sources[key]);
         else

@@ -203,7 +203,9 @@ TEST(further_mistakes_are_told_likewise) {
         refused("[Budget uid:0]\nExpertsMax=1.", "three decimals");
         refused("[Budget uid:0]\nExpertsMax=1024.001", "up to 1024");
         refused("[Budget uid:0]\nWeight=0", "Weight=0: 1 to 10000");
-        refused("[Budget uid:0]\nLatencyTarget=5ms", "not a key of [Budget]; it knows ExpertsMax, Weight");
+        refused("[Budget uid:0]\nWeigh=5", "Weigh=: not a key of [Budget]; it knows ExpertsMax, ExpertsMin, Weight");
+        refused("[Budget uid:0]\nweight=5", "weight=: not a key of [Budget]");
+        refused("[Budget uid:0]\nClass=urgent", "Class=urgent: interactive, batch or idle is allowed");
         refused("[Budget someone]\nWeight=1", "[Budget someone]: 'someone' is no principal");
         refused("[Budget]\nWeight=1", "is no principal");
         refused("[Daemons]\nRowsMax=0", "[Daemons]: no such section; there are [Daemon], [Limits], [Model NAME]");
@@ -358,7 +360,7 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
                  &report);
         assert_se(c && c->rows_max == 20 && c->threads == 10 && c->spin_usec == 5);
         assert_se(strcmp(config_default_model(c)->name, "m") == 0);
-        assert_se(c->budgets.n_rules == 1 && c->budgets.rules[0].keys == 3);
+        assert_se(c->budgets.n_rules == 1 && c->budgets.rules[0].keys == (1u << POLICY_KEY_EXPERTS_MAX | 1u << POLICY_KEY_WEIGHT));
         assert_se(strstr(c->budgets.rules[0].sources[POLICY_KEY_WEIGHT], "moed.conf.d/20-b.conf:4"));
         config_free(c);
         write_file("moed.conf.d/20-b.conf", "[Daemon]\nRowsMax=a\n");
@@ -366,7 +368,8 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
         config_report_deinit(&report);
 }
 
-/* Uncommented, the [Daemon] and [Limits] of the example must be valid and say just what holds without them. */
+/* Uncommented, the [Daemon], [Limits] and [Budget default] of the example must be valid and say just what holds without
+ * them. */
 TEST(the_example_shows_the_defaults) {
         char text[16384] = "", line[512];
         FILE *f = fopen(EXAMPLE, "r");
@@ -388,6 +391,12 @@ TEST(the_example_shows_the_defaults) {
         assert_se(example->drain_timeout_nsec == defaults->drain_timeout_nsec);
         assert_se(example->socket_mode == defaults->socket_mode);
         assert_se(memcmp(&example->limits, &defaults->limits, sizeof(example->limits)) == 0);
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++) {
+                struct policy built_in = POLICY_DEFAULT;
+
+                assert_se(example->budgets.rules[0].keys & (1u << key));
+                assert_se(policy_key_get(&example->budgets.rules[0].policy, key) == policy_key_get(&built_in, key));
+        }
         config_free(example);
         config_free(defaults);
         config_report_deinit(&report);
