@@ -9,6 +9,7 @@
 #include "balance.h"
 #include "base/util.h"
 #include "cells.h"
+#include "experts.h"
 #include "stats.h"
 
 enum {
@@ -17,16 +18,9 @@ enum {
         DRAWING_MIN = 16,
 };
 
-/* What the daemon counted: of each layer that has experts, the rows that used each. */
-struct uses {
-        char *model;
-        uint32_t layers, experts, used;
-        uint64_t *counts; /* [layers][experts] */
-};
-
-static void uses_deinit(struct uses *u) {
-        free(u->model);
-        free(u->counts);
+void expert_uses_deinit(struct expert_uses *uses) {
+        free(uses->model);
+        free(uses->counts);
 }
 
 static int odd_answer(void) {
@@ -50,7 +44,7 @@ static int ask(struct moed *m, const char *model, uint32_t from, struct json **r
 }
 
 /* Takes the layers of one answer; *at moves on. */
-static int take_layers(struct uses *u, const struct json *reply, uint32_t *at) {
+static int take_layers(struct expert_uses *u, const struct json *reply, uint32_t *at) {
         uint32_t before = *at;
 
         json_for_each(layer, json_get(reply, "layers")) {
@@ -65,7 +59,7 @@ static int take_layers(struct uses *u, const struct json *reply, uint32_t *at) {
         return *at > before || u->layers == 0 ? 0 : odd_answer();
 }
 
-static int uses_init(struct uses *u, const struct json *reply) {
+static int uses_init(struct expert_uses *u, const struct json *reply) {
         uint64_t layers = json_get_uint(reply, "moe_layers", 0), experts = json_get_uint(reply, "experts", 0);
 
         if (layers > EXPERTS_MAX || experts > EXPERTS_MAX || layers * experts > EXPERTS_MAX || (layers > 0 && experts == 0))
@@ -79,7 +73,7 @@ static int uses_init(struct uses *u, const struct json *reply) {
 }
 
 /* A message holds some thousand counts: asks for more until all layers are here. */
-static int uses_ask(struct uses *u, struct moed *m, const char *model) {
+int expert_uses_ask(struct expert_uses *u, struct moed *m, const char *model) {
         uint32_t at = 0;
         int code;
 
@@ -95,7 +89,7 @@ static int uses_ask(struct uses *u, struct moed *m, const char *model) {
         return code;
 }
 
-static int uses_print_json(const struct uses *u) {
+static int uses_print_json(const struct expert_uses *u) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
         _cleanup_(freep) char *text = NULL;
         int code;
@@ -165,7 +159,7 @@ static void drawing_cell(struct table *table, const uint64_t *counts, uint32_t n
         table_cell(table, "%s", text);
 }
 
-static void layer_row(struct table *table, const struct uses *u, uint32_t layer, uint32_t per_column) {
+static void layer_row(struct table *table, const struct expert_uses *u, uint32_t layer, uint32_t per_column) {
         const uint64_t *counts = u->counts + (size_t) layer * u->experts;
         struct balance b = balance_of(counts, u->experts);
         char total[16];
@@ -178,7 +172,7 @@ static void layer_row(struct table *table, const struct uses *u, uint32_t layer,
         table_cell(table, "%" PRIu32, b.unused);
 }
 
-static int print_layers(const struct uses *u) {
+static int print_layers(const struct expert_uses *u) {
         static const struct table_column columns[] = {
                 { "LAYER", true },   { "EXPERTS" },           { "USES", true },
                 { "BUSIEST", true }, { "EFFECTIVE", true }, { "UNUSED", true },
@@ -204,7 +198,7 @@ static void bar_cell(struct table *table, uint64_t count, uint64_t most) {
         table_cell(table, "%.*s", n, "########################################");
 }
 
-static int print_layer(const struct uses *u, uint32_t layer) {
+static int print_layer(const struct expert_uses *u, uint32_t layer) {
         static const struct table_column columns[] = {
                 { "EXPERT", true }, { "USES", true }, { "SHARE", true }, { "OF THE MOST USED" },
         };
@@ -225,14 +219,14 @@ static int print_layer(const struct uses *u, uint32_t layer) {
 }
 
 int stats_experts(struct moed *m, const struct cli *cli, const char *model, const uint32_t *layer) {
-        _cleanup_(uses_deinit) struct uses u = {};
+        _cleanup_(expert_uses_deinit) struct expert_uses u = {};
         struct moed_model which;
         int code;
 
         setlocale(LC_CTYPE, "");
         code = cli_model(m, model, &which);
         if (!code)
-                code = uses_ask(&u, m, which.name);
+                code = expert_uses_ask(&u, m, which.name);
         if (code)
                 return code;
         if (cli->json)

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What is seen of the daemon: what each expert is used for, by root alone; and that no program's name reaches a terminal
-as anything but text."""
+"""What is seen of the daemon: its counters, what each expert is used for, by root alone; and that no name reaches a
+terminal as anything but text."""
 
+import os
+import re
 import subprocess
+import tempfile
 
-from moedtest import MOECTL, Daemon, other_user, prompts, wait_until
+from moedtest import MODEL, MOECTL, Daemon, other_user, prompts, wait_until
 
 # U+009B begins an escape sequence, U+202E turns the line around; ESC is replaced by the daemon itself.
 HOSTILE = "evil\x1b[31m\u009b2J\u202eexe"
@@ -49,9 +52,70 @@ def a_drawing_has_a_row_a_layer_and_fits_the_terminal(d):
     assert p.returncode == 64 and "--experts" in p.stderr, p.stderr
 
 
+def samples_of(text):
+    """What a strict reader of the text format makes of it: {(name, labels): value}, and the type of each name."""
+    types, samples, at = {}, {}, None
+    assert text.endswith("\n")
+    for line in text[:-1].split("\n"):
+        head = re.fullmatch(r"# (HELP|TYPE) (moed_[a-z0-9_]+) (.+)", line)
+        if head and head.group(1) == "HELP":
+            at = head.group(2)
+            assert at not in types, "%s comes in two places" % at
+            types[at] = None
+        elif head:
+            assert head.group(2) == at and head.group(3) in ("counter", "gauge", "untyped"), line
+            assert (head.group(3) == "counter") == at.endswith("_total"), line
+            types[at] = head.group(3)
+        else:
+            sample = re.fullmatch(r'(\w+)(?:\{((?:\w+="(?:[^"\\\n]|\\["\\n])*",?)+)\})? ([0-9.e+-]+)', line)
+            assert sample and sample.group(1) == at and types[at], line
+            key = (at, tuple(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample.group(2) or "")))
+            assert key not in samples, line
+            samples[key] = float(sample.group(3))
+    return samples, types
+
+
+def prometheus_is_told_every_number(d):
+    samples, types = samples_of(d.moectl("stats", "--prometheus").stdout)
+    stats = d.stats()
+    # All that stats has, beside what is no measure, or a quotient of others.
+    numbers = {key for key, value in stats.items() if isinstance(value, (int, float))} - {"pid", "mean_rows"}
+    assert sum(name.count("moed_model_") + name.count("moed_principal_") == 0 for name in types) == len(numbers) + 1, types
+    assert samples["moed_activations_total", ()] == stats["activations"] > 0
+    assert samples["moed_rows_total", ()] == stats["rows"] and samples["moed_models", ()] == 1
+    assert abs(samples["moed_busy_seconds_total", ()] * 1e9 - stats["busy_nsec"]) < 10
+    (principal,) = [labels for name, labels in samples if name == "moed_principal_activations_total"]
+    assert principal[0][0] == "principal" and samples["moed_principal_activations_total", principal] == stats["activations"]
+    assert samples["moed_model_experts", (("model", "tiny"),)] == d.json("models")["models"][0]["experts"]
+    assert not any(name.startswith("moed_expert_") for name in types)
+
+
+def prometheus_is_told_the_experts_on_demand(d):
+    samples, _ = samples_of(d.moectl("stats", "--prometheus", "--experts").stdout)
+    layers = d.json("stats", "--experts")["layers"]
+    for l, layer in enumerate(layers):
+        for e, count in enumerate(layer):
+            assert samples["moed_expert_rows_total", (("model", "tiny"), ("layer", str(l)), ("expert", str(e)))] == count
+    for wrong in (("--json",), ("--model", "tiny"), ("--layer", 0)):
+        assert d.moectl("stats", "--prometheus", *wrong, check=False).returncode == 64
+
+
+def a_name_cannot_end_its_label(folder):
+    path = os.path.join(folder, 'a"b\\c\nd\x1b[31m\u202e.gguf')
+    os.symlink(MODEL, path)
+    with Daemon(model=path) as d:
+        out = d.moectl("stats", "--prometheus").stdout
+        samples, _ = samples_of(out)
+        assert not set(out) & set("\x1b\u202e")
+        (labels,) = [dict(labels) for name, labels in samples if name == "moed_model_info"]
+        assert labels["file"].endswith(r'a\"b\\c\\x0ad\\x1b[31m\\u202e.gguf'), labels
+
+
 def the_use_of_experts_is_for_root_alone(d, uid):
     p = d.moectl("stats", "--experts", user=uid, check=False)
     assert p.returncode == 77 and p.stdout == "" and "only root" in p.stderr, p.stderr
+    p = d.moectl("stats", "--prometheus", "--experts", user=uid, check=False)
+    assert p.returncode == 77 and p.stdout == "", p.stdout
     assert not any("expert" in key for key in d.json("stats", user=uid)), "a counter of experts is shown to everyone"
 
 
@@ -73,10 +137,14 @@ def main():
     with Daemon() as d:
         every_choice_is_counted_in_its_layer(d)
         a_drawing_has_a_row_a_layer_and_fits_the_terminal(d)
+        prometheus_is_told_every_number(d)
+        prometheus_is_told_the_experts_on_demand(d)
         names_of_programs_are_text_on_a_terminal(d)
         uid = other_user()
         if uid is not None:
             the_use_of_experts_is_for_root_alone(d, uid)
+    with tempfile.TemporaryDirectory() as folder:
+        a_name_cannot_end_its_label(folder)
 
 
 main()
