@@ -21,6 +21,8 @@ static const struct verb verbs[] = {
         { "unload", "NAME", "Serves a model no longer.", verb_unload,
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
+        { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
+          "One's own; as root, anybody's." },
         { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
         { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,

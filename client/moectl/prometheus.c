@@ -82,6 +82,7 @@ static const struct metric model_metrics[] = {
 
 static const struct metric principal_metrics[] = {
         COUNTER(activations, "Experts evaluated for the principal, over rows and layers."),
+        COUNTER(row_layers, "Its rows, times the layers with experts that each went through: by this, the mean of experts."),
         { "prompt", "tokens_prompt_total", "counter", "Its rows that were prompt." },
         { "generated", "tokens_generated_total", "counter", "Its rows that were generated." },
         GAUGE(connections, "Its programs that are connected."),

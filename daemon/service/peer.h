@@ -85,5 +85,7 @@ int peer_update_policy(struct peer *peer);
 int peer_match(const struct peer *peer, struct policy_match *ret);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
+/* By the daemon's own number, if it has not ended. */
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial);
 /* Fields of a log line about this peer; into a static buffer. */
 const char *peer_log_fields(const struct peer *peer);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,37 +233,49 @@ static int verb_detokenize(struct call *call) {
         return 0;
 }
 
-static int verb_cancel(struct call *call) {
-        struct stream *stream;
-        uint64_t request;
-
-        if (control_get_u64(call->args, "request", &request) != 0)
-                return wrong(call, "request", "an unsigned integer");
-        stream = peer_find_stream(call->peer, request);
-        control_put_bool(call->reply, "found", stream != NULL);
-        if (stream) {
-                stream_cancel(stream);
-                peer_publish(call->peer);
-        }
-        return 0;
-}
-
 static bool is_admin(const struct peer *peer) {
         return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
 }
 
-static int verb_ps(struct call *call) {
+/* Of everybody's streams, as far as the caller may see them, the one with that number. */
+static struct stream *find_numbered(struct peer *caller, uint64_t number) {
+        struct stream *stream;
         struct peer *peer;
 
-        control_begin_array(call->reply, "peers");
-        list_for_each(peer, &call->peer->server->peers, link) {
-                if (peer->dead || (!is_admin(call->peer) && peer->credentials.uid != call->peer->credentials.uid))
+        list_for_each(peer, &caller->server->peers, link) {
+                if (!is_admin(caller) && peer->user != caller->user)
                         continue;
-                control_begin_map(call->reply, NULL);
-                report_peer(call->reply, peer);
-                control_end(call->reply);
+                stream = peer_find_numbered(peer, number);
+                if (stream)
+                        return stream;
         }
-        control_end(call->reply);
+        return NULL;
+}
+
+static int verb_cancel(struct call *call) {
+        struct stream *stream;
+        uint64_t request, number;
+        int r;
+
+        r = control_get_u64(call->args, "number", &number);
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (r != 0 && control_get_u64(call->args, "request", &request) != 0)
+                return wrong(call, "request", "an unsigned integer");
+        stream = r == 0 ? find_numbered(call->peer, number) : peer_find_stream(call->peer, request);
+        control_put_bool(call->reply, "found", stream != NULL);
+        if (!stream)
+                return 0;
+        if (stream->peer != call->peer)
+                log_line(LOG_INFO, peer_log_fields(call->peer), "request %" PRIu64 " of pid %d is cancelled", stream->serial,
+                         (int) stream->peer->credentials.pid);
+        stream_cancel(stream);
+        peer_publish(stream->peer);
+        return 0;
+}
+
+static int verb_ps(struct call *call) {
+        report_peers(call->reply, call->peer->server, is_admin(call->peer) ? NULL : call->peer->user);
         return 0;
 }
 

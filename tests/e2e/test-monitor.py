@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 
-from moedtest import MODEL, MOECTL, Daemon, other_user, prompts, wait_until
+from moedtest import MODEL, MOECTL, Daemon, finish, other_user, prompts, wait_until
 
 # U+009B begins an escape sequence, U+202E turns the line around; ESC is replaced by the daemon itself.
 HOSTILE = "evil\x1b[31m\u009b2J\u202eexe"
@@ -111,6 +111,40 @@ def a_name_cannot_end_its_label(folder):
         assert labels["file"].endswith(r'a\"b\\c\\x0ad\\x1b[31m\\u202e.gguf'), labels
 
 
+def stalled(d, **kwargs):
+    """A client whose generation waits for it to read; and the request."""
+    client = d.helper("stall", 900, stdin=subprocess.PIPE, **kwargs)
+
+    def look():
+        return [r for peer in d.json("ps")["peers"] if peer["pid"] == client.pid for r in peer["requests"]
+                if r["state"] == "stalled"]
+
+    return client, wait_until(look, "its client does not read")[0]
+
+
+def a_request_has_a_number_by_which_it_is_cancelled(d, uid):
+    (one, request), (other, kept) = stalled(d), stalled(d)
+    assert request["prompt"] == request["prompt_done"] == 3 and 0 < request["generated"] < 100, request
+    assert request["model"] == "tiny" and request["kv_pages"] > 0 and request["cap_milli"] == 4000, request
+    assert request["experts_milli"] == 4000 and request["activations"] == (2 + request["generated"]) * 8, request
+    if uid is not None:
+        assert d.json("ps", user=uid)["peers"] != [] and all(p["requests"] == [] for p in d.json("ps", user=uid)["peers"])
+        p = d.moectl("cancel", request["number"], user=uid, check=False)
+        assert p.returncode == 64 and "that you may cancel" in p.stderr, p.stderr
+    assert d.stats()["streams"] == 2, "somebody else ended it"
+    d.moectl("cancel", request["number"])
+    assert "request %d of pid %d is cancelled" % (request["number"], one.pid) in d.log()
+    assert d.moectl("cancel", request["number"], check=False).returncode == 64, "a number was used again"
+    assert finish(one).count(",") < 100 and finish(other).count(",") == 900
+    assert kept["number"] != request["number"]
+
+
+def one_may_cancel_ones_own_by_number(d, uid):
+    client, request = stalled(d, user=uid)
+    d.moectl("cancel", request["number"], user=uid)
+    assert finish(client).count(",") < 100
+
+
 def the_use_of_experts_is_for_root_alone(d, uid):
     p = d.moectl("stats", "--experts", user=uid, check=False)
     assert p.returncode == 77 and p.stdout == "" and "only root" in p.stderr, p.stderr
@@ -141,7 +175,9 @@ def main():
         prometheus_is_told_the_experts_on_demand(d)
         names_of_programs_are_text_on_a_terminal(d)
         uid = other_user()
+        a_request_has_a_number_by_which_it_is_cancelled(d, uid)
         if uid is not None:
+            one_may_cancel_ones_own_by_number(d, uid)
             the_use_of_experts_is_for_root_alone(d, uid)
     with tempfile.TemporaryDirectory() as folder:
         a_name_cannot_end_its_label(folder)
