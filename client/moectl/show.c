@@ -125,47 +125,6 @@ int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         return table_finish(&table);
 }
 
-static void value_cell(struct table *table, const struct json *value) {
-        switch (value->type) {
-        case JSON_UINT:
-                table_cell(table, "%" PRIu64, value->uint);
-                break;
-        case JSON_STRING:
-                table_cell(table, "%s", value->string);
-                break;
-        case JSON_BOOL:
-                table_cell(table, "%s", value->boolean ? "yes" : "no");
-                break;
-        case JSON_INT:
-        case JSON_DOUBLE:
-                table_cell(table, "%.6g", json_as_double(value, 0));
-                break;
-        default:
-                table_cell(table, "-");
-        }
-}
-
-int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        static const struct table_column columns[] = { { "COUNTER" }, { "VALUE", true } };
-        _cleanup_(table_deinit) struct table table = {};
-        _cleanup_(json_freep) struct json *reply = NULL;
-        _cleanup_(moed_closep) struct moed *m = NULL;
-        int code;
-
-        code = show_open(cli, verb, "stats", argc, argv, &m);
-        if (code != CLI_DONE)
-                return code;
-        code = cli_query(m, "stats", NULL, &reply);
-        if (code)
-                return code;
-        table_init(&table, columns, ELEMENTS(columns));
-        json_for_each(counter, reply) {
-                table_cell(&table, "%s", counter->key);
-                value_cell(&table, counter);
-        }
-        return table_finish(&table);
-}
-
 int verb_reload(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         _cleanup_(moed_closep) struct moed *m = NULL;
         _cleanup_(json_freep) struct json *reply = NULL;
