@@ -17,7 +17,8 @@
  *                                                          end of a pipe, see notify.h)
  *   models                                                 models: [{name, handle, architecture, file, parameters,
  *                                                          size, context, vocab, layers, moe_layers, experts,
- *                                                          experts_used, state, streams, shared, template}]
+ *                                                          experts_used, state, streams, shared, template,
+ *                                                          calibration}]
  *   open      model? (name; absent: the default)           handle and the same map as in models
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
