@@ -124,9 +124,9 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4) can
- * only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go as well, see sequence_length(). Not
- * while a step that holds the sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
+ * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
+ * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
