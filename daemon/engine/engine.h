@@ -46,6 +46,13 @@ struct model_info {
         uint32_t kv_pages;           /* in the arena */
 };
 
+enum model_calibration {
+        MODEL_CALIBRATION_NONE,
+        MODEL_CALIBRATION_REFUSED,   /* the model runs without it */
+        MODEL_CALIBRATION_PLAN,      /* how many experts each layer gets */
+        MODEL_CALIBRATION_PREDICTOR, /* and each token */
+};
+
 /* The part of a model that needs no backend: maps the file, checks it, makes its tokenizer. Any thread. ENGINE_E_MODEL,
  * negative errno. */
 int model_file_open(struct model_file **ret, const char *path, struct reason *reason);
@@ -53,10 +60,13 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
 struct model_file *model_file_ref(struct model_file *file);
 void model_file_unref(struct model_file *file);
 void model_file_unrefp(struct model_file **file);
-/* Whether both are the same file on disk, unchanged in between: then one may stand for the other. Any thread. */
+/* Whether both are the same file on disk with the same calibration, unchanged in between: then one may stand for the
+ * other. Any thread. */
 bool model_file_same(const struct model_file *a, const struct model_file *b);
-/* Whether `path` is another file now than the one that was opened, or none. Any thread. */
+/* Whether `path` is another file now than the one that was opened, or none, or has another calibration. Any thread. */
 bool model_file_changed(const struct model_file *file, const char *path);
+/* What lies beside the file (calibration.h); `ret_refused` says why it is not used, or is empty. Any thread. */
+enum model_calibration model_file_calibration(const struct model_file *file, const char **ret_refused);
 /* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
  * true. Any thread. Negative errno: it cannot be read any more. */
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);

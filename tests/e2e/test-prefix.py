@@ -97,7 +97,7 @@ def who_is_killed_or_cancelled_leaves_what_others_share(d, off):
         expected = off.run(ids, *ANSWER)
         for got in [finish(p) for p in others]:
             same(expected, got)
-            assert got["cached_tokens"] % PAGE == 0
+            assert got["cached_tokens"] <= found(900)
         settled(d)
     ids = text(4, 600)
     client = d.start_run(ids, "--max-tokens", 400, "--ignore-eog")
