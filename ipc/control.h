@@ -22,10 +22,15 @@
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
  *   cancel    request                                      found (bool): ends one of the caller's own generations
+ *   explain   request?, limit?                             without request: requests: [{request, principal, outcome,
+ *                                                          activations, wait_nsec…}]; with it, one such map with
+ *                                                          stretches: [{row, cap_milli, rule, why}]. Of others only for
+ *                                                          admins
  *   ps                                                     peers: [{pid, uid, unit, name, connections, streams,
  *                                                          queued, position?, kv_pages, generated, prompt,
  *                                                          activations, principal, experts_milli, cap_milli,
- *                                                          weight}] (other uids' only for root)
+ *                                                          weight, requests: [{request, state, position?…}]}] (other
+ *                                                          uids' only for admins)
  *   stats                                                  counters and gauges, flat map (moectl stats prints it as is)
  *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
  *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]

@@ -27,6 +27,9 @@ static const struct verb verbs[] = {
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
           "Changes hold until the daemon ends, with --save beyond it. They need root, or membership in the group\n"
           "moed-admin." },
+        { "explain", "[REQUEST]", "Tells why a request got what it got.", verb_explain,
+          "REQUEST is its number, as ps shows it and run --stats tells it. Without one, the requests that run and\n"
+          "those that ended last are listed: your own, or everybody's for those who may set budgets." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,

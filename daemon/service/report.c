@@ -16,6 +16,14 @@ enum {
         REPORT_FULL = CONTROL_MESSAGE_MAX - 16 * 1024, /* bytes, from which on nothing more is put into a list */
 };
 
+/* Whether another map may be added; those that find no room are counted. */
+static bool report_room(const struct control_builder *reply, uint64_t *omitted) {
+        bool room = reply->size < REPORT_FULL;
+
+        *omitted += !room;
+        return room;
+}
+
 /* The weights that it has in common with other models on offer. All pairs would be more than a message holds. */
 static void report_shared(struct control_builder *reply, const struct offer *offer) {
         struct offer *other;
@@ -60,6 +68,33 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
                 control_put_string(reply, "template", chat_template_name(chat));
 }
 
+static void report_request(struct control_builder *reply, const struct stream *stream) {
+        const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
+
+        control_begin_map(reply, NULL);
+        control_put_u64(reply, "request", stream->trace.number);
+        control_put_string(reply, "model", stream->offer->name);
+        control_put_string(reply, "state", stream_state_name(stream));
+        if (stream->state == STREAM_WAITING)
+                control_put_u64(reply, "position", pages_position(stream));
+        control_put_u64(reply, "prompt", stream->n_prompt);
+        control_put_u64(reply, "generated", stream->n_generated);
+        control_put_u64(reply, "cap_milli", cap->cap_milli);
+        control_put_string(reply, "rule", trace_rule_name(cap->rule));
+        control_end(reply);
+}
+
+static void report_requests(struct control_builder *reply, const struct peer *peer) {
+        struct stream *stream;
+        uint64_t omitted = 0;
+
+        control_begin_array(reply, "requests");
+        list_for_each(stream, &peer->streams, link)
+                if (stream->state != STREAM_ENDED && report_room(reply, &omitted))
+                        report_request(reply, stream);
+        control_end(reply);
+}
+
 void report_peer(struct control_builder *reply, const struct peer *peer) {
         uint64_t queued = 0, pages = 0, cap = 0, position = 0;
         struct stream *stream;
@@ -89,6 +124,7 @@ void report_peer(struct control_builder *reply, const struct peer *peer) {
         control_put_u64(reply, "experts_milli", peer->row_layers ? 1000 * peer->activations / peer->row_layers : 0);
         control_put_u64(reply, "cap_milli", cap ? cap : peer->policy.experts_max_milli);
         control_put_u64(reply, "weight", peer->tenant->principal.policy.weight);
+        report_requests(reply, peer);
 }
 
 static uint64_t count_descriptors(void) {
@@ -227,14 +263,6 @@ static void report_rule(struct control_builder *reply, const struct policy_rule 
                         report_key(reply, key, &rule->policy, rule);
         control_end(reply);
         control_end(reply);
-}
-
-/* Whether another map may be added; those that find no room are counted. */
-static bool report_room(const struct control_builder *reply, uint64_t *omitted) {
-        bool room = reply->size < REPORT_FULL;
-
-        *omitted += !room;
-        return room;
 }
 
 static void report_rules(struct control_builder *reply, const struct policy_table *table,

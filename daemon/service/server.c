@@ -213,6 +213,7 @@ void server_deinit(struct server *server) {
                 offer_free(offer);
         backend_freep(&server->backend);
         tenants_deinit(&server->tenants);
+        history_deinit(&server->history);
         policy_book_deinit(&server->policies);
         loop_deinit(&server->loop);
         free(server->picks);
@@ -357,7 +358,7 @@ int server_apply_policies(struct server *server) {
                         return r;
                 list_for_each(stream, &peer->streams, link) {
                         stream_move(stream, peer->tenant);
-                        r = stream_update_cap(stream);
+                        r = stream_update_policy(stream);
                         if (r < 0)
                                 return r;
                 }
@@ -388,6 +389,12 @@ int server_reconfigure(struct server *server, struct config *config) {
         if (r < 0)
                 log_error("no memory to give every connection its new policy: %s", strerror(-r));
         return 0;
+}
+
+uint32_t server_next_number(struct server *server) {
+        if (++server->numbers == 0)
+                server->numbers = 1;
+        return server->numbers;
 }
 
 struct offer *server_offer(struct server *server, uint32_t handle) {

@@ -8,6 +8,7 @@
 #include "backend.h"
 #include "config.h"
 #include "engine.h"
+#include "history.h"
 #include "loop.h"
 #include "metrics.h"
 #include "policy.h"
@@ -92,6 +93,8 @@ struct server {
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
         uint64_t serials; /* of streams, by age */
+        uint32_t numbers; /* of streams, for people */
+        struct history history;
         uint32_t handles; /* of models */
         struct metrics metrics;
 
@@ -135,6 +138,9 @@ void server_drain(struct server *server);
 int server_reconfigure(struct server *server, struct config *config);
 /* The policies have changed: every peer and stream gets what is theirs now. */
 int server_apply_policies(struct server *server);
+
+/* From 1; after 2^32-1 again from 1. */
+uint32_t server_next_number(struct server *server);
 
 /* By handle (0: the default) or by name (NULL: the default); NULL when there is none. Never a retired one. */
 struct offer *server_offer(struct server *server, uint32_t handle);
