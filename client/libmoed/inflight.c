@@ -174,7 +174,7 @@ int stream_feed(struct stream *stream, const struct wire_completion *c, struct m
                 struct text *out) {
         out->length = 0;
         if (c->event == WIRE_EVENT_ACCEPTED)
-                stream->number = (uint32_t) c->token;
+                stream->number = (uint32_t) c->token | (uint64_t) c->detail << 32;
         *event = (struct moed_event) {
                 .request = c->request,
                 .number = stream->number,

@@ -32,7 +32,7 @@ static int print_list(const struct json *reply) {
 
         table_init(&table, columns, ELEMENTS(columns));
         json_for_each(request, json_get(reply, "requests")) {
-                whole_cell(&table, request, "request");
+                whole_cell(&table, request, "number");
                 text_cell(&table, request, "principal");
                 text_cell(&table, request, "name");
                 text_cell(&table, request, "model");
@@ -103,7 +103,7 @@ static int print_stretches(const struct json *r) {
 static int print_request(const struct json *r) {
         const char *name = json_get_text(r, "name", ""), *reason = json_get_text(r, "reason", NULL);
 
-        printf("request      %" PRIu64 " of %s%s%s%s to %s: %s%s%s\n", json_get_uint(r, "request", 0),
+        printf("request      %" PRIu64 " of %s%s%s%s to %s: %s%s%s\n", json_get_uint(r, "number", 0),
                json_get_text(r, "principal", ""), name[0] ? " (" : "", name, name[0] ? ")" : "",
                json_get_text(r, "model", ""), json_get_text(r, "outcome", ""), reason ? ": " : "", reason ? reason : "");
         printf("tokens       %" PRIu64 " of the prompt, %" PRIu64 " generated\n", json_get_uint(r, "prompt", 0),
@@ -133,16 +133,19 @@ int verb_explain(struct cli *cli, const struct verb *verb, int argc, char **argv
                 { "limit", 'n', ARG_U32, &limit, "N", "without a request: list so many", 0, UINT32_MAX },
                 {},
         };
-        uint64_t number = 0;
+        uint64_t number;
         char arguments[64];
         int n, code;
 
         code = cli_parse(cli, verb, args, argc, argv, &n);
         if (code != CLI_DONE)
                 return code;
-        if (n > 1 || (n == 1 && (args_u64(argv[0], UINT32_MAX, &number) || number == 0)))
+        if (n > 1 || (n == 1 && args_u64(argv[0], UINT64_MAX, &number)))
                 return cli_usage(verb, "it takes the number of one request, as 'moectl ps' shows it");
-        snprintf(arguments, sizeof(arguments), "{\"request\":%" PRIu64 ",\"limit\":%" PRIu32 "}", number, limit);
+        if (n == 1)
+                snprintf(arguments, sizeof(arguments), "{\"number\":%" PRIu64 "}", number);
+        else
+                snprintf(arguments, sizeof(arguments), "{\"limit\":%" PRIu32 "}", limit);
         code = cli_connect(cli, &m);
         return code ? code : explain(m, cli, arguments, n == 1);
 }

@@ -21,7 +21,9 @@ static const struct verb verbs[] = {
         { "unload", "NAME", "Serves a model no longer.", verb_unload,
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
-        { "stats", "", "Prints the daemon's counters.", verb_stats },
+        { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
+          "One's own; as root or a member of moed-admin, anybody's." },
+        { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
         { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"

@@ -48,7 +48,7 @@ int report_json(const struct moed_model *model, const struct generation *g) {
         json_float(&w, (float) generation_ttft_msec(g));
         json_key(&w, "tokens_per_second");
         json_float(&w, (float) generation_tokens_per_second(g));
-        json_key(&w, "request");
+        json_key(&w, "number");
         json_uint(&w, g->number);
         json_key(&w, "model");
         json_text(&w, model->name);
@@ -100,7 +100,7 @@ static int score_json(const struct moed_model *model, const struct generation *g
         json_key(&w, "cap");
         json_float(&w, (float) g->cap);
         json_numbers(&w, model, g);
-        json_key(&w, "request");
+        json_key(&w, "number");
         json_uint(&w, g->number);
         json_key(&w, "model");
         json_text(&w, model->name);

@@ -56,6 +56,7 @@ static void models_row(struct table *table, const struct json *model) {
         else
                 table_cell(table, "-");
         text_cell(table, model, "template");
+        text_cell(table, model, "calibration");
         text_cell(table, model, "state");
         whole_cell(table, model, "streams");
         shared_cell(table, model);
@@ -65,8 +66,8 @@ static void models_row(struct table *table, const struct json *model) {
 int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         static const struct table_column columns[] = {
                 { "NAME" },         { "ARCHITECTURE" },  { "PARAMETERS", true }, { "SIZE", true }, { "CONTEXT", true },
-                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "STATE" },      { "STREAMS", true },
-                { "SHARED" },       { "FILE" },
+                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "CALIBRATION" }, { "STATE" },
+                { "STREAMS", true }, { "SHARED" },       { "FILE" },
         };
         _cleanup_(table_deinit) struct table table = {};
         _cleanup_(json_freep) struct json *reply = NULL;
@@ -104,7 +105,7 @@ static void ps_row(struct table *table, const struct json *peer) {
 static void request_row(struct table *table, const struct json *peer, const struct json *request) {
         const char *rule = json_get_text(request, "rule", "");
 
-        whole_cell(table, request, "request");
+        whole_cell(table, request, "number");
         text_cell(table, peer, "principal");
         text_cell(table, request, "model");
         text_cell(table, request, "state");
@@ -166,47 +167,6 @@ int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
                 ps_row(&table, peer);
         code = table_finish(&table);
         return code ? code : ps_requests(reply);
-}
-
-static void value_cell(struct table *table, const struct json *value) {
-        switch (value->type) {
-        case JSON_UINT:
-                table_cell(table, "%" PRIu64, value->uint);
-                break;
-        case JSON_STRING:
-                table_cell(table, "%s", value->string);
-                break;
-        case JSON_BOOL:
-                table_cell(table, "%s", value->boolean ? "yes" : "no");
-                break;
-        case JSON_INT:
-        case JSON_DOUBLE:
-                table_cell(table, "%.6g", json_as_double(value, 0));
-                break;
-        default:
-                table_cell(table, "-");
-        }
-}
-
-int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        static const struct table_column columns[] = { { "COUNTER" }, { "VALUE", true } };
-        _cleanup_(table_deinit) struct table table = {};
-        _cleanup_(json_freep) struct json *reply = NULL;
-        _cleanup_(moed_closep) struct moed *m = NULL;
-        int code;
-
-        code = show_open(cli, verb, "stats", argc, argv, &m);
-        if (code != CLI_DONE)
-                return code;
-        code = cli_query(m, "stats", NULL, &reply);
-        if (code)
-                return code;
-        table_init(&table, columns, ELEMENTS(columns));
-        json_for_each(counter, reply) {
-                table_cell(&table, "%s", counter->key);
-                value_cell(&table, counter);
-        }
-        return table_finish(&table);
 }
 
 int verb_reload(struct cli *cli, const struct verb *verb, int argc, char **argv) {

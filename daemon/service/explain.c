@@ -24,7 +24,7 @@ static void put_record(struct control_builder *reply, const struct record *recor
         const struct trace *trace = &record->trace;
         uint64_t layer_rows = trace->rows * record->moe_layers;
 
-        control_put_u64(reply, "request", trace->number);
+        control_put_u64(reply, "number", trace->number);
         control_put_u64(reply, "uid", record->uid);
         control_put_string(reply, "principal", record->principal);
         control_put_string(reply, "name", record->name);
@@ -119,18 +119,17 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
         control_end(reply);
 }
 
-static struct stream *find_running(const struct server *server, uint32_t number) {
+static struct stream *find_running(const struct server *server, uint64_t number) {
         struct stream *stream;
         struct peer *peer;
 
         list_for_each(peer, &server->peers, link)
-                list_for_each(stream, &peer->streams, link)
-                        if (stream->trace.number == number && stream->state != STREAM_ENDED)
-                                return stream;
+                if ((stream = peer_find_numbered(peer, number)))
+                        return stream;
         return NULL;
 }
 
-static const struct record *find_ended(const struct history *history, uint32_t number) {
+static const struct record *find_ended(const struct history *history, uint64_t number) {
         const struct record *record;
 
         for (size_t i = 0; (record = history_at(history, i)); i++)
@@ -139,7 +138,7 @@ static const struct record *find_ended(const struct history *history, uint32_t n
         return NULL;
 }
 
-int explain_request(struct control_builder *reply, const struct peer *peer, uint32_t number, bool *ret_found) {
+int explain_request(struct control_builder *reply, const struct peer *peer, uint64_t number, bool *ret_found) {
         const struct stream *stream = find_running(peer->server, number);
         _cleanup_(record_freep) struct record *running = NULL;
         const struct record *record;

@@ -14,4 +14,4 @@ struct peer;
  * first; at most `limit`. */
 void explain_list(struct control_builder *reply, const struct peer *peer, uint64_t limit);
 /* All about one of them. False: there is none of this number, or `peer` may not know of it. -ENOMEM. */
-int explain_request(struct control_builder *reply, const struct peer *peer, uint32_t number, bool *ret_found);
+int explain_request(struct control_builder *reply, const struct peer *peer, uint64_t number, bool *ret_found);

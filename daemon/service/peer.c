@@ -336,6 +336,15 @@ struct stream *peer_find_stream(struct peer *peer, uint64_t id) {
         return NULL;
 }
 
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial) {
+        struct stream *stream;
+
+        list_for_each(stream, &peer->streams, link)
+                if (stream->serial == serial && stream->state != STREAM_ENDED && !stream->cancelled)
+                        return stream;
+        return NULL;
+}
+
 void peer_flush(struct peer *peer, struct outbox *outbox) {
         if (outbox_flush(outbox, &peer->completions) != 0)
                 peer_drop(peer, "the index of its completion ring is impossible");

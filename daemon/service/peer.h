@@ -92,5 +92,7 @@ bool peer_is_root(const struct peer *peer);
 bool peer_is_admin(const struct peer *peer);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
+/* By the daemon's own number, if it has not ended. */
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial);
 /* Fields of a log line about this peer; into a static buffer. */
 const char *peer_log_fields(const struct peer *peer);

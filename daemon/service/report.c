@@ -43,6 +43,18 @@ static void report_shared(struct control_builder *reply, const struct offer *off
         control_end(reply);
 }
 
+static void report_calibration(struct control_builder *reply, const struct offer *offer) {
+        static const char *const names[] = {
+                [MODEL_CALIBRATION_REFUSED] = "refused",
+                [MODEL_CALIBRATION_PLAN] = "layers",
+                [MODEL_CALIBRATION_PREDICTOR] = "predictor",
+        };
+        const char *why, *name = names[model_file_calibration(model_file(offer->model), &why)];
+
+        if (name)
+                control_put_string(reply, "calibration", name);
+}
+
 void report_model(struct control_builder *reply, const struct offer *offer) {
         const struct model_info *info = model_info(offer->model);
         const struct chat_template *chat = model_chat_template(offer->model);
@@ -66,36 +78,43 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         report_shared(reply, offer);
         if (chat)
                 control_put_string(reply, "template", chat_template_name(chat));
+        report_calibration(reply, offer);
 }
 
 static void report_request(struct control_builder *reply, const struct stream *stream) {
+        uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
         const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
 
-        control_begin_map(reply, NULL);
-        control_put_u64(reply, "request", stream->trace.number);
+        control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
         control_put_string(reply, "state", stream_state_name(stream));
-        if (stream->state == STREAM_WAITING)
-                control_put_u64(reply, "position", pages_position(stream));
         control_put_u64(reply, "prompt", stream->n_prompt);
+        control_put_u64(reply, "prompt_done", MIN(stream->rows_seen, stream->n_prompt));
         control_put_u64(reply, "generated", stream->n_generated);
+        control_put_u64(reply, "activations", stream->activations);
+        control_put_u64(reply, "experts_milli", row_layers ? 1000 * stream->activations / row_layers : 0);
         control_put_u64(reply, "cap_milli", cap->cap_milli);
         control_put_string(reply, "rule", trace_rule_name(cap->rule));
-        control_end(reply);
+        control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
+        if (stream->state == STREAM_WAITING)
+                control_put_u64(reply, "position", pages_position(stream));
 }
 
-static void report_requests(struct control_builder *reply, const struct peer *peer) {
+static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
         struct stream *stream;
-        uint64_t omitted = 0;
 
         control_begin_array(reply, "requests");
-        list_for_each(stream, &peer->streams, link)
-                if (stream->state != STREAM_ENDED && report_room(reply, &omitted))
-                        report_request(reply, stream);
+        list_for_each(stream, &peer->streams, link) {
+                if (!list_empty(&stream->grave) || !report_room(reply, omitted))
+                        continue;
+                control_begin_map(reply, NULL);
+                report_request(reply, stream);
+                control_end(reply);
+        }
         control_end(reply);
 }
 
-void report_peer(struct control_builder *reply, const struct peer *peer) {
+static void report_peer(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
         uint64_t queued = 0, pages = 0, cap = 0, position = 0;
         struct stream *stream;
 
@@ -124,7 +143,24 @@ void report_peer(struct control_builder *reply, const struct peer *peer) {
         control_put_u64(reply, "experts_milli", peer->row_layers ? 1000 * peer->activations / peer->row_layers : 0);
         control_put_u64(reply, "cap_milli", cap ? cap : peer->policy.experts_max_milli);
         control_put_u64(reply, "weight", peer->tenant->principal.policy.weight);
-        report_requests(reply, peer);
+        report_requests(reply, peer, omitted);
+}
+
+void report_peers(struct control_builder *reply, const struct server *server, const struct user *only) {
+        uint64_t omitted = 0;
+        struct peer *peer;
+
+        control_begin_array(reply, "peers");
+        list_for_each(peer, &server->peers, link) {
+                if (peer->dead || (only && peer->user != only) || !report_room(reply, &omitted))
+                        continue;
+                control_begin_map(reply, NULL);
+                report_peer(reply, peer, &omitted);
+                control_end(reply);
+        }
+        control_end(reply);
+        if (omitted > 0)
+                control_put_u64(reply, "omitted", omitted);
 }
 
 static uint64_t count_descriptors(void) {
@@ -247,6 +283,7 @@ static void report_tenant(struct control_builder *reply, const struct server *se
         control_put_string(reply, "principal", tenant->name);
         report_policy(reply, &match, all);
         control_put_u64(reply, "activations", p->activations);
+        control_put_u64(reply, "row_layers", tenant->row_layers);
         control_put_u64(reply, "prompt", p->rows_prompt);
         control_put_u64(reply, "generated", p->rows_generated);
         control_put_u64(reply, "connections", tenant->n_connections);

@@ -391,12 +391,6 @@ int server_reconfigure(struct server *server, struct config *config) {
         return 0;
 }
 
-uint32_t server_next_number(struct server *server) {
-        if (++server->numbers == 0)
-                server->numbers = 1;
-        return server->numbers;
-}
-
 struct offer *server_offer(struct server *server, uint32_t handle) {
         struct offer *offer;
 

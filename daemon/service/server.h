@@ -92,8 +92,7 @@ struct server {
         struct list peers;
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
-        uint64_t serials; /* of streams, by age */
-        uint32_t numbers; /* of streams, for people */
+        uint64_t serials; /* of streams, by age; what people call them by */
         struct history history;
         uint32_t handles; /* of models */
         struct metrics metrics;
@@ -138,9 +137,6 @@ void server_drain(struct server *server);
 int server_reconfigure(struct server *server, struct config *config);
 /* The policies have changed: every peer and stream gets what is theirs now. */
 int server_apply_policies(struct server *server);
-
-/* From 1; after 2^32-1 again from 1. */
-uint32_t server_next_number(struct server *server);
 
 /* By handle (0: the default) or by name (NULL: the default); NULL when there is none. Never a retired one. */
 struct offer *server_offer(struct server *server, uint32_t handle);

@@ -62,7 +62,7 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->grave);
         list_init(&stream->job.link);
         sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
-        trace_init(&stream->trace, server_next_number(peer->server));
+        trace_init(&stream->trace, stream->serial);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -372,21 +372,25 @@ void stream_tokenized(struct stream *stream) {
         stream->offer->n_waiting++;
         stream->offer->admit = true;
         event.value = stream->n_prompt;
-        event.token = (int32_t) stream->trace.number;
+        /* Its low 48 bits. */
+        event.token = (int32_t) (uint32_t) stream->serial;
+        event.detail = (uint16_t) (stream->serial >> 32);
         event.cap_milli = stream_cap_milli(stream);
         stream_put(stream, outbox_put(&stream->outbox, &event));
         stream_flush(stream);
 }
 
 const char *stream_state_name(const struct stream *stream) {
-        static const char *const names[] = {
-                [STREAM_TOKENIZING] = "tokenizing",
-                [STREAM_WAITING] = "waiting",
-                [STREAM_RUNNING] = "running",
-                [STREAM_ENDED] = "ended",
-        };
-
-        return names[stream->state];
+        switch (stream->state) {
+        case STREAM_TOKENIZING:
+                return "tokenizing";
+        case STREAM_WAITING:
+                return "waiting";
+        case STREAM_RUNNING:
+                return outbox_empty(&stream->outbox) ? "running" : "stalled";
+        default:
+                return "ended";
+        }
 }
 
 uint32_t stream_cap_milli(const struct stream *stream) {
@@ -525,6 +529,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
+        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;

@@ -43,7 +43,7 @@ struct stream {
         struct user_charge charge, prompt_charge;
         struct sched_stream sched;
         uint64_t id;     /* the client's */
-        uint64_t serial; /* by age */
+        uint64_t serial; /* by age: what ps shows */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
 
@@ -113,7 +113,7 @@ void stream_not_advanced(struct stream *stream, int error);
 
 /* Sends what waits. When all is out the stream goes on, or is buried if it has ended. */
 void stream_flush(struct stream *stream);
-/* "tokenizing", "waiting", "running", "ended". */
+/* "tokenizing", "waiting", "running", "stalled" (its client does not read), "ended". */
 const char *stream_state_name(const struct stream *stream);
 /* The cap that its next row has, mean experts per token and layer × 1000. */
 uint32_t stream_cap_milli(const struct stream *stream);

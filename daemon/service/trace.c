@@ -15,7 +15,7 @@ static const enum policy_key rule_keys[TRACE_REASONS] = {
         [CAP_LATENCY] = POLICY_KEY_LATENCY_TARGET,
 };
 
-void trace_init(struct trace *trace, uint32_t number) {
+void trace_init(struct trace *trace, uint64_t number) {
         *trace = (struct trace) { .number = number, .begun = now_nsec() };
 }
 

@@ -18,7 +18,7 @@ struct trace_rules {
 };
 
 struct trace {
-        uint32_t number;          /* the daemon's, from 1; what people call the request by */
+        uint64_t number;          /* the daemon's, from 1; what people call the request by */
         uint64_t begun, started, first, ended; /* nsec: submitted, first had KV pages, sent something, over; 0: not yet */
         uint64_t passes, rows;    /* forward passes that it was in, its rows in them */
         uint64_t batch_rows;      /* and everybody's */
@@ -32,7 +32,7 @@ struct trace {
 int trace_rules_init(struct trace_rules *ret, const struct policy_match *match);
 void trace_rules_deinit(struct trace_rules *rules);
 
-void trace_init(struct trace *trace, uint32_t number);
+void trace_init(struct trace *trace, uint64_t number);
 void trace_deinit(struct trace *trace);
 /* *ret is TRACE_NULL on failure. -ENOMEM. */
 int trace_copy(struct trace *ret, const struct trace *from);

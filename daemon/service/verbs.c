@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,37 +236,73 @@ static int verb_detokenize(struct call *call) {
         return 0;
 }
 
+/* Of everybody's streams, as far as the caller may see them, the one with that number. */
+static struct stream *find_numbered(struct peer *caller, uint64_t number) {
+        struct stream *stream;
+        struct peer *peer;
+
+        list_for_each(peer, &caller->server->peers, link) {
+                if (!peer_is_admin(caller) && peer->user != caller->user)
+                        continue;
+                stream = peer_find_numbered(peer, number);
+                if (stream)
+                        return stream;
+        }
+        return NULL;
+}
+
 static int verb_cancel(struct call *call) {
         struct stream *stream;
-        uint64_t request;
+        uint64_t request, number;
+        int r;
 
-        if (control_get_u64(call->args, "request", &request) != 0)
+        r = control_get_u64(call->args, "number", &number);
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (r != 0 && control_get_u64(call->args, "request", &request) != 0)
                 return wrong(call, "request", "an unsigned integer");
-        stream = peer_find_stream(call->peer, request);
+        stream = r == 0 ? find_numbered(call->peer, number) : peer_find_stream(call->peer, request);
         control_put_bool(call->reply, "found", stream != NULL);
-        if (stream) {
-                stream_cancel(stream);
-                peer_publish(call->peer);
-        }
+        if (!stream)
+                return 0;
+        if (stream->peer != call->peer)
+                log_line(LOG_INFO, peer_log_fields(call->peer), "request %" PRIu64 " of pid %d is cancelled", stream->serial,
+                         (int) stream->peer->credentials.pid);
+        stream_cancel(stream);
+        peer_publish(stream->peer);
         return 0;
 }
 
 static int verb_ps(struct call *call) {
-        struct peer *peer;
-
-        control_begin_array(call->reply, "peers");
-        list_for_each(peer, &call->peer->server->peers, link) {
-                if (peer->dead || (!peer_is_admin(call->peer) && peer->credentials.uid != call->peer->credentials.uid))
-                        continue;
-                control_begin_map(call->reply, NULL);
-                report_peer(call->reply, peer);
-                control_end(call->reply);
-        }
-        control_end(call->reply);
+        report_peers(call->reply, call->peer->server, peer_is_admin(call->peer) ? NULL : call->peer->user);
         return 0;
 }
 
+static int stats_experts(struct call *call, const char *name) {
+        struct offer *offer = server_offer_named(call->peer->server, name);
+        uint32_t from = 0;
+        int r;
+
+        if (!peer_is_root(call->peer))
+                return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
+                                     "asked");
+        if (!offer)
+                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+        r = optional_u32(call, "from", &from);
+        if (r == 0)
+                report_experts(call->reply, offer, from);
+        return r;
+}
+
 static int verb_stats(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1];
+
+        switch (control_get_name(call->args, "experts", name, sizeof(name))) {
+        case 0:
+                return stats_experts(call, name);
+        case CONTROL_E_TYPE:
+                return wrong(call, "experts", "the name of a model");
+        }
         report_stats(call->reply, call->peer->server);
         return 0;
 }
@@ -424,24 +461,26 @@ static int verb_budget(struct call *call) {
 }
 
 static int verb_explain(struct call *call) {
-        uint32_t number = 0, limit = EXPLAIN_DEFAULT;
+        uint32_t limit = EXPLAIN_DEFAULT;
+        uint64_t number;
         bool found;
-        int r;
+        int number_r, r;
 
-        r = optional_u32(call, "request", &number);
-        if (r == 0)
-                r = optional_u32(call, "limit", &limit);
+        r = optional_u32(call, "limit", &limit);
         if (r != 0)
                 return r;
-        if (number == 0) {
+        number_r = control_get_u64(call->args, "number", &number);
+        if (number_r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (number_r != 0) {
                 explain_list(call->reply, call->peer, limit);
                 return 0;
         }
         r = explain_request(call->reply, call->peer, number, &found);
         if (r < 0 || found)
                 return r;
-        return reason_return(call->reason, ENOENT, "no request %u of yours runs, or is among the %d that ended last", number,
-                             HISTORY_MAX);
+        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended last",
+                             number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {

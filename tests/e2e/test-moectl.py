@@ -14,7 +14,7 @@ import time
 from moedtest import MOECTL, SOURCE, Daemon, finish, greedy, join, prompts, wait_until
 
 USAGE, DATAERR, UNAVAILABLE, IOERR, TEMPFAIL, NOPERM = 64, 65, 69, 74, 75, 77
-VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "stats", "budget", "explain", "tokenize", "bench", "inspect", "convert", "doctor",
+VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "cancel", "stats", "budget", "explain", "tokenize", "bench", "inspect", "convert", "doctor",
          "reload")
 
 
@@ -51,13 +51,13 @@ def mistakes_are_exit_code_64():
                  ("run", "--experts", "-1", "x"), ("run", "--seed"), ("models", "x"), ("budget", "set"), ("budget", "sing"),
                  ("budget", "set", "uid:0", "Weight"), ("budget", "set", "uid:0", "=1"), ("budget", "reset"),
                  ("budget", "show", "uid:0", "x"), ("tokenize",), ("tokenize", "--decode", "1", "x"),
-                 ("bench", "--clients", "0")):
+                 ("bench", "--clients", "0"), ("cancel",), ("cancel", "x"), ("cancel", "1", "-2")):
         p = alone(*args)
         assert p.returncode == USAGE and p.stdout == "" and "--help" in p.stderr, (args, p.returncode, p.stderr)
 
 
 def no_daemon_is_exit_code_69():
-    for args in (("run", "x"), ("chat",), ("score", "x"), ("models",), ("ps",), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
+    for args in (("run", "x"), ("chat",), ("score", "x"), ("models",), ("ps",), ("cancel", "1"), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
         p = alone(*args)
         assert p.returncode == UNAVAILABLE and p.stdout == "", (args, p.returncode)
         assert "/nonexistent/moed.sock" in p.stderr and "doctor" in p.stderr, p.stderr
