@@ -83,6 +83,7 @@ int verb_explain(struct cli *cli, const struct verb *verb, int argc, char **argv
 int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_reload(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_bench(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_calibrate(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_convert(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_inspect(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_doctor(struct cli *cli, const struct verb *verb, int argc, char **argv);

@@ -36,6 +36,8 @@ static const struct verb verbs[] = {
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,
           "No daemon need run; but its program, moed, does the work." },
+        { "calibrate", "--text FILE MODEL", "Measures which layers of a model need their experts most.", verb_calibrate,
+          "MODEL is a file. What is found goes into a file beside it, which moed reads with the model." },
         { "convert", "--type TYPE IN OUT", "Writes a model file with its matrices in another type.", verb_convert,
           "Routers and norms become F32. OUT appears when it is complete." },
         { "doctor", "[MODEL|FILE]", "Says what is missing on this machine, and how to mend it.", verb_doctor,
