@@ -15,6 +15,7 @@
 #include "args.h"
 #include "base/util.h"
 #include "escape.h"
+#include "terminal.h"
 
 enum {
         GAP = 2,
@@ -51,15 +52,14 @@ struct screen {
 int screen_new(struct screen **ret) {
         struct screen *s;
 
-        if (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO))
+        if (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO) || !terminal_can_draw())
                 return -ENOTTY;
         s = calloc(1, sizeof(*s));
         if (!s)
                 return -ENOMEM;
         setlocale(LC_CTYPE, "");
         s->terminal = newterm(NULL, stdout, stdin);
-        /* What cannot put the cursor anywhere is no screen. */
-        if (!s->terminal || !tigetstr("cup") || tigetstr("cup") == (char *) -1) {
+        if (!s->terminal) {
                 screen_free(s);
                 return -ENOTTY;
         }
