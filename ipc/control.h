@@ -17,7 +17,8 @@
  *                                                          end of a pipe, see notify.h)
  *   models                                                 models: [{name, handle, architecture, file, parameters,
  *                                                          size, context, vocab, layers, moe_layers, experts,
- *                                                          experts_used, state, streams, shared, template}]
+ *                                                          experts_used, state, streams, shared, template,
+ *                                                          calibration}]
  *   open      model? (name; absent: the default)           handle and the same map as in models
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
@@ -34,9 +35,9 @@
  *                                                          of a model's experts: model, moe_layers, experts,
  *                                                          experts_used, from, layers: [[rows that used each]] (root)
  *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
- *             (keys as in moed.conf(5)), reset?: principal  experts_max_milli…, activations, …}], rules: [{principal, keys}]
- *                                                          (root), omitted?; set and reset: root, and the daemon's own
- *                                                          user
+ *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]
+ *             save?                                        (admins), omitted?; set and reset: root, the daemon's own user,
+ *                                                          the group moed-admin
  *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
  *   load      name, file, default?                         as open, when it is done; root only
  *   unload    name                                         streams: that end on it; root only

@@ -117,12 +117,14 @@ static int write_keys(struct json_writer *w, const struct verb *verb, char **ass
 }
 
 /* The control message's arguments; NULL for a mere `show`. 0 or an exit code. */
-static int budget_arguments(const struct verb *verb, char **operands, int n, char **ret) {
+static int budget_arguments(const struct verb *verb, char **operands, int n, bool save, char **ret) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
         const char *action = n > 0 ? operands[0] : "show";
         bool set = strcmp(action, "set") == 0, reset = strcmp(action, "reset") == 0, show = strcmp(action, "show") == 0;
         int code = 0;
 
+        if (show && save)
+                return cli_usage(verb, "--save belongs to 'set' and 'reset'");
         if (show && n < 2)
                 return 0;
         if (!(set && n >= 3) && !((reset || show) && n == 2))
@@ -138,6 +140,10 @@ static int budget_arguments(const struct verb *verb, char **operands, int n, cha
                 code = write_keys(&w, verb, operands + 2, n - 2);
                 json_close(&w, '}');
         }
+        if (save) {
+                json_key(&w, "save");
+                json_bool(&w, true);
+        }
         json_close(&w, '}');
         return code ? code : cli_exit_code(json_writer_take(&w, ret));
 }
@@ -145,12 +151,17 @@ static int budget_arguments(const struct verb *verb, char **operands, int n, cha
 int verb_budget(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         _cleanup_(freep) char *arguments = NULL;
         _cleanup_(moed_closep) struct moed *m = NULL;
+        bool save = false;
+        const struct arg args[] = {
+                { "save", 0, ARG_FLAG, &save, NULL, "set, reset: also for the next start of the daemon" },
+                {},
+        };
         int n, code;
 
-        code = cli_parse(cli, verb, NULL, argc, argv, &n);
+        code = cli_parse(cli, verb, args, argc, argv, &n);
         if (code != CLI_DONE)
                 return code;
-        code = budget_arguments(verb, argv, n, &arguments);
+        code = budget_arguments(verb, argv, n, save, &arguments);
         if (code)
                 return code;
         code = cli_connect(cli, &m);

@@ -56,6 +56,7 @@ static void models_row(struct table *table, const struct json *model) {
         else
                 table_cell(table, "-");
         text_cell(table, model, "template");
+        text_cell(table, model, "calibration");
         text_cell(table, model, "state");
         whole_cell(table, model, "streams");
         shared_cell(table, model);
@@ -65,8 +66,8 @@ static void models_row(struct table *table, const struct json *model) {
 int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         static const struct table_column columns[] = {
                 { "NAME" },         { "ARCHITECTURE" },  { "PARAMETERS", true }, { "SIZE", true }, { "CONTEXT", true },
-                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "STATE" },      { "STREAMS", true },
-                { "SHARED" },       { "FILE" },
+                { "LAYERS", true }, { "EXPERTS", true }, { "CHAT" },             { "CALIBRATION" }, { "STATE" },
+                { "STREAMS", true }, { "SHARED" },       { "FILE" },
         };
         _cleanup_(table_deinit) struct table table = {};
         _cleanup_(json_freep) struct json *reply = NULL;

@@ -33,6 +33,8 @@ struct parser {
         struct config_report *report;
         const char *file;
         unsigned line;
+        struct policy_table *budgets;       /* where those of [Budget] go */
+        bool only_budgets;                  /* no other section may stand here */
         enum section section;
         size_t model;                       /* SECTION_MODEL: its index */
         struct policy_principal principal;  /* SECTION_BUDGET */
@@ -300,14 +302,14 @@ static int parse_budget_key(struct parser *p, const char *name, const char *valu
         if (p->unknown)
                 return 0;
         if (!*value) {
-                policy_table_clear(&p->config->budgets, &p->principal, key);
+                policy_table_clear(p->budgets, &p->principal, key);
                 return 0;
         }
         if (asprintf(&source, "%s:%u", p->file, p->line) < 0) {
                 source = NULL;
                 return -ENOMEM;
         }
-        return policy_table_set(&p->config->budgets, &p->principal, p->name, key, n, source);
+        return policy_table_set(p->budgets, &p->principal, p->name, key, n, source);
 }
 
 static int begin_model(struct parser *p, const char *name) {
@@ -348,7 +350,7 @@ static int begin_budget(struct parser *p, const char *name) {
         if (r)
                 config_report_add(p->report, !p->unknown, "%s:%u: [Budget %.64s]: %s", p->file, p->line, name, reason.text);
         else
-                r = policy_table_add(&p->config->budgets, &p->principal, name);
+                r = policy_table_add(p->budgets, &p->principal, name);
         if (r < 0)
                 return r;
         if (r == POLICY_E_FULL)
@@ -368,11 +370,14 @@ static int parse_header(struct parser *p, char *header) {
                 argument += strspn(argument, " \t");
         }
         p->section = SECTION_SKIPPED;
-        if (strcmp(header, "Model") == 0)
-                return begin_model(p, argument);
         if (strcmp(header, "Budget") == 0)
                 return begin_budget(p, argument);
-        if (strcmp(header, "Daemon") == 0 && !*argument)
+        if (p->only_budgets)
+                config_report_add(p->report, true, "%s:%u: [%.64s]: only [Budget PRINCIPAL] may stand in this file", p->file,
+                                  p->line, header);
+        else if (strcmp(header, "Model") == 0)
+                return begin_model(p, argument);
+        else if (strcmp(header, "Daemon") == 0 && !*argument)
                 p->section = SECTION_DAEMON;
         else if (strcmp(header, "Limits") == 0 && !*argument)
                 p->section = SECTION_LIMITS;
@@ -452,21 +457,35 @@ static int parse_line(struct parser *p, const char *text, size_t length) {
         return 0;
 }
 
-int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report) {
-        struct parser p = { .config = config, .report = report, .file = file };
+static int parse_text(struct parser *p, const char *text, size_t length) {
         int r = 0;
 
         while (length > 0 && r == 0) {
                 const char *end = memchr(text, '\n', length);
                 size_t n = end ? (size_t) (end - text) : length, step = end ? n + 1 : n;
 
-                p.line++;
-                r = parse_line(&p, text, n);
+                p->line++;
+                r = parse_line(p, text, n);
                 text += step;
                 length -= step;
         }
-        free(p.name);
+        free(p->name);
         return r;
+}
+
+int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report) {
+        struct parser p = { .config = config, .report = report, .file = file, .budgets = &config->budgets };
+
+        return parse_text(&p, text, length);
+}
+
+int config_parse_saved(struct config *config, const char *file, const char *text, size_t length,
+                       struct config_report *report) {
+        struct parser p = {
+                .config = config, .report = report, .file = file, .budgets = &config->saved, .only_budgets = true,
+        };
+
+        return parse_text(&p, text, length);
 }
 
 void config_parse_finish(struct config *config, struct config_report *report) {

@@ -4,11 +4,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
 #include "peer.h"
+#include "save.h"
 #include "stream.h"
 #include "verbs.h"
 
@@ -95,6 +97,16 @@ int peer_update_policy(struct peer *peer) {
         return 0;
 }
 
+bool peer_is_root(const struct peer *peer) {
+        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
+}
+
+bool peer_is_admin(const struct peer *peer) {
+        gid_t group = peer->server->admin_gid;
+
+        return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
+}
+
 static int peer_init(struct peer *peer, struct server *server, int socket) {
         int r;
 
@@ -161,6 +173,7 @@ void peer_free(struct peer *peer) {
         list_for_each_safe(stream, next, &peer->streams, link)
                 stream_abandon(stream);
         changes_forget(peer->server, peer);
+        saves_forget(peer->server, peer);
         list_unlink(&peer->link);
         peer->server->n_peers--;
         loop_source_remove(&peer->socket_source);

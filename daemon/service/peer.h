@@ -84,6 +84,11 @@ int peer_update_policy(struct peer *peer);
 /* Its policy as of now, and which rules give it. -ENOMEM. */
 int peer_match(const struct peer *peer, struct policy_match *ret);
 
+/* Root, and the daemon's own user: may do everything. */
+bool peer_is_root(const struct peer *peer);
+/* Also members of SERVER_ADMIN_GROUP: may see and change everybody's budgets. */
+bool peer_is_admin(const struct peer *peer);
+
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
 /* By the daemon's own number, if it has not ended. */
 struct stream *peer_find_numbered(struct peer *peer, uint64_t serial);

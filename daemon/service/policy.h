@@ -79,22 +79,37 @@ int policy_table_add(struct policy_table *table, const struct policy_principal *
 /* Takes a key back. The rule stays, if there is one, and so its place in the order. */
 void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key);
 
-/* What is in force: the configuration's table with the run-time settings over it. */
-struct policy_book {
-        struct policy_table config, overrides, effective;
+/* The rules as text that config_parse_saved() reads back; *ret is malloc()ed. Principals are written by number: a user
+ * database that cannot be asked at the next start takes no rule away. -ENOMEM. */
+int policy_table_write(const struct policy_table *table, char **ret);
+
+/* Each goes over those before it. */
+enum policy_layer {
+        POLICY_LAYER_CONFIG,
+        POLICY_LAYER_SAVED,    /* `moectl budget set --save` */
+        POLICY_LAYER_RUN_TIME, /* `moectl budget set` */
+        _POLICY_LAYER_N,
 };
 
-#define POLICY_BOOK_NULL { .config = POLICY_TABLE_NULL }
+/* What is in force: the layers, one over the other. */
+struct policy_book {
+        struct policy_table layers[_POLICY_LAYER_N], effective;
+};
+
+#define POLICY_BOOK_NULL { .effective = POLICY_TABLE_NULL }
 
 void policy_book_deinit(struct policy_book *book);
-/* Takes a copy of the configuration's rules; run-time settings stay. On -ENOMEM nothing has changed. Principals that
- * the service holds must be looked up anew. */
-int policy_book_load(struct policy_book *book, const struct policy_table *config);
-/* `moectl budget set`: sets the keys in `keys` (1 << policy_key) from `policy`. POLICY_E_FULL. */
+/* Takes a copy of the configuration's rules, and of the saved ones unless `saved` is NULL; run-time settings stay. On
+ * -ENOMEM nothing has changed. Principals that the service holds must be looked up anew. */
+int policy_book_load(struct policy_book *book, const struct policy_table *config, const struct policy_table *saved);
+/* `moectl budget set`: sets the keys in `keys` (1 << policy_key) from `policy`, at run time or, with `save`, in the saved
+ * rules, where nothing that was set at run time hides them. POLICY_E_FULL. */
 int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
-                    const struct policy *policy, const char *source, struct reason *reason);
-/* `moectl budget reset`: forgets what was set at run time. POLICY_E_ABSENT. */
-int policy_book_reset(struct policy_book *book, const struct policy_principal *principal);
+                    const struct policy *policy, bool save, struct reason *reason);
+/* `moectl budget reset`: forgets what was set at run time, with `save` also what was saved. POLICY_E_ABSENT: nothing
+ * was, with a reason. */
+int policy_book_reset(struct policy_book *book, const struct policy_principal *principal, bool save,
+                      struct reason *reason);
 /* Rules in force for `moectl budget show`, in order. Valid until the book changes. */
 const struct policy_table *policy_book_rules(const struct policy_book *book);
 

@@ -35,6 +35,18 @@ static void report_shared(struct control_builder *reply, const struct offer *off
         control_end(reply);
 }
 
+static void report_calibration(struct control_builder *reply, const struct offer *offer) {
+        static const char *const names[] = {
+                [MODEL_CALIBRATION_REFUSED] = "refused",
+                [MODEL_CALIBRATION_PLAN] = "layers",
+                [MODEL_CALIBRATION_PREDICTOR] = "predictor",
+        };
+        const char *why, *name = names[model_file_calibration(model_file(offer->model), &why)];
+
+        if (name)
+                control_put_string(reply, "calibration", name);
+}
+
 void report_model(struct control_builder *reply, const struct offer *offer) {
         const struct model_info *info = model_info(offer->model);
         const struct chat_template *chat = model_chat_template(offer->model);
@@ -58,6 +70,7 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         report_shared(reply, offer);
         if (chat)
                 control_put_string(reply, "template", chat_template_name(chat));
+        report_calibration(reply, offer);
 }
 
 /* Whether another map may be added; those that find no room are counted. */

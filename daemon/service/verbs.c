@@ -12,6 +12,7 @@
 #include "offer.h"
 #include "peer.h"
 #include "report.h"
+#include "save.h"
 #include "stream.h"
 #include "verbs.h"
 
@@ -33,7 +34,7 @@ struct call {
 
 enum verb_flags {
         VERB_FIRST = 1 << 0, /* before hello, and only then */
-        VERB_ADMIN = 1 << 1, /* root, and the daemon's own user */
+        VERB_ROOT = 1 << 1,  /* root, and the daemon's own user */
 };
 
 struct verb {
@@ -233,17 +234,13 @@ static int verb_detokenize(struct call *call) {
         return 0;
 }
 
-static bool is_admin(const struct peer *peer) {
-        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
-}
-
 /* Of everybody's streams, as far as the caller may see them, the one with that number. */
 static struct stream *find_numbered(struct peer *caller, uint64_t number) {
         struct stream *stream;
         struct peer *peer;
 
         list_for_each(peer, &caller->server->peers, link) {
-                if (!is_admin(caller) && peer->user != caller->user)
+                if (!peer_is_admin(caller) && peer->user != caller->user)
                         continue;
                 stream = peer_find_numbered(peer, number);
                 if (stream)
@@ -275,7 +272,7 @@ static int verb_cancel(struct call *call) {
 }
 
 static int verb_ps(struct call *call) {
-        report_peers(call->reply, call->peer->server, is_admin(call->peer) ? NULL : call->peer->user);
+        report_peers(call->reply, call->peer->server, peer_is_admin(call->peer) ? NULL : call->peer->user);
         return 0;
 }
 
@@ -284,7 +281,7 @@ static int stats_experts(struct call *call, const char *name) {
         uint32_t from = 0;
         int r;
 
-        if (!is_admin(call->peer))
+        if (!peer_is_root(call->peer))
                 return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
                                      "asked");
         if (!offer)
@@ -357,7 +354,7 @@ static int policy_error(int r) {
         return r == POLICY_E_UNKNOWN || r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
 }
 
-static int budget_set(struct call *call, struct control_map set) {
+static int budget_set(struct call *call, struct control_map set, bool save) {
         struct server *server = call->peer->server;
         struct policy policy = POLICY_DEFAULT;
         struct policy_principal principal;
@@ -372,25 +369,21 @@ static int budget_set(struct call *call, struct control_map set) {
                 return r;
         r = policy_principal_parse(&principal, name, call->reason);
         if (r == 0)
-                r = policy_book_set(&server->policies, &principal, name, keys, &policy, "moectl budget set",
-                                    call->reason);
+                r = policy_book_set(&server->policies, &principal, name, keys, &policy, save, call->reason);
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s set", name);
         return server_apply_policies(server);
 }
 
-static int budget_reset(struct call *call, const char *name) {
+static int budget_reset(struct call *call, const char *name, bool save) {
         struct server *server = call->peer->server;
         struct policy_principal principal;
         int r;
 
         r = policy_principal_parse(&principal, name, call->reason);
-        if (r == 0) {
-                r = policy_book_reset(&server->policies, &principal);
-                if (r == POLICY_E_ABSENT)
-                        reason_set(call->reason, "nothing was set for %s at run time", name);
-        }
+        if (r == 0)
+                r = policy_book_reset(&server->policies, &principal, save, call->reason);
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s reset", name);
@@ -411,18 +404,18 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
         r = policy_principal_parse(ret, name, call->reason);
         if (r != 0)
                 return policy_error(r);
-        if (!is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
-                return reason_return(call->reason, EPERM, "only root may see the budgets of others; yours is that of %s",
-                                     call->peer->tenant->name);
+        if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may see the budgets of others; "
+                                     "yours is that of %s", call->peer->tenant->name);
         return 0;
 }
 
-static int verb_budget(struct call *call) {
-        struct policy_principal one;
+/* What is to be changed. 0 when nothing is. */
+static int budget_change(struct call *call, bool *ret_saved) {
         char name[POLICY_NAME_MAX];
         struct control_map set;
-        int set_r, reset_r, r;
-        bool has_one;
+        int set_r, reset_r, r = 0;
+        bool save = false;
 
         set_r = control_get_map(call->args, "set", &set);
         reset_r = control_get_name(call->args, "reset", name, sizeof(name));
@@ -430,17 +423,38 @@ static int verb_budget(struct call *call) {
                 return wrong(call, "set", "a map");
         if (reset_r == CONTROL_E_TYPE)
                 return wrong(call, "reset", "default, uid:…, gid:… or unit:…");
-        if ((set_r == 0 || reset_r == 0) && !is_admin(call->peer))
-                return reason_return(call->reason, EPERM, "only root may change budgets");
-        r = budget_scope(call, &one, &has_one);
+        if (control_get_bool(call->args, "save", &save) == CONTROL_E_TYPE)
+                return wrong(call, "save", "true or false");
+        if (set_r != 0 && reset_r != 0)
+                return 0;
+        if (!peer_is_admin(call->peer))
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may change budgets");
+        if (save)
+                r = save_check(call->peer->server, call->reason);
         if (r == 0 && set_r == 0)
-                r = budget_set(call, set);
+                r = budget_set(call, set, save);
         if (r == 0 && reset_r == 0)
-                r = budget_reset(call, name);
+                r = budget_reset(call, name, save);
+        *ret_saved = r == 0 && save;
+        return r;
+}
+
+static int verb_budget(struct call *call) {
+        struct peer *peer = call->peer;
+        struct policy_principal one;
+        bool has_one, saved = false;
+        int r;
+
+        r = budget_scope(call, &one, &has_one);
+        if (r == 0)
+                r = budget_change(call, &saved);
+        if (r == 0 && saved) {
+                r = save_budgets(peer->server, peer, call->id);
+                return r == 0 ? VERB_LATER : r;
+        }
         if (r != 0)
                 return r;
-        report_budgets(call->reply, call->peer->server, has_one ? &one : NULL,
-                       is_admin(call->peer) ? NULL : call->peer->tenant);
+        report_budgets(call->reply, peer->server, has_one ? &one : NULL, peer_is_admin(peer) ? NULL : peer->tenant);
         return 0;
 }
 
@@ -489,9 +503,9 @@ static const struct verb verbs[] = {
         { "ps",         verb_ps,         0 },
         { "stats",      verb_stats,      0 },
         { "budget",     verb_budget,     0 },
-        { "reload",     verb_reload,     VERB_ADMIN },
-        { "load",       verb_load,       VERB_ADMIN },
-        { "unload",     verb_unload,     VERB_ADMIN },
+        { "reload",     verb_reload,     VERB_ROOT },
+        { "load",       verb_load,       VERB_ROOT },
+        { "unload",     verb_unload,     VERB_ROOT },
 };
 
 static int verbs_call(struct call *call) {
@@ -508,7 +522,7 @@ static int verbs_call(struct call *call) {
                         return reason_return(call->reason, EPROTO, "the first message must be hello");
                 if ((verb->flags & VERB_FIRST) && call->peer->greeted)
                         return reason_return(call->reason, EPROTO, "hello is said once");
-                if ((verb->flags & VERB_ADMIN) && !is_admin(call->peer))
+                if ((verb->flags & VERB_ROOT) && !peer_is_root(call->peer))
                         return reason_return(call->reason, EPERM, "only root may do this");
                 return verb->handle(call);
         }

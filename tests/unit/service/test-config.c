@@ -423,6 +423,65 @@ TEST(a_user_instance_reads_the_users_own_folder) {
         config_free(c);
 }
 
+TEST(saved_budgets_are_read_apart_from_the_configuration) {
+        struct config_report report;
+        struct config *c;
+
+        assert_se(unsetenv("STATE_DIRECTORY") == 0);
+        folder_make();
+        write_file("moed.conf.saved", "[Budget uid:0]\nWeight=9\n");
+        c = load("[Budget uid:0]\nWeight=5\n", &report);
+        assert_se(c && c->budgets.rules[0].policy.weight == 5);
+        assert_se(c->saved.n_rules == 1 && c->saved.rules[0].policy.weight == 9);
+        assert_se(strcmp(c->saved_path, path_of("moed.conf.saved")) == 0);
+        assert_se(strstr(c->saved.rules[0].sources[POLICY_KEY_WEIGHT], "moed.conf.saved:2"));
+        config_free(c);
+
+        assert_se(mkdir(path_of("state"), 0700) == 0);
+        assert_se(setenv("STATE_DIRECTORY", path_of("state:/nowhere"), 1) == 0);
+        write_file("state/budget.conf", "[Budget uid:0]\nWeight=10\n");
+        c = load(NULL, &report);
+        assert_se(c && c->saved.rules[0].policy.weight == 10);
+        config_free(c);
+        write_file("state/budget.conf", "[Budget uid:0]\nWeight=0\n[Daemon]\nRowsMax=1\n");
+        assert_se(!load(NULL, &report) && report.n_errors == 2);
+        assert_se(reported(&report, true, "state/budget.conf:3: [Daemon]: only [Budget PRINCIPAL] may stand in this file"));
+        config_report_deinit(&report);
+
+        /* The user's instance, without the service manager. */
+        report = (struct config_report) CONFIG_REPORT_NULL;
+        assert_se(unsetenv("STATE_DIRECTORY") == 0 && unsetenv("XDG_STATE_HOME") == 0 && setenv("HOME", folder, 1) == 0);
+        assert_se(config_load(&c, NULL, CONFIG_USER, &report) == 0);
+        assert_se(strcmp(c->saved_path, path_of(".local/state/moed/budget.conf")) == 0 && c->saved.n_rules == 0);
+        config_free(c);
+        assert_se(unsetenv("HOME") == 0 && config_load(&c, NULL, CONFIG_USER, &report) == 0 && !c->saved_path);
+        config_free(c);
+}
+
+TEST(every_budget_that_is_written_is_read_back) {
+        struct config_report report;
+        struct config *c = load("[Budget uid:0]\nExpertsMax=1.001\nExpertsMin=0.5\nWeight=7\nClass=batch\nLatencyTarget=1001us\n"
+                                "ActivationRate=123\nActivationBurst=auto\nOnEmpty=wait\nAdaptive=no\nKvMax=65537\n"
+                                "QueueMax=1\nSessionMax=1T\n[Budget unit:a\\x2db]\n[Budget gid:0]\nWeight=2\n",
+                                &report);
+        struct config *again;
+        char *text;
+
+        assert_se(c && policy_table_write(&c->budgets, &text) == 0);
+        assert_se(config_new(&again) == 0 && config_parse_saved(again, "saved", text, strlen(text), &report) == 0);
+        assert_se(report.n_errors == 0 && again->saved.n_rules == 3);
+        for (size_t i = 0; i < 3; i++) {
+                struct policy_rule *a = &c->budgets.rules[i], *b = &again->saved.rules[i];
+
+                assert_se(policy_principal_equal(&a->principal, &b->principal) && a->keys == b->keys);
+                for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                        assert_se(policy_key_get(&a->policy, key) == policy_key_get(&b->policy, key));
+        }
+        free(text);
+        config_free(c);
+        config_free(again);
+}
+
 TEST(models_of_the_command_line_join_those_of_the_file) {
         struct config_report report;
         struct config *c = load("[Model m]\nFile=/m\n", &report);

@@ -95,7 +95,7 @@ TEST(the_most_specific_rule_that_sets_a_key_gives_it) {
         set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 4000);
         set(&config, "uid:1000", POLICY_KEY_EXPERTS_MAX, 2000);
         set(&config, "unit:mail.service", POLICY_KEY_WEIGHT, 300);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
 
         m = lookup(&book, NULL, 7, 1, 2);
         assert_se(m.policy.experts_max_milli == 8000 && m.policy.weight == 10);
@@ -119,7 +119,7 @@ TEST(of_several_groups_the_first_in_the_configuration_counts) {
         set(&config, "gid:60", POLICY_KEY_EXPERTS_MAX, 6000);
         set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 5000);
         set(&config, "gid:50", POLICY_KEY_WEIGHT, 5);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
         assert_se(lookup(&book, NULL, 1, 50, 60).policy.experts_max_milli == 6000);
         assert_se(lookup(&book, NULL, 1, 60, 50).policy.experts_max_milli == 6000);
         assert_se(lookup(&book, NULL, 1, 60, 50).policy.weight == 5);
@@ -145,7 +145,7 @@ TEST(an_empty_rule_still_gives_a_unit_an_account_of_its_own) {
         struct policy_principal p = principal("unit:a.service");
 
         assert_se(policy_table_add(&config, &p, "unit:a") == 0);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
         assert_se(lookup(&book, "a.service", 5, 5, 5).principal.kind == POLICY_KIND_UNIT);
         policy_table_deinit(&config);
         policy_book_deinit(&book);
@@ -159,7 +159,7 @@ TEST(the_rule_is_told_with_its_place) {
         struct reason why;
 
         assert_se(policy_table_set(&config, &p, "uid:root", POLICY_KEY_EXPERTS_MAX, 2050, "/etc/moed/moed.conf:12") == 0);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
         m = lookup(&book, NULL, 0, 0, 0);
         policy_match_explain(&m, POLICY_KEY_EXPERTS_MAX, &why);
         assert_se(strcmp(why.text, "ExpertsMax=2.050 of uid:root (/etc/moed/moed.conf:12)") == 0);
@@ -175,9 +175,9 @@ TEST(what_is_set_at_run_time_wins_until_it_is_reset) {
 
         set(&config, "uid:1000", POLICY_KEY_EXPERTS_MAX, 2000);
         set(&config, "uid:1000", POLICY_KEY_WEIGHT, 20);
-        assert_se(policy_book_load(&book, &config) == 0);
-        assert_se(policy_book_set(&book, &alice, "uid:1000", 1u << POLICY_KEY_EXPERTS_MAX, &policy, "moectl", NULL) == 0);
-        assert_se(policy_book_set(&book, &staff, "gid:50", 1u << POLICY_KEY_WEIGHT, &policy, "moectl", NULL) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        assert_se(policy_book_set(&book, &alice, "uid:1000", 1u << POLICY_KEY_EXPERTS_MAX, &policy, false, NULL) == 0);
+        assert_se(policy_book_set(&book, &staff, "gid:50", 1u << POLICY_KEY_WEIGHT, &policy, false, NULL) == 0);
         assert_se(lookup(&book, NULL, 1000, 50, 50).policy.experts_max_milli == 1500);
         assert_se(lookup(&book, NULL, 1000, 50, 50).policy.weight == 20);
         assert_se(lookup(&book, NULL, 1001, 50, 50).policy.weight == 7);
@@ -186,14 +186,14 @@ TEST(what_is_set_at_run_time_wins_until_it_is_reset) {
         /* A reload changes what lies below. */
         set(&config, "uid:1000", POLICY_KEY_EXPERTS_MAX, 3000);
         set(&config, "uid:1000", POLICY_KEY_WEIGHT, 30);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
         assert_se(lookup(&book, NULL, 1000, 1, 1).policy.experts_max_milli == 1500);
         assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 30);
-        assert_se(policy_book_reset(&book, &alice) == 0);
+        assert_se(policy_book_reset(&book, &alice, false, NULL) == 0);
         assert_se(lookup(&book, NULL, 1000, 1, 1).policy.experts_max_milli == 3000);
-        assert_se(policy_book_reset(&book, &alice) == POLICY_E_ABSENT);
+        assert_se(policy_book_reset(&book, &alice, false, NULL) == POLICY_E_ABSENT);
         assert_se(lookup(&book, NULL, 1001, 50, 50).policy.weight == 7);
-        assert_se(policy_book_reset(&book, &staff) == 0);
+        assert_se(policy_book_reset(&book, &staff, false, NULL) == 0);
         assert_se(policy_book_rules(&book)->n_rules == 1);
         policy_table_deinit(&config);
         policy_book_deinit(&book);
@@ -301,11 +301,63 @@ TEST(a_floor_is_not_above_the_limit) {
 
         set(&config, "default", POLICY_KEY_EXPERTS_MIN, 3000);
         set(&config, "uid:1000", POLICY_KEY_EXPERTS_MAX, 2000);
-        assert_se(policy_book_load(&book, &config) == 0);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
         assert_se(lookup(&book, NULL, 1000, 1, 1).policy.experts_min_milli == 2000);
         assert_se(lookup(&book, NULL, 1001, 1, 1).policy.experts_min_milli == 3000);
         policy_table_deinit(&config);
         policy_book_deinit(&book);
+}
+
+TEST(what_is_saved_lies_between_the_configuration_and_the_run_time) {
+        struct policy_book book = POLICY_BOOK_NULL;
+        struct policy_table config = POLICY_TABLE_NULL, saved = POLICY_TABLE_NULL;
+        struct policy_principal p = principal("uid:1000");
+        struct policy policy = { .weight = 7, .experts_max_milli = 1500 };
+        const uint32_t weight = 1u << POLICY_KEY_WEIGHT, experts = 1u << POLICY_KEY_EXPERTS_MAX;
+        struct reason why;
+
+        set(&config, "uid:1000", POLICY_KEY_WEIGHT, 20);
+        set(&saved, "uid:1000", POLICY_KEY_WEIGHT, 30);
+        assert_se(policy_book_load(&book, &config, &saved) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 30);
+        assert_se(policy_book_set(&book, &p, "n", weight | experts, &policy, false, NULL) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 7);
+
+        /* Saving a key takes it from the run time, and no other. */
+        policy.weight = 8;
+        assert_se(policy_book_set(&book, &p, "n", weight, &policy, true, NULL) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 8);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.experts_max_milli == 1500);
+        assert_se(policy_book_reset(&book, &p, false, NULL) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.experts_max_milli == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 8);
+        assert_se(policy_book_reset(&book, &p, false, &why) == POLICY_E_ABSENT && strstr(why.text, "--save"));
+
+        /* A reload that does not read what is saved leaves it. */
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 8);
+        assert_se(policy_book_reset(&book, &p, true, NULL) == 0);
+        assert_se(lookup(&book, NULL, 1000, 1, 1).policy.weight == 20);
+        assert_se(policy_book_reset(&book, &p, true, &why) == POLICY_E_ABSENT && !strstr(why.text, "--save"));
+        policy_table_deinit(&config);
+        policy_table_deinit(&saved);
+        policy_book_deinit(&book);
+}
+
+TEST(a_table_is_written_as_it_is_read) {
+        struct policy_table table = POLICY_TABLE_NULL;
+        struct policy_principal unit = principal("unit:a\\x2db.scope");
+        char *text;
+
+        set(&table, "uid:root", POLICY_KEY_EXPERTS_MAX, 2500);
+        set(&table, "uid:root", POLICY_KEY_CLASS, POLICY_CLASS_IDLE);
+        set(&table, "default", POLICY_KEY_KV_MAX, 0);
+        assert_se(policy_table_add(&table, &unit, "n") == 0);
+        assert_se(policy_table_write(&table, &text) == 0);
+        assert_se(strstr(text, "\n[Budget uid:0]\nExpertsMax=2.500\nClass=idle\n\n[Budget default]\nKvMax=infinity\n\n"
+                               "[Budget unit:a\\x2db.scope]\n"));
+        free(text);
+        policy_table_deinit(&table);
 }
 
 TEST(the_number_of_rules_is_bounded) {
@@ -324,10 +376,10 @@ TEST(the_number_of_rules_is_bounded) {
         assert_se(policy_table_find(&table, &p)->keys == 0);
 
         /* A full configuration leaves room for settings at run time, and they for a full configuration. */
-        assert_se(policy_book_load(&book, &table) == 0);
+        assert_se(policy_book_load(&book, &table, NULL) == 0);
         p.id = POLICY_RULES_MAX;
-        assert_se(policy_book_set(&book, &p, "n", 1u << POLICY_KEY_WEIGHT, &policy, "moectl", NULL) == 0);
-        assert_se(policy_book_load(&book, &table) == 0);
+        assert_se(policy_book_set(&book, &p, "n", 1u << POLICY_KEY_WEIGHT, &policy, false, NULL) == 0);
+        assert_se(policy_book_load(&book, &table, NULL) == 0);
         assert_se(policy_book_rules(&book)->n_rules == POLICY_RULES_MAX + 1);
         policy_book_deinit(&book);
         policy_table_deinit(&table);
