@@ -24,6 +24,8 @@ static const struct verb verbs[] = {
         { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
           "One's own; as root or a member of moed-admin, anybody's." },
         { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
+        { "top", "", "Shows live who computes what, and lets budgets and requests be changed.", verb_top,
+          "h shows the keys." },
         { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
