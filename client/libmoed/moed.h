@@ -134,9 +134,9 @@ struct moed_event {
         double cap;                 /* mean experts per token and layer it was allowed */
         enum moed_done done;
         int error;
-        uint32_t cached;            /* PROGRESS, DONE: tokens that were not computed but found in the prefix cache */
+        uint64_t number; /* of the request, in `moectl ps` and `moectl explain`; 0 before ACCEPTED */
+        uint32_t cached; /* PROGRESS, DONE: tokens that were not computed but found in the prefix cache */
         uint32_t reserved0;
-        uint64_t reserved[1];
 };
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN

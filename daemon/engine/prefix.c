@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "model.h"
+#include "step.h"
 
 struct prefix_node {
         struct prefix_cache *cache;
@@ -31,6 +31,24 @@ struct prefix_cache {
         struct list spaces;
         uint32_t pages, idle;
 };
+
+static uint32_t row_how(const struct prefix_cache *cache, const struct step_part *part, uint32_t i, bool spends) {
+        bool prompt = cache->model->backend->flags & BACKEND_PROMPTS && i < part->prompt;
+
+        return prompt + (spends ? 2 + step_floor(part) * 4 : 0);
+}
+
+void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part) {
+        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
+                bool spends = step_spends(part, i);
+                uint32_t allowance = part->allowances ? part->allowances[i] : 0;
+
+                key->rows[i] = (struct prefix_row) {
+                        .token = part->tokens[i], .experts = spends ? part->caps_milli[i] : allowance,
+                        .how = row_how(cache, part, i, spends),
+                };
+        }
+}
 
 int prefix_cache_new(struct prefix_cache **ret, struct model *model) {
         struct prefix_cache *cache = malloc(sizeof(*cache));

@@ -20,7 +20,8 @@ struct prefix_node;
 struct prefix_key {
         struct prefix_row {
                 int32_t token;
-                uint32_t allowance; /* of routed experts, as in struct step_part */
+                uint32_t experts; /* its cap, if it spends that where its router sees use, else its allowance */
+                uint32_t how;     /* 1: in the arithmetic of prompts; 2: the former; and its floor × 4 */
         } rows[KV_PAGE_TOKENS];
 };
 
@@ -42,6 +43,9 @@ enum {
         _PREFIX_E_SUCCESS,
         PREFIX_E_ABSENT, /* no such page is there */
 };
+
+/* The key of a page for whose KV_PAGE_TOKENS rows a step would have been given this part; its sequence is not looked at. */
+void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part);
 
 /* Of one model. -ENOMEM. */
 int prefix_cache_new(struct prefix_cache **ret, struct model *model);

@@ -27,11 +27,11 @@ static uint32_t pages_to_follow(const struct stream *stream) {
 }
 
 static void make_key(const struct stream *stream, struct prefix_key *ret) {
-        uint32_t position = stream->prefix.pages * KV_PAGE_TOKENS, allowances[KV_PAGE_TOKENS];
+        uint32_t allowances[KV_PAGE_TOKENS];
+        struct step_part part;
 
-        stream_allowances(stream, position, KV_PAGE_TOKENS, allowances);
-        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
-                ret->rows[i] = (struct prefix_row) { stream->tokens.ids[position + i], allowances[i] };
+        stream_describe(stream, stream->prefix.pages * KV_PAGE_TOKENS, KV_PAGE_TOKENS, allowances, &part);
+        prefix_key_init(ret, stream->offer->prefixes, &part);
 }
 
 /* The stream's tenant's; NULL when there is no memory for one. */

@@ -11,6 +11,7 @@
 #include "server.h"
 #include "stop.h"
 #include "tokenizer.h"
+#include "trace.h"
 #include "user.h"
 #include "worker.h"
 
@@ -68,6 +69,7 @@ struct stream {
         bool cancelled;         /* to be ended when the forward pass is over */
         uint64_t activations;
         struct outbox outbox;
+        struct trace trace;
 };
 
 /* Makes a stream of a checked request, which it takes over, and begins to tokenise it. On failure returns a positive
@@ -87,6 +89,8 @@ void stream_fail(struct stream *stream, int error, const char *sentence);
 
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
+/* The policy of its peer is new. -ENOMEM. */
+int stream_update_policy(struct stream *stream);
 /* Books it on another tenant from now on. */
 void stream_move(struct stream *stream, struct tenant *tenant);
 
@@ -100,8 +104,10 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
-/* Writes how many experts each of `rows` rows from `position` on may use, over all layers. */
-void stream_allowances(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *ret);
+/* Writes all that the bits of `rows` rows from `position` on depend on, as a part without a sequence. `allowances` has room
+ * for them. */
+void stream_describe(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                     struct step_part *ret);
 /* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
@@ -109,10 +115,14 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 void stream_advance(struct stream *stream, const struct step_part *part);
 /* Tells the client how much of its prompt is there. */
 void stream_tell_progress(struct stream *stream);
+/* Notes how many rows the forward pass has that these parts are of. */
+void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 
 /* Sends what waits. When all is out the stream goes on, or is buried if it has ended. */
 void stream_flush(struct stream *stream);
+/* "tokenizing", "waiting", "running", "stalled" (its client does not read), "ended". */
+const char *stream_state_name(const struct stream *stream);
 /* The cap that its next row has, mean experts per token and layer × 1000. */
 uint32_t stream_cap_milli(const struct stream *stream);
