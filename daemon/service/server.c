@@ -156,6 +156,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
+        server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         r = policy_book_load(&server->policies, &config->budgets);
         /* The backend first: it decides for all threads where memory comes from. */
         if (r == 0)
