@@ -46,6 +46,13 @@ struct model_info {
         uint32_t kv_pages;           /* in the arena */
 };
 
+enum model_calibration {
+        MODEL_CALIBRATION_NONE,
+        MODEL_CALIBRATION_REFUSED,   /* the model runs without it */
+        MODEL_CALIBRATION_PLAN,      /* how many experts each layer gets */
+        MODEL_CALIBRATION_PREDICTOR, /* and each token */
+};
+
 /* The part of a model that needs no backend: maps the file, checks it, makes its tokenizer. Any thread. ENGINE_E_MODEL,
  * negative errno. */
 int model_file_open(struct model_file **ret, const char *path, struct reason *reason);
@@ -53,10 +60,13 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
 struct model_file *model_file_ref(struct model_file *file);
 void model_file_unref(struct model_file *file);
 void model_file_unrefp(struct model_file **file);
-/* Whether both are the same file on disk, unchanged in between: then one may stand for the other. Any thread. */
+/* Whether both are the same file on disk with the same calibration, unchanged in between: then one may stand for the
+ * other. Any thread. */
 bool model_file_same(const struct model_file *a, const struct model_file *b);
-/* Whether `path` is another file now than the one that was opened, or none. Any thread. */
+/* Whether `path` is another file now than the one that was opened, or none, or has another calibration. Any thread. */
 bool model_file_changed(const struct model_file *file, const char *path);
+/* What lies beside the file (calibration.h); `ret_refused` says why it is not used, or is empty. Any thread. */
+enum model_calibration model_file_calibration(const struct model_file *file, const char **ret_refused);
 /* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
  * true. Any thread. Negative errno: it cannot be read any more. */
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
@@ -114,9 +124,9 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4) can
- * only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go as well, see sequence_length(). Not
- * while a step that holds the sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
+ * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
+ * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */

@@ -58,6 +58,17 @@ void step_freep(struct step **s) {
         step_free(*s);
 }
 
+/* Whether others read what this part would write. */
+static bool writes_shared(const struct step_part *p) {
+        const struct sequence *q = p->sequence;
+        uint32_t end = DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS);
+
+        for (uint32_t i = q->length / KV_PAGE_TOKENS; i < end; i++)
+                if (kv_pages_shared(&q->model->pages, q->pages[i]))
+                        return true;
+        return false;
+}
+
 static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
@@ -68,6 +79,8 @@ static int check_part(const struct step *s, const struct step_part *p) {
                 return ENGINE_E_CONTEXT;
         if (DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS) > q->n_pages)
                 return ENGINE_E_PAGES;
+        if (writes_shared(p))
+                return -EINVAL;
         for (uint32_t i = 0; i < p->count; i++)
                 if (p->tokens[i] < 0 || (uint32_t) p->tokens[i] >= info->vocab)
                         return ENGINE_E_TOKEN;

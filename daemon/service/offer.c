@@ -145,6 +145,23 @@ int offer_new(struct offer **ret, struct server *server, const struct config_mod
         return 0;
 }
 
+static void offer_log_calibration(const struct offer *offer) {
+        const char *why;
+
+        switch (model_file_calibration(model_file(offer->model), &why)) {
+        case MODEL_CALIBRATION_NONE:
+                return;
+        case MODEL_CALIBRATION_REFUSED:
+                log_line(LOG_WARNING, log_fields(offer), "model %s: served without the calibration beside it: %s", offer->name,
+                         why);
+                return;
+        case MODEL_CALIBRATION_PLAN:
+        case MODEL_CALIBRATION_PREDICTOR:
+                log_line(LOG_INFO, log_fields(offer), "model %s: calibrated", offer->name);
+                return;
+        }
+}
+
 static void offer_log(const struct offer *offer) {
         const struct model_info *info = model_info(offer->model);
 
@@ -152,6 +169,7 @@ static void offer_log(const struct offer *offer) {
                  "model %s: %s, %.1f M parameters, %u layers, %u of %u experts, context %u, %u KV pages, %s", offer->name,
                  info->architecture, (double) info->parameters / 1e6, info->layers, info->experts_used, info->experts,
                  info->context, info->kv_pages, offer->file);
+        offer_log_calibration(offer);
 }
 
 /* A file that is compared to all others. */
