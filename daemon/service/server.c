@@ -166,6 +166,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
+        server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         r = policy_book_load(&server->policies, &config->budgets, &config->saved);
         /* The backend first: it decides for all threads where memory comes from. */

@@ -56,6 +56,7 @@ struct offer {
         struct model *model;
         struct step *step; /* NULL unless OFFER_READY */
         struct sampler_scratch *scratch;
+        struct sched_model sched;
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;

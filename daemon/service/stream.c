@@ -44,8 +44,6 @@ static int stream_init_text(struct stream *stream) {
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
-        const struct model_info *info = model_info(offer->model);
-
         *stream = (struct stream) {
                 .peer = peer,
                 .offer = offer,
@@ -61,8 +59,8 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
         trace_init(&stream->trace, stream->serial);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, &offer->sched);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -408,7 +406,7 @@ int stream_update_cap(struct stream *stream) {
         struct stream_cap now = { .row = stream_next_row(stream) }, *last = NULL, *grown;
 
         now.cap_milli = sched_cap_milli(stream->sched.principal, &stream->peer->policy, stream->experts_milli,
-                                        stream->sched.experts_used, &now.rule);
+                                        model_info(stream->offer->model)->experts_used, &now.rule);
         if (stream->n_caps > 0)
                 last = &stream->caps[stream->n_caps - 1];
         if (last && (last->cap_milli == now.cap_milli || last->row == now.row)) {
@@ -468,6 +466,8 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        stream->sched.position = sequence_length(stream->sequence);
+        stream->sched.cap_milli = stream_cap_milli(stream);
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -500,13 +500,16 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
 
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
         uint32_t position = sequence_length(stream->sequence), segment = 0;
+        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers;
 
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
         for (uint32_t i = 0; i < rows; i++) {
                 uint32_t row = position + i;
 
                 while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
                         segment++;
-                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
+                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, moe_layers,
                                                 row - stream->caps[segment].row);
         }
         *ret = (struct step_part) {
@@ -537,7 +540,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
                 stream->peer->activations += part->used;
-                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
                 stream->peer->tokens_prompt += prompt ? fresh : 0;
         }
 }

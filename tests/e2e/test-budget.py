@@ -85,13 +85,14 @@ def weights_divide_the_machine(d, uid):
     d.moectl("budget", "set", "uid:%d" % uid, "Weight=300")
     d.moectl("budget", "set", "uid:0", "Weight=100")
     # Prompts, so that not every stream gets a row in every iteration anyway.
-    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 4)
+    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 6)
     light, heavy = d.helper("load", *args), d.helper("load", *args, user=uid)
 
     def rows():
         return {b["principal"]: b["prompt"] + b["generated"] for b in d.json("budget")["budgets"]}
 
     wait_until(lambda: len(rows()) >= 2 and d.stats()["streams_running"] >= 40, "both are busy")
+    time.sleep(2)  # whoever came last goes first for a while
     a = rows()
     time.sleep(2)
     b = rows()
