@@ -24,6 +24,8 @@ static const struct verb verbs[] = {
         { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
           "One's own; as root or a member of moed-admin, anybody's." },
         { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
+        { "top", "", "Shows live who computes what, and lets budgets and requests be changed.", verb_top,
+          "h shows the keys." },
         { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
@@ -36,6 +38,8 @@ static const struct verb verbs[] = {
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,
           "No daemon need run; but its program, moed, does the work." },
+        { "calibrate", "--text FILE MODEL", "Measures which layers of a model need their experts most.", verb_calibrate,
+          "MODEL is a file. What is found goes into a file beside it, which moed reads with the model." },
         { "convert", "--type TYPE IN OUT", "Writes a model file with its matrices in another type.", verb_convert,
           "Routers and norms become F32. OUT appears when it is complete." },
         { "doctor", "[MODEL|FILE]", "Says what is missing on this machine, and how to mend it.", verb_doctor,
