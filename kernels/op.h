@@ -294,7 +294,8 @@ enum route_gate {
  * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer. Out: ids i32
  * [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`), counts i32
  * [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not
- * counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
+ * counted); tally: u32 [experts], how many of the rows chose each is added to it (null: not counted). Entries
+ * past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
 struct op_route {
         uint32_t n, experts, k;
         enum route_gate gate;
@@ -312,7 +313,7 @@ struct op_route {
         struct device_ptr table, token_ids;
         uint32_t table_rows;
         struct device_ptr caps;
-        struct device_ptr ids, weights, counts, used;
+        struct device_ptr ids, weights, counts, used, tally;
 };
 
 /* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t], added up in

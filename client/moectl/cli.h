@@ -76,6 +76,7 @@ int verb_load(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_unload(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_models(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_cancel(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_budget(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **argv);

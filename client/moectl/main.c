@@ -21,12 +21,14 @@ static const struct verb verbs[] = {
         { "unload", "NAME", "Serves a model no longer.", verb_unload,
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
-        { "stats", "", "Prints the daemon's counters.", verb_stats },
-        { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
+        { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
+          "One's own; as root, anybody's." },
+        { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
+        { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
-          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see "
-          "moed.conf(5).\n"
-          "Changes hold until the daemon ends." },
+          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
+          "Changes hold until the daemon ends, with --save beyond it. They need root, or membership in the group\n"
+          "moed-admin." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,

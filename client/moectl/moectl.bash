@@ -27,7 +27,9 @@ _moectl_reply() {
 
 _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
-        local verbs="run chat score models load unload ps stats budget tokenize bench inspect calibrate convert doctor reload"
+        local budget_keys="ExpertsMax= ExpertsMin= Weight= Class= LatencyTarget= ActivationRate= ActivationBurst= OnEmpty=
+                Adaptive= KvMax= QueueMax= SessionMax="
+        local verbs="run chat score models load unload ps cancel stats budget tokenize bench inspect calibrate convert doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()
@@ -54,8 +56,8 @@ _moectl() {
                 mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $verb != doctor ]] || compgen -W "$(_moectl_models)" -- "$word")
         elif [[ $verb == budget ]]; then
                 case $line in
-                *budget*\ set\ *\ *) mapfile -t COMPREPLY < <(compgen -W "ExpertsMax= Weight=" -- "$word"); compopt -o nospace ;;
-                *budget*\ set\ * | *budget*\ reset\ *) _moectl_reply "$(_moectl_principals)" "$word" ;;
+                *budget*\ set\ *\ *) mapfile -t COMPREPLY < <(compgen -W "$budget_keys" -- "$word"); compopt -o nospace ;;
+                *budget*\ set\ * | *budget*\ reset\ * | *budget*\ show\ *) _moectl_reply "$(_moectl_principals)" "$word" ;;
                 *) _moectl_reply "show set reset" "$word" ;;
                 esac
         fi

@@ -110,6 +110,9 @@ const struct tokenizer *model_tokenizer(const struct model *model);
 /* NULL when the model has no template of a known family. */
 const struct chat_template *model_chat_template(const struct model *model);
 uint32_t model_kv_pages_free(const struct model *model);
+/* How many rows chose each routed expert of the moe_layer-th layer that has any, in all steps that ended well so far:
+ * [experts], owned by the model, kept while it sleeps. Shows what was asked as well as the text does. */
+const uint64_t *model_expert_uses(const struct model *model, uint32_t moe_layer);
 
 /* A text in the making: how many tokens are in KV, and the pages that hold them. */
 int sequence_new(struct sequence **ret, struct model *model);
@@ -121,9 +124,9 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4) can
- * only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go as well, see sequence_length(). Not
- * while a step that holds the sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
+ * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
+ * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
@@ -157,6 +160,9 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
+ * counts once. */
+uint64_t step_experts_read(const struct step *step);
 
 /* One layer of a running step, as an observer sees it; the arrays are on the host and valid during the call only. Rows
  * are those of all parts, in the parts' order. Expert choices are as secret as the text that caused them. */

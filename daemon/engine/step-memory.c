@@ -98,12 +98,15 @@ int step_memory_init(struct step *s) {
         carve_activations(s, s->activations.at);
         r = grow_device(s, &s->batch_memory, batch * sizeof(int32_t));
         if (!r)
-                r = grow_device(s, &s->used_memory, rows * sizeof(uint32_t));
+                r = grow_device(s, &s->counts, model_tally_bytes(s->model) + rows * sizeof(uint32_t));
         if (r)
                 return r;
         s->batch.staged = calloc(batch, sizeof(int32_t));
-        s->host_used = calloc(rows, sizeof(uint32_t));
-        return s->batch.staged && s->host_used ? 0 : -ENOMEM;
+        s->host_tally = calloc(1, s->counts.size);
+        if (!s->batch.staged || !s->host_tally)
+                return -ENOMEM;
+        s->host_used = s->host_tally + model_tally_bytes(s->model) / sizeof(uint32_t);
+        return 0;
 }
 
 int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted) {
@@ -141,14 +144,14 @@ int step_memory_observe(struct step *s) {
 
 void step_memory_deinit(struct step *s) {
         struct step_buffer *buffers[] = {
-                &s->activations, &s->batch_memory, &s->used_memory, &s->page_table, &s->logits,
+                &s->activations, &s->batch_memory, &s->counts, &s->page_table, &s->logits,
         };
 
         for (size_t i = 0; i < ELEMENTS(buffers); i++)
                 ops_of(s)->buffer_free(buffers[i]->buffer);
         free(s->batch.staged);
         free(s->host_pages);
-        free(s->host_used);
+        free(s->host_tally);
         free(s->host_logits);
         free(s->seen.memory);
 }

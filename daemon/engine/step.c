@@ -58,6 +58,17 @@ void step_freep(struct step **s) {
         step_free(*s);
 }
 
+/* Whether others read what this part would write. */
+static bool writes_shared(const struct step_part *p) {
+        const struct sequence *q = p->sequence;
+        uint32_t end = DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS);
+
+        for (uint32_t i = q->length / KV_PAGE_TOKENS; i < end; i++)
+                if (kv_pages_shared(&q->model->pages, q->pages[i]))
+                        return true;
+        return false;
+}
+
 static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
@@ -68,6 +79,8 @@ static int check_part(const struct step *s, const struct step_part *p) {
                 return ENGINE_E_CONTEXT;
         if (DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS) > q->n_pages)
                 return ENGINE_E_PAGES;
+        if (writes_shared(p))
+                return -EINVAL;
         for (uint32_t i = 0; i < p->count; i++)
                 if (p->tokens[i] < 0 || (uint32_t) p->tokens[i] >= info->vocab)
                         return ENGINE_E_TOKEN;
@@ -225,18 +238,30 @@ static void give_results(struct step *s) {
         }
 }
 
+static void count_experts(struct step *s) {
+        s->experts_read = 0;
+        for (size_t i = 0; s->host_tally + i < s->host_used; i++) {
+                s->experts_read += s->host_tally[i] > 0;
+                s->model->expert_uses[i] += s->host_tally[i];
+        }
+}
+
+uint64_t step_experts_read(const struct step *s) {
+        return s->experts_read;
+}
+
 static int finish(struct step *s) {
         int r;
 
         r = forward_end(s);
         if (!r)
-                r = ops_of(s)->download(s->stream, s->host_used, s->used_memory.at,
-                                        s->batch.rows * sizeof(*s->host_used));
+                r = ops_of(s)->download(s->stream, s->host_tally, s->counts.at, step_counts_bytes(s));
         if (!r)
                 r = ops_of(s)->stream_sync(s->stream);
         if (r)
                 return r;
         give_results(s);
+        count_experts(s);
         release_parts(s);
         return 0;
 }

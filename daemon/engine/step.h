@@ -59,13 +59,16 @@ struct step_seen {
 struct step {
         struct model *model;
         struct stream *stream;
-        struct step_buffer activations, batch_memory, used_memory, page_table, logits;
+        struct step_buffer activations, batch_memory, counts, page_table, logits;
         struct step_activations a;
         struct step_batch batch;
 
         uint32_t page_stride;
         int32_t *host_pages; /* [n_parts][page_stride] */
-        uint32_t *host_used; /* [rows_max] */
+        /* What `counts` has at the end: how many rows chose each expert, [moe_layers][experts]; then, behind it, how many
+         * each row used, [rows]. */
+        uint32_t *host_tally, *host_used;
+        uint64_t experts_read;
         float *host_logits;  /* [n_wanted][vocab]; NULL where the device's memory is the host's */
         uint64_t host_pages_size, host_logits_size;
 
@@ -87,6 +90,10 @@ static inline uint32_t step_width(const struct step *s) {
 
 static inline struct device_ptr step_rows(const struct step *s) {
         return s->model->arch.params.streams ? s->a.streams : s->a.x;
+}
+
+static inline uint64_t step_counts_bytes(const struct step *s) {
+        return model_tally_bytes(s->model) + s->batch.rows * sizeof(uint32_t);
 }
 
 /* Whether what the device has written can be read in place: many rows of logits take as long to copy as to choose from. */

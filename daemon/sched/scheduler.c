@@ -269,14 +269,22 @@ uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *
         return forming.n_picks;
 }
 
-uint32_t sched_cap_milli(const struct policy *policy, uint32_t request_milli, uint32_t experts_used) {
-        uint64_t cap = (uint64_t) experts_used * 1000;
+/* The cap becomes `limit` where that is lower; 0 is none. */
+static void cap_lower(uint64_t *cap, uint64_t limit, enum cap_rule rule, enum cap_rule *ret_rule) {
+        if (limit == 0 || limit >= *cap)
+                return;
+        *cap = limit;
+        *ret_rule = rule;
+}
 
-        if (policy->experts_max_milli > 0)
-                cap = MIN(cap, (uint64_t) policy->experts_max_milli);
-        if (request_milli > 0)
-                cap = MIN(cap, (uint64_t) request_milli);
-        return (uint32_t) MIN(cap, (uint64_t) UINT32_MAX);
+uint32_t sched_cap_milli(const struct principal *principal, const struct policy *policy, uint32_t request_milli,
+                         uint32_t experts_used, enum cap_rule *ret_rule) {
+        uint64_t cap = MIN(EXPERTS_MILLI((uint64_t) experts_used), (uint64_t) UINT32_MAX);
+
+        *ret_rule = CAP_MODEL;
+        cap_lower(&cap, request_milli, CAP_REQUEST, ret_rule);
+        cap_lower(&cap, policy->experts_max_milli, CAP_EXPERTS_MAX, ret_rule);
+        return (uint32_t) cap;
 }
 
 /* With P = cap_milli·L, the allowance of row t is A(t) = floor((t+1)·P/1000) - floor(t·P/1000).

@@ -20,12 +20,28 @@
 
 enum { POLICY_WEIGHT_DEFAULT = 100 };
 
+enum policy_class { POLICY_CLASS_INTERACTIVE, POLICY_CLASS_BATCH, POLICY_CLASS_IDLE };
+enum policy_on_empty { POLICY_ON_EMPTY_DEGRADE, POLICY_ON_EMPTY_WAIT };
+
 struct policy {
-        uint32_t experts_max_milli; /* mean routed experts per token and layer; 0: no limit but the model's */
-        uint32_t weight;            /* 1 to 10000 */
+        uint32_t experts_max_milli;  /* mean routed experts per token and layer; 0: no limit but the model's */
+        uint32_t experts_min_milli;  /* floor while the allowance shrinks */
+        uint32_t weight;             /* 1 to 10000 */
+        uint64_t activation_rate;    /* activations per second; 0: no bucket */
+        uint64_t activation_burst;   /* activations that the bucket holds; 0: one second's */
+        enum policy_on_empty on_empty;
+        uint64_t latency_target_nsec;/* between tokens; 0: none */
+        enum policy_class class;
+        uint64_t kv_max;             /* bytes of KV pages; 0: no limit */
+        uint32_t queue_max;          /* waiting requests; 0: no limit but the user's */
+        uint64_t session_max;        /* bytes of sessions on disk; 0: no limit */
+        bool adaptive;               /* spend the allowance where the router says it counts */
 };
 
-#define POLICY_DEFAULT { .experts_max_milli = 0, .weight = POLICY_WEIGHT_DEFAULT }
+#define POLICY_DEFAULT { .experts_min_milli = EXPERTS_MILLI(1), .weight = POLICY_WEIGHT_DEFAULT, .adaptive = true }
+
+/* What made a cap what it is. */
+enum cap_rule { CAP_MODEL, CAP_REQUEST, CAP_EXPERTS_MAX, CAP_BUCKET, CAP_LATENCY };
 
 struct scheduler {
         struct list principals; /* with at least one runnable stream */
@@ -93,8 +109,11 @@ void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 
-/* The effective cap: lowest of the policy's, the request's (0: none) and the model's experts_used. */
-uint32_t sched_cap_milli(const struct policy *policy, uint32_t request_milli, uint32_t experts_used);
+/* The cap that holds now: the lowest of the model's experts_used, the request's (0: none) and what `policy` allows. That is
+ * the client's own: of two clients of one principal, groups may tell other rules. *ret_rule is the first of them that is
+ * so low. */
+uint32_t sched_cap_milli(const struct principal *principal, const struct policy *policy, uint32_t request_milli,
+                         uint32_t experts_used, enum cap_rule *ret_rule);
 
 /* Allowance of the row number `row` (from 0) since the cap was set: floor((row+1)·c·L) - floor(row·c·L), with c the cap in
  * experts and L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even

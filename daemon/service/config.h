@@ -32,8 +32,8 @@ enum {
 };
 
 enum config_scope {
-        CONFIG_SYSTEM, /* /etc/moed, /run/moed, /usr/lib/moed */
-        CONFIG_USER,   /* $XDG_CONFIG_HOME/moed, else ~/.config/moed */
+        CONFIG_SYSTEM, /* /etc/moed, /run/moed, /usr/lib/moed; state in /var/lib/moed */
+        CONFIG_USER,   /* $XDG_CONFIG_HOME/moed, else ~/.config/moed; $XDG_STATE_HOME/moed, else ~/.local/state/moed */
 };
 
 enum config_kv_type {
@@ -77,6 +77,8 @@ struct config {
         struct config_model *models; /* in order of appearance */
         size_t n_models;
         struct policy_table budgets;
+        char *saved_path;            /* what `moectl budget set --save` writes; NULL: there is no place for it */
+        struct policy_table saved;   /* and what it said */
 };
 
 /* What was found on the way. */
@@ -97,7 +99,8 @@ void config_report_deinit(struct config_report *report);
 int config_new(struct config **ret);
 /* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the scope's
  * folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of their
- * names). A path that is given must exist; without one, no file at all gives the defaults. Every message goes to
+ * names); then the saved budgets: budget.conf in $STATE_DIRECTORY, else `path`.saved, else in the scope's state folder. A
+ * path that is given must exist; without one, no file at all gives the defaults. Every message goes to
  * `report`. CONFIG_E_INVALID; negative errno: no memory. */
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report);
 /* Takes NULL. */

@@ -4,11 +4,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
 #include "peer.h"
+#include "save.h"
 #include "stream.h"
 #include "verbs.h"
 
@@ -58,7 +60,7 @@ static int peer_on_bell(void *userdata, int result) {
         return 0;
 }
 
-static int peer_match(const struct peer *peer, struct policy_match *ret) {
+int peer_match(const struct peer *peer, struct policy_match *ret) {
         _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups are passed as they are");
         const struct credentials *c = &peer->credentials;
         struct policy_identity identity = { .unit = peer->unit[0] ? peer->unit : NULL, .uid = c->uid };
@@ -95,15 +97,14 @@ int peer_update_policy(struct peer *peer) {
         return 0;
 }
 
-void peer_explain_policy(const struct peer *peer, struct reason *ret) {
-        struct reason experts = REASON_INIT, weight = REASON_INIT;
-        struct policy_match match;
+bool peer_is_root(const struct peer *peer) {
+        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
+}
 
-        if (peer_match(peer, &match) < 0)
-                return;
-        policy_match_explain(&match, POLICY_KEY_EXPERTS_MAX, &experts);
-        policy_match_explain(&match, POLICY_KEY_WEIGHT, &weight);
-        reason_set(ret, "%s; %s", experts.text, weight.text);
+bool peer_is_admin(const struct peer *peer) {
+        gid_t group = peer->server->admin_gid;
+
+        return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
 }
 
 static int peer_init(struct peer *peer, struct server *server, int socket) {
@@ -172,6 +173,7 @@ void peer_free(struct peer *peer) {
         list_for_each_safe(stream, next, &peer->streams, link)
                 stream_abandon(stream);
         changes_forget(peer->server, peer);
+        saves_forget(peer->server, peer);
         list_unlink(&peer->link);
         peer->server->n_peers--;
         loop_source_remove(&peer->socket_source);
@@ -321,6 +323,15 @@ struct stream *peer_find_stream(struct peer *peer, uint64_t id) {
 
         list_for_each(stream, &peer->streams, link)
                 if (stream->id == id && list_empty(&stream->grave))
+                        return stream;
+        return NULL;
+}
+
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial) {
+        struct stream *stream;
+
+        list_for_each(stream, &peer->streams, link)
+                if (stream->serial == serial && stream->state != STREAM_ENDED && !stream->cancelled)
                         return stream;
         return NULL;
 }

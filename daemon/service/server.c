@@ -144,6 +144,15 @@ static int server_init_batch(struct server *server) {
         return server->picks && server->allowances ? 0 : -ENOMEM;
 }
 
+/* -1 when there is none. */
+static gid_t group_id(const char *name) {
+        struct policy_principal group;
+        char text[64];
+
+        snprintf(text, sizeof(text), "gid:%s", name);
+        return policy_principal_parse(&group, text, NULL) == 0 ? group.id : (gid_t) -1;
+}
+
 int server_init(struct server *server, struct config *config, struct reason *reason) {
         struct user_limits limits = server_limits(config);
         int r;
@@ -151,12 +160,14 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         *server = (struct server) { .config = config, .policies = POLICY_BOOK_NULL, .started = now_nsec() };
         list_init(&server->offers);
         list_init(&server->changes);
+        list_init(&server->saves);
         list_init(&server->peers);
         list_init(&server->graves);
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
-        r = policy_book_load(&server->policies, &config->budgets);
+        server->admin_gid = group_id(SERVER_ADMIN_GROUP);
+        r = policy_book_load(&server->policies, &config->budgets, &config->saved);
         /* The backend first: it decides for all threads where memory comes from. */
         if (r == 0)
                 r = server_init_backend(server, reason);
@@ -359,9 +370,11 @@ int server_reconfigure(struct server *server, struct config *config) {
         struct user_limits limits = server_limits(config);
         int r;
 
-        r = policy_book_load(&server->policies, &config->budgets);
+        /* While a change is on its way to the disk, what was read from there is older than what is in force. */
+        r = policy_book_load(&server->policies, &config->budgets, list_empty(&server->saves) ? &config->saved : NULL);
         if (r < 0)
                 return r;
+        server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         if (old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
             old->threads != config->threads || old->rows_max != config->rows_max ||
             old->context_max != config->context_max || old->context_extend != config->context_extend)

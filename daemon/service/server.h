@@ -25,6 +25,8 @@ enum {
         SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
 };
 
+#define SERVER_ADMIN_GROUP "moed-admin"
+
 /* A job of the loader's or the sharer's thread; `done` is called on the loop's thread. */
 struct loader_job {
         struct job job;
@@ -76,6 +78,8 @@ struct server {
         _Atomic bool loader_stop; /* what takes long shall end */
         struct list changes; /* of the models, in the order of their asking; the first is under way */
         uint32_t n_changes;
+        struct list saves; /* of budgets, on their way to the disk */
+        gid_t admin_gid;   /* members may see and set everybody's budgets; -1: there is no such group */
         struct listener *listener;
         struct backend *backend;
         const char *backend_name; /* what it chose of this machine */

@@ -356,23 +356,24 @@ uint32_t stream_cap_milli(const struct stream *stream) {
 }
 
 int stream_update_cap(struct stream *stream) {
-        uint32_t cap, row = stream->rows_seen;
-        struct stream_cap *grown;
+        struct stream_cap now = { .row = stream->rows_seen }, *last = NULL, *grown;
 
-        cap = sched_cap_milli(&stream->peer->policy, stream->experts_milli, stream->sched.experts_used);
+        now.cap_milli = sched_cap_milli(stream->sched.principal, &stream->peer->policy, stream->experts_milli,
+                                        stream->sched.experts_used, &now.rule);
         if (stream->sequence)
-                row = MAX(row, sequence_length(stream->sequence) + stream->rows_flying);
-        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].cap_milli == cap)
-                return 0;
-        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].row == row) {
-                stream->caps[stream->n_caps - 1].cap_milli = cap;
+                now.row = MAX(now.row, sequence_length(stream->sequence) + stream->rows_flying);
+        if (stream->n_caps > 0)
+                last = &stream->caps[stream->n_caps - 1];
+        if (last && (last->cap_milli == now.cap_milli || last->row == now.row)) {
+                last->cap_milli = now.cap_milli;
+                last->rule = now.rule;
                 return 0;
         }
         grown = realloc(stream->caps, (stream->n_caps + 1) * sizeof(*grown));
         if (!grown)
                 return -ENOMEM;
         stream->caps = grown;
-        stream->caps[stream->n_caps++] = (struct stream_cap) { .row = row, .cap_milli = cap };
+        stream->caps[stream->n_caps++] = now;
         return 0;
 }
 
@@ -474,6 +475,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
+        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         if (prompt)

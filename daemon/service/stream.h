@@ -26,6 +26,7 @@ enum stream_state {
  * by itself. Kept, because a row that is computed again gets what it got the first time. */
 struct stream_cap {
         uint32_t row, cap_milli;
+        enum cap_rule rule; /* what made it so */
 };
 
 struct stream {
@@ -41,7 +42,7 @@ struct stream {
         struct user_charge charge, prompt_charge;
         struct sched_stream sched;
         uint64_t id;     /* the client's */
-        uint64_t serial; /* by age */
+        uint64_t serial; /* by age: what ps shows */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
 

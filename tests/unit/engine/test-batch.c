@@ -8,13 +8,14 @@
 #include "base/util.h"
 #include "engine.h"
 #include "fixture-model.h"
+#include "prefix.h"
 #include "test.h"
 
 /* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever
  * else is in the batch, however its prompt is cut, and however many threads compute. */
 
 enum {
-        PROMPT = 45,       /* longer than a page and than the largest chunk */
+        PROMPT = 77,       /* longer than two pages and than the largest chunk */
         PROMPT_LONG = 140, /* longer than what the largest compressed entry is made of */
         DECODED = 4,       /* tokens fed one at a time after it */
         TOKENS_MAX = PROMPT_LONG + DECODED,
@@ -34,6 +35,7 @@ struct way {
         uint32_t chunk;
         bool neighbours;
         uint32_t again; /* not 0: in the end all is computed once more, so many rows at a time */
+        bool shared;    /* goes on from whole pages of its prompt that another sequence has computed */
 };
 
 static const struct way ways[] = {
@@ -45,6 +47,8 @@ static const struct way ways[] = {
         { "chunks of 7, 15 neighbours", 7, true },
         { "again in chunks of 11", PROMPT_LONG, false, 11 },
         { "again as a whole", PROMPT_LONG, false, TOKENS_MAX },
+        { "from shared pages", PROMPT_LONG, false, 0, true },
+        { "from shared pages in chunks of 7, 15 neighbours", 7, true, 0, true },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -133,6 +137,58 @@ static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequen
         return n;
 }
 
+/* A sequence that has the same prompt but for its last token, stored page by page, and went on otherwise. */
+struct elder {
+        struct prefix_cache *cache;
+        struct prefix_owner owner;
+        struct prefix_cursor cursor;
+        struct sequence *sequence;
+        struct subject subject;
+};
+
+static void key_of(const struct subject *s, uint32_t page, struct prefix_key *ret) {
+        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
+                ret->rows[i] = (struct prefix_row) { s->tokens[page * KV_PAGE_TOKENS + i],
+                                                     s->allowances[page * KV_PAGE_TOKENS + i] };
+}
+
+static void make_elder(struct elder *e, struct step *step, struct model *model, const struct subject *s) {
+        uint32_t last = prompt - 1;
+        struct prefix_key key;
+
+        assert_se(prefix_cache_new(&e->cache, model) == 0 && prefix_enter(&e->cursor, e->cache, 0) == 0);
+        prefix_owner_init(&e->owner);
+        e->sequence = new_sequence(model);
+        e->subject = *s;
+        e->subject.tokens[last] = (s->tokens[last] + 1) % (int32_t) model_info(model)->vocab;
+        while (sequence_length(e->sequence) < tokens_of_all()) {
+                struct step_part part = next_part(e->sequence, &e->subject, 11);
+
+                run(step, &part, 1);
+                while ((e->cursor.pages + 1) * KV_PAGE_TOKENS <= MIN(last, sequence_length(e->sequence))) {
+                        key_of(&e->subject, e->cursor.pages, &key);
+                        assert_se(prefix_store(&e->cursor, &key, e->sequence, &e->owner) == 0);
+                }
+        }
+}
+
+/* The sequence begins with all of the elder's pages, which then goes. */
+static void follow_elder(struct elder *e, struct sequence *sequence, const struct subject *s) {
+        struct prefix_cursor cursor;
+        struct prefix_key key;
+
+        assert_se(prefix_enter(&cursor, e->cache, 0) == 0);
+        while (cursor.pages < (prompt - 1) / KV_PAGE_TOKENS) {
+                key_of(s, cursor.pages, &key);
+                assert_se(prefix_follow(&cursor, &key, sequence, &e->owner) == 0);
+        }
+        prefix_leave(&cursor);
+        prefix_leave(&e->cursor);
+        sequence_free(e->sequence);
+        prefix_cache_free(e->cache);
+        assert_se(sequence_length(sequence) > 0);
+}
+
 /* The logits after the prompt and after each decoded token: [DECODED + 1][vocab]. */
 static float *logits_of(struct model *model, const struct way *way) {
         uint32_t vocab = model_info(model)->vocab, kept = 0;
@@ -140,12 +196,17 @@ static float *logits_of(struct model *model, const struct way *way) {
         struct subject subjects[NEIGHBOURS + 1];
         struct step_part parts[NEIGHBOURS + 1];
         float *logits = calloc((DECODED + 1) * (size_t) vocab, sizeof(*logits));
+        struct elder elder;
         struct step *step;
 
         assert_se(logits && step_new(&step, model) == 0);
         for (uint32_t i = 0; i <= NEIGHBOURS; i++) {
                 make_subject(&subjects[i], model_info(model), i + 1);
                 sequences[i] = new_sequence(model);
+        }
+        if (way->shared) {
+                make_elder(&elder, step, model, &subjects[0]);
+                follow_elder(&elder, sequences[0], &subjects[0]);
         }
         for (uint32_t round = 0; sequence_length(sequences[0]) < tokens_of_all(); round++) {
                 uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0,

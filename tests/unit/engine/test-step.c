@@ -202,7 +202,7 @@ TEST(a_step_freed_half_way_leaves_its_sequences) {
 struct seen {
         uint32_t layers, rows;
         int32_t counts[TINY_LAYERS][64];
-        float first_input[64];
+        uint64_t uses[TINY_LAYERS * TINY_EXPERTS];
 };
 
 static void see(const struct step_view *view, void *context) {
@@ -220,6 +220,8 @@ static void see(const struct step_view *view, void *context) {
 
                         assert_se(j < count ? id >= 0 && id < TINY_EXPERTS && weight > 0.0f
                                             : id == -1 && weight == 0.0f);
+                        if (j < count)
+                                seen->uses[seen->layers * TINY_EXPERTS + (uint32_t) id]++;
                 }
         }
         seen->layers++;
@@ -268,6 +270,47 @@ TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
                         assert_se(isfinite(parts[i].logits_out[j]));
         sequence_free(a);
         sequence_free(b);
+        engine_close(&e);
+}
+
+static void check_uses(const struct engine *e, const struct seen *seen, uint64_t times) {
+        for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                for (uint32_t i = 0; i < TINY_EXPERTS; i++)
+                        assert_se(model_expert_uses(e->model, l)[i] == times * seen->uses[l * TINY_EXPERTS + i]);
+}
+
+TEST(what_experts_are_used_is_counted_by_layer_and_kept_while_the_model_sleeps) {
+        struct engine e = engine_open(8, 32);
+        struct sequence *s = sequence(&e, 32);
+        struct step_part part = { .sequence = s, .tokens = tokens, .allowances = allow(5), .count = 7 };
+        struct seen seen = { 0 }, last = { 0 };
+        struct step_observer observer = { .layer = see, .context = &seen };
+        uint64_t distinct = 0;
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0);
+        for (uint32_t i = 0; i < ELEMENTS(seen.uses); i++)
+                distinct += seen.uses[i] > 0;
+        assert_se(step_experts_read(e.step) == distinct && distinct > ALL && distinct < 7 * 5);
+        check_uses(&e, &seen, 1);
+        sequence_truncate(s, 0);
+        assert_se(sequence_reserve(s, 32) == 0 && step_observe(e.step, NULL) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0);
+        check_uses(&e, &seen, 2);
+
+        /* One row shares with nobody: the experts read are those it used. */
+        part.count = 1;
+        observer.context = &last;
+        assert_se(step_observe(e.step, &observer) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0 && step_experts_read(e.step) == 5 && part.used == 5);
+        for (uint32_t i = 0; i < ELEMENTS(seen.uses); i++)
+                seen.uses[i] = 2 * seen.uses[i] + last.uses[i];
+        step_free(e.step);
+        e.step = NULL;
+        sequence_free(s);
+        model_sleep(e.model);
+        assert_se(model_wake(e.model) == 0);
+        check_uses(&e, &seen, 1);
         engine_close(&e);
 }
 
@@ -382,6 +425,8 @@ TEST(a_lost_device_leaves_the_sequences_as_they_were) {
         fuse = 1;
         assert_se(step_run(e.step, &part, 1) == -EIO);
         assert_se(sequence_length(a) == 0 && sequence_pages(a) == 1);
+        for (uint32_t i = 0; i < TINY_EXPERTS; i++)
+                assert_se(model_expert_uses(e.model, 0)[i] == 0);
         e.backend->ops = ops;
         assert_se(step_run(e.step, &part, 1) == 0 && sequence_length(a) == 3);
         sequence_free(a);

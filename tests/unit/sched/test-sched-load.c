@@ -59,8 +59,10 @@ static void request_update(struct world *world, struct request *request) {
 }
 
 static void request_start(struct world *world, struct user *user, struct request *request) {
+        enum cap_rule rule;
+
         sched_stream_init(&request->stream, &user->principal, 7, 4);
-        request->cap_milli = sched_cap_milli(&user->principal.policy, 0, 4);
+        request->cap_milli = sched_cap_milli(&user->principal, &user->principal.policy, 0, 4, &rule);
         request->done = 0;
         request->prompt = 1 + world_random(world, world_random(world, 20) == 0 ? 4000 : 100);
         request->answer = 1 + world_random(world, 300);

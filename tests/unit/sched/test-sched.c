@@ -337,18 +337,29 @@ TEST(shares_hold_where_the_counters_wrap) {
         assert_se(apart(late->rows, 1000) < 20 && apart(b->rows, 3000) < 20);
 }
 
-TEST(the_lowest_cap_holds) {
+static void assert_cap(struct policy policy, uint32_t request_milli, uint32_t experts_used, uint32_t cap_milli,
+                       enum cap_rule rule) {
+        struct principal principal;
+        enum cap_rule found;
+
+        principal_init(&principal, &policy);
+        assert_se(sched_cap_milli(&principal, &policy, request_milli, experts_used, &found) == cap_milli);
+        assert_se(found == rule);
+}
+
+TEST(the_lowest_cap_holds_and_the_rule_that_made_it_is_named) {
         struct policy open = POLICY_DEFAULT, tight = { .experts_max_milli = 2500, .weight = 100 };
 
-        assert_se(sched_cap_milli(&open, 0, 8) == 8000);
-        assert_se(sched_cap_milli(&open, 3000, 8) == 3000);
-        assert_se(sched_cap_milli(&open, 9000, 8) == 8000);
-        assert_se(sched_cap_milli(&tight, 0, 8) == 2500);
-        assert_se(sched_cap_milli(&tight, 2501, 8) == 2500);
-        assert_se(sched_cap_milli(&tight, 2499, 8) == 2499);
-        assert_se(sched_cap_milli(&tight, 0, 2) == 2000);
-        assert_se(sched_cap_milli(&open, 0, 0) == 0);
-        assert_se(sched_cap_milli(&open, 0, UINT32_MAX) == UINT32_MAX);
+        assert_cap(open, 0, 8, 8000, CAP_MODEL);
+        assert_cap(open, 3000, 8, 3000, CAP_REQUEST);
+        assert_cap(open, 9000, 8, 8000, CAP_MODEL);
+        assert_cap(tight, 0, 8, 2500, CAP_EXPERTS_MAX);
+        assert_cap(tight, 2501, 8, 2500, CAP_EXPERTS_MAX);
+        assert_cap(tight, 2500, 8, 2500, CAP_REQUEST);
+        assert_cap(tight, 2499, 8, 2499, CAP_REQUEST);
+        assert_cap(tight, 0, 2, 2000, CAP_MODEL);
+        assert_cap(open, 0, 0, 0, CAP_MODEL);
+        assert_cap(open, 0, UINT32_MAX, UINT32_MAX, CAP_MODEL);
 }
 
 TEST(allowances_sum_to_the_cap_and_never_pass_it) {
