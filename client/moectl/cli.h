@@ -79,6 +79,8 @@ int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_cancel(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_budget(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_explain(struct cli *cli, const struct verb *verb, int argc, char **argv);
+int verb_top(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_tokenize(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_reload(struct cli *cli, const struct verb *verb, int argc, char **argv);
 int verb_bench(struct cli *cli, const struct verb *verb, int argc, char **argv);

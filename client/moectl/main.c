@@ -22,13 +22,18 @@ static const struct verb verbs[] = {
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
         { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
-          "One's own; as root, anybody's." },
+          "One's own; as root or a member of moed-admin, anybody's." },
         { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
+        { "top", "", "Shows live who computes what, and lets budgets and requests be changed.", verb_top,
+          "h shows the keys." },
         { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
           "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
           "Changes hold until the daemon ends, with --save beyond it. They need root, or membership in the group\n"
           "moed-admin." },
+        { "explain", "[REQUEST]", "Tells why a request got what it got.", verb_explain,
+          "REQUEST is its number, as ps shows it and run --stats tells it. Without one, the requests that run and\n"
+          "those that ended last are listed: your own, or everybody's for those who may set budgets." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,

@@ -29,7 +29,7 @@ _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
         local budget_keys="ExpertsMax= ExpertsMin= Weight= Class= LatencyTarget= ActivationRate= ActivationBurst= OnEmpty=
                 Adaptive= KvMax= QueueMax= SessionMax="
-        local verbs="run chat score models load unload ps cancel stats budget tokenize bench inspect calibrate convert doctor reload"
+        local verbs="run chat score models load unload ps cancel stats top budget explain tokenize bench inspect calibrate convert doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()

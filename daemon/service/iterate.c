@@ -53,6 +53,8 @@ static int iterate_run(struct server *server, struct offer *offer) {
 static void iterate_finish(struct server *server, struct offer *offer, int error) {
         if (error < 0)
                 log_error("the forward pass of model %s failed: errno %d", offer->name, -error);
+        else
+                streams_count_pass(offer->streams, offer->parts, offer->n_parts);
         for (uint32_t i = 0; i < offer->n_parts; i++) {
                 if (error < 0)
                         stream_not_advanced(offer->streams[i], -error);

@@ -80,14 +80,22 @@ int peer_match(const struct peer *peer, struct policy_match *ret) {
 
 int peer_update_policy(struct peer *peer) {
         struct policy_match match;
+        struct trace_rules rules;
         struct tenant *tenant;
         int r;
 
         r = peer_match(peer, &match);
         if (r == 0)
-                r = tenants_get(&peer->server->tenants, &match, &tenant);
+                r = trace_rules_init(&rules, &match);
         if (r < 0)
                 return r;
+        r = tenants_get(&peer->server->tenants, &match, &tenant);
+        if (r < 0) {
+                trace_rules_deinit(&rules);
+                return r;
+        }
+        trace_rules_deinit(&peer->rules);
+        peer->rules = rules;
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
@@ -185,6 +193,7 @@ void peer_free(struct peer *peer) {
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
+        trace_rules_deinit(&peer->rules);
         credentials_deinit(&peer->credentials);
         free(peer);
 }

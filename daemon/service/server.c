@@ -213,6 +213,7 @@ void server_deinit(struct server *server) {
                 offer_free(offer);
         backend_freep(&server->backend);
         tenants_deinit(&server->tenants);
+        history_deinit(&server->history);
         policy_book_deinit(&server->policies);
         loop_deinit(&server->loop);
         free(server->picks);
@@ -357,7 +358,7 @@ int server_apply_policies(struct server *server) {
                         return r;
                 list_for_each(stream, &peer->streams, link) {
                         stream_move(stream, peer->tenant);
-                        r = stream_update_cap(stream);
+                        r = stream_update_policy(stream);
                         if (r < 0)
                                 return r;
                 }

@@ -8,6 +8,7 @@
 #include "backend.h"
 #include "config.h"
 #include "engine.h"
+#include "history.h"
 #include "loop.h"
 #include "metrics.h"
 #include "policy.h"
@@ -91,7 +92,8 @@ struct server {
         struct list peers;
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
-        uint64_t serials; /* of streams, by age */
+        uint64_t serials; /* of streams, by age; what people call them by */
+        struct history history;
         uint32_t handles; /* of models */
         struct metrics metrics;
 

@@ -62,6 +62,7 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->grave);
         list_init(&stream->job.link);
         sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
+        trace_init(&stream->trace, stream->serial);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -130,7 +131,7 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         if (r == 0)
                 r = stream_init_text(stream);
         if (r == 0)
-                r = stream_update_cap(stream);
+                r = stream_update_policy(stream);
         if (r != 0) {
                 stream->request = (struct request) REQUEST_NULL;
                 stream_free(stream);
@@ -177,6 +178,7 @@ void stream_free(struct stream *stream) {
         stop_matcher_deinit(&stream->stops);
         sampler_free(stream->sampler);
         free(stream->caps);
+        trace_deinit(&stream->trace);
         outbox_deinit(&stream->outbox);
         user_charge_deinit(&stream->charge);
         user_charge_deinit(&stream->prompt_charge);
@@ -190,6 +192,26 @@ static void stream_bury(struct stream *stream) {
                 list_append(&stream_server(stream)->graves, &stream->grave);
 }
 
+static const char *done_name(enum wire_done how) {
+        static const char *const names[] = {
+                [WIRE_DONE_EOG] = "end",
+                [WIRE_DONE_LENGTH] = "length",
+                [WIRE_DONE_STOP] = "stop",
+                [WIRE_DONE_CANCELLED] = "cancelled",
+        };
+
+        return names[how];
+}
+
+/* For `moectl explain`. Without memory for it, it is forgotten. */
+static void stream_record(struct stream *stream, const char *outcome, const char *sentence) {
+        struct record *record;
+
+        stream->trace.ended = now_nsec();
+        if (record_new(&record, stream, outcome, sentence) == 0)
+                history_add(&stream_server(stream)->history, record);
+}
+
 void stream_abandon(struct stream *stream) {
         stream->peer->n_streams--;
         list_unlink(&stream->link);
@@ -198,6 +220,8 @@ void stream_abandon(struct stream *stream) {
         stream->cancelled = true;
         if (stream->state == STREAM_TOKENIZING || stream->rows_flying > 0)
                 return;
+        if (stream->state != STREAM_ENDED)
+                stream_record(stream, done_name(WIRE_DONE_CANCELLED), NULL);
         stream_release(stream);
         stream->state = STREAM_ENDED;
         stream_bury(stream);
@@ -274,6 +298,7 @@ static void stream_conclude(struct stream *stream) {
 static void stream_end(struct stream *stream, enum wire_done how) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
+        stream_record(stream, done_name(how), NULL);
         stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
@@ -286,6 +311,7 @@ static void stream_end(struct stream *stream, enum wire_done how) {
 }
 
 void stream_fail(struct stream *stream, int error, const char *sentence) {
+        stream_record(stream, "error", sentence);
         stream_conclude(stream);
         stream_server(stream)->metrics.requests_failed++;
         if (!stream->peer) {
@@ -346,22 +372,43 @@ void stream_tokenized(struct stream *stream) {
         stream->offer->n_waiting++;
         stream->offer->admit = true;
         event.value = stream->n_prompt;
+        /* Its low 48 bits. */
+        event.token = (int32_t) (uint32_t) stream->serial;
+        event.detail = (uint16_t) (stream->serial >> 32);
         event.cap_milli = stream_cap_milli(stream);
         stream_put(stream, outbox_put(&stream->outbox, &event));
         stream_flush(stream);
+}
+
+const char *stream_state_name(const struct stream *stream) {
+        switch (stream->state) {
+        case STREAM_TOKENIZING:
+                return "tokenizing";
+        case STREAM_WAITING:
+                return "waiting";
+        case STREAM_RUNNING:
+                return outbox_empty(&stream->outbox) ? "running" : "stalled";
+        default:
+                return "ended";
+        }
 }
 
 uint32_t stream_cap_milli(const struct stream *stream) {
         return stream->n_caps ? stream->caps[stream->n_caps - 1].cap_milli : 0;
 }
 
+/* The first row that is not under way. */
+static uint32_t stream_next_row(const struct stream *stream) {
+        if (!stream->sequence)
+                return stream->rows_seen;
+        return MAX(stream->rows_seen, sequence_length(stream->sequence) + stream->rows_flying);
+}
+
 int stream_update_cap(struct stream *stream) {
-        struct stream_cap now = { .row = stream->rows_seen }, *last = NULL, *grown;
+        struct stream_cap now = { .row = stream_next_row(stream) }, *last = NULL, *grown;
 
         now.cap_milli = sched_cap_milli(stream->sched.principal, &stream->peer->policy, stream->experts_milli,
                                         stream->sched.experts_used, &now.rule);
-        if (stream->sequence)
-                now.row = MAX(now.row, sequence_length(stream->sequence) + stream->rows_flying);
         if (stream->n_caps > 0)
                 last = &stream->caps[stream->n_caps - 1];
         if (last && (last->cap_milli == now.cap_milli || last->row == now.row)) {
@@ -375,6 +422,12 @@ int stream_update_cap(struct stream *stream) {
         stream->caps = grown;
         stream->caps[stream->n_caps++] = now;
         return 0;
+}
+
+int stream_update_policy(struct stream *stream) {
+        int r = trace_rules(&stream->trace, stream_next_row(stream), &stream->peer->rules);
+
+        return r < 0 ? r : stream_update_cap(stream);
 }
 
 void stream_move(struct stream *stream, struct tenant *tenant) {
@@ -424,6 +477,7 @@ void stream_evict(struct stream *stream) {
         struct stream *other;
 
         stream_server(stream)->metrics.evictions++;
+        stream->trace.evictions++;
         stream_release(stream);
         stream->state = STREAM_WAITING;
         offer->n_waiting++;
@@ -478,6 +532,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
+        stream->trace.recomputed += part->count - fresh;
         if (prompt)
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
@@ -511,12 +566,18 @@ static bool stream_put_token(struct stream *stream, int32_t token, float logprob
         return found;
 }
 
+static void stream_note_first(struct stream *stream) {
+        if (stream->trace.first == 0)
+                stream->trace.first = now_nsec();
+}
+
 static void stream_choose(struct stream *stream, const struct step_part *part) {
         const struct model_info *info = model_info(stream->offer->model);
         bool logprobs = stream->flags & WIRE_GENERATE_LOGPROBS, found;
         float logprob = 0.0f;
         int32_t token;
 
+        stream_note_first(stream);
         token = sampler_choose(stream->sampler, part->logits_out, stream->tokens.ids, (uint32_t) stream->tokens.n,
                                logprobs ? &logprob : NULL);
         if (!(stream->flags & WIRE_GENERATE_IGNORE_EOG) &&
@@ -553,6 +614,7 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
         size_t length;
         const char *text;
 
+        stream_note_first(stream);
         if (stream->n_generated == 0)
                 detokenizer_push(&stream->detokenizer, stream->tokens.ids[0], &length);
         for (uint32_t i = 0; i < part->logits; i++) {
@@ -598,6 +660,18 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_choose(stream, part);
         else
                 stream_tell_progress(stream);
+}
+
+void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
+        uint64_t rows = 0;
+
+        for (uint32_t i = 0; i < n; i++)
+                rows += parts[i].count;
+        for (uint32_t i = 0; i < n; i++) {
+                streams[i]->trace.passes++;
+                streams[i]->trace.rows += parts[i].count;
+                streams[i]->trace.batch_rows += rows;
+        }
 }
 
 void stream_not_advanced(struct stream *stream, int error) {
