@@ -20,7 +20,7 @@ static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
 
                 offer = stream->offer;
                 offer->streams[offer->n_parts] = stream;
-                stream_part(stream, server->picks[i].rows, server->allowances + rows,
+                stream_part(stream, server->picks[i].rows, server->allowances + rows, server->budgets + rows,
                             &offer->parts[offer->n_parts++]);
                 rows += server->picks[i].rows;
         }

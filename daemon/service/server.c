@@ -141,7 +141,8 @@ static int server_init_batch(struct server *server) {
         server->prompt_rows_max = server_prompt_rows(server, server->config);
         server->picks = calloc(server->rows_max, sizeof(*server->picks));
         server->allowances = calloc(server->rows_max, sizeof(*server->allowances));
-        return server->picks && server->allowances ? 0 : -ENOMEM;
+        server->budgets = calloc(server->rows_max, sizeof(*server->budgets));
+        return server->picks && server->allowances && server->budgets ? 0 : -ENOMEM;
 }
 
 /* -1 when there is none. */
@@ -218,6 +219,7 @@ void server_deinit(struct server *server) {
         loop_deinit(&server->loop);
         free(server->picks);
         free(server->allowances);
+        free(server->budgets);
         config_free(server->config);
 }
 

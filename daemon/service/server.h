@@ -99,6 +99,7 @@ struct server {
 
         struct sched_pick *picks; /* [rows_max] */
         uint32_t *allowances;     /* [rows_max], of the running iteration */
+        struct step_budget *budgets; /* [rows_max], of the same */
         uint32_t rows_max, prompt_rows_max;
 
         uint64_t started;   /* nsec */
