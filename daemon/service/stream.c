@@ -545,7 +545,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;
