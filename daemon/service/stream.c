@@ -478,7 +478,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.model->cost.shape.moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         if (prompt)
@@ -601,6 +601,16 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_choose(stream, part);
         else
                 stream_tell_progress(stream);
+}
+
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {

@@ -102,6 +102,9 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 
