@@ -138,16 +138,17 @@ static void place_arrays(struct step *s) {
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
-static bool is_adaptive(const struct step_part *p, uint32_t i) {
-        return p->caps_milli && p->caps_milli[i] != STEP_CAP_EVEN;
+static bool has_budget(const struct step_part *p, uint32_t i) {
+        return p->budgets && p->budgets[i].cap_milli != STEP_BUDGET_NONE;
 }
 
 /* The cap of a row in a MoE layer, thousandths of an expert. */
 static uint32_t row_cap(const struct step *s, const struct step_part *p, uint32_t i, uint32_t layer) {
         const struct model_info *info = &s->model->info;
 
-        if (is_adaptive(p, i))
-                return MIN(p->caps_milli[i], info->experts_used * 1000);
+        if (has_budget(p, i))
+                return expert_plan_milli(&s->model->file->calibration.plan,
+                                         MIN(p->budgets[i].cap_milli, info->experts_used * 1000), layer);
         return allowance_cap(p->allowances[i], layer, info->moe_layers, info->experts_used) * 1000;
 }
 
@@ -160,7 +161,7 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
         b->ones[row] = 1000;
-        b->floors[row] = is_adaptive(p, i) ? (int32_t) (MIN(p->experts_min_milli, info->experts_used * 1000) / 1000) : -1;
+        b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
         b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
                 b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);

@@ -20,7 +20,7 @@ static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
 
                 offer = stream->offer;
                 offer->streams[offer->n_parts] = stream;
-                stream_part(stream, server->picks[i].rows, server->allowances + rows,
+                stream_part(stream, server->picks[i].rows, server->allowances + rows, server->budgets + rows,
                             &offer->parts[offer->n_parts++]);
                 rows += server->picks[i].rows;
         }
@@ -29,7 +29,7 @@ static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
 
 /* The forward pass, with a look at everything else after each layer. */
 static int iterate_run(struct server *server, struct offer *offer) {
-        uint64_t begin = now_nsec();
+        uint64_t begin = now_nsec(), before = server->metrics.step_nsec;
         int r, error;
 
         r = step_begin(offer->step, offer->parts, offer->n_parts);
@@ -46,6 +46,9 @@ static int iterate_run(struct server *server, struct offer *offer) {
         }
         server->metrics.step_nsec += now_nsec() - begin;
         server->stepping = false;
+        if (r == 0)
+                cost_observe(&offer->sched.cost, &offer->sched.load, step_experts_read(offer->step),
+                             server->metrics.step_nsec - before, false);
         return r;
 }
 
@@ -82,10 +85,10 @@ int server_iterate(struct server *server) {
 
         list_for_each(offer, &server->offers, link)
                 pages_admit(offer);
+        server->scheduler.now = begin = now_nsec();
         n = scheduler_pick(&server->scheduler, &limits, server->picks, server->rows_max);
         if (n == 0)
                 return 0;
-        begin = now_nsec();
         rows = iterate_form(server, n);
         list_for_each(offer, &server->offers, link) {
                 if (offer->n_parts == 0)

@@ -73,6 +73,19 @@ static struct model_file *find_same(struct server *server, struct model_file *fi
         return file;
 }
 
+static void offer_init_sched(struct offer *offer) {
+        const struct model_info *info = model_info(offer->model);
+        struct cost_shape shape = {
+                .layers = info->layers,
+                .moe_layers = info->moe_layers,
+                .experts = info->experts,
+                .experts_used = info->experts_used,
+                .weight_bytes = info->weight_bytes,
+        };
+
+        sched_model_init(&offer->sched, &shape, 0);
+}
+
 static int offer_open(struct offer *offer, struct model_file *file, const struct config_model *model,
                       struct reason *reason) {
         const struct config *config = offer->server->config;
@@ -91,7 +104,10 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
                 r = step_new(&offer->step, offer->model);
         if (r == 0)
                 r = sampler_scratch_new(&offer->scratch, model_info(offer->model)->vocab);
-        return r != 0 ? explain(model, r, &why, reason) : 0;
+        if (r != 0)
+                return explain(model, r, &why, reason);
+        offer_init_sched(offer);
+        return 0;
 }
 
 static int offer_init(struct offer *offer, struct server *server, const struct config_model *model) {

@@ -141,7 +141,8 @@ static int server_init_batch(struct server *server) {
         server->prompt_rows_max = server_prompt_rows(server, server->config);
         server->picks = calloc(server->rows_max, sizeof(*server->picks));
         server->allowances = calloc(server->rows_max, sizeof(*server->allowances));
-        return server->picks && server->allowances ? 0 : -ENOMEM;
+        server->budgets = calloc(server->rows_max, sizeof(*server->budgets));
+        return server->picks && server->allowances && server->budgets ? 0 : -ENOMEM;
 }
 
 /* -1 when there is none. */
@@ -166,6 +167,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
+        server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         r = policy_book_load(&server->policies, &config->budgets, &config->saved);
         /* The backend first: it decides for all threads where memory comes from. */
@@ -218,6 +220,7 @@ void server_deinit(struct server *server) {
         loop_deinit(&server->loop);
         free(server->picks);
         free(server->allowances);
+        free(server->budgets);
         config_free(server->config);
 }
 

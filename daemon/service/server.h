@@ -56,6 +56,7 @@ struct offer {
         struct model *model;
         struct step *step; /* NULL unless OFFER_READY */
         struct sampler_scratch *scratch;
+        struct sched_model sched;
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
@@ -99,6 +100,7 @@ struct server {
 
         struct sched_pick *picks; /* [rows_max] */
         uint32_t *allowances;     /* [rows_max], of the running iteration */
+        struct step_budget *budgets; /* [rows_max], of the same */
         uint32_t rows_max, prompt_rows_max;
 
         uint64_t started;   /* nsec */

@@ -44,8 +44,6 @@ static int stream_init_text(struct stream *stream) {
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
-        const struct model_info *info = model_info(offer->model);
-
         *stream = (struct stream) {
                 .peer = peer,
                 .offer = offer,
@@ -61,8 +59,8 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
         trace_init(&stream->trace, stream->serial);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, &offer->sched);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -416,16 +414,25 @@ static uint32_t stream_next_row(const struct stream *stream) {
         return MAX(stream->rows_seen, sequence_length(stream->sequence) + stream->rows_flying);
 }
 
-int stream_update_cap(struct stream *stream) {
-        struct stream_cap now = { .row = stream_next_row(stream) }, *last = NULL, *grown;
+/* Whether rows that come later go on as those before did. */
+static bool same_stretch(const struct stream_cap *a, const struct stream_cap *b) {
+        return a->cap_milli == b->cap_milli && a->adaptive == b->adaptive && (!a->adaptive || a->min_milli == b->min_milli);
+}
 
-        now.cap_milli = sched_cap_milli(stream->sched.principal, &stream->peer->policy, stream->experts_milli,
-                                        stream->sched.experts_used, &now.rule);
+int stream_update_cap(struct stream *stream) {
+        const struct policy *policy = &stream->peer->policy;
+        struct stream_cap now = { .row = stream_next_row(stream), .min_milli = policy->experts_min_milli,
+                                  .adaptive = policy->adaptive };
+        struct stream_cap *last = NULL, *grown;
+
+        now.cap_milli = sched_cap_milli(stream->sched.principal, policy, stream->experts_milli,
+                                        model_info(stream->offer->model)->experts_used, &now.rule);
         if (stream->n_caps > 0)
                 last = &stream->caps[stream->n_caps - 1];
-        if (last && (last->cap_milli == now.cap_milli || last->row == now.row)) {
-                last->cap_milli = now.cap_milli;
-                last->rule = now.rule;
+        if (last && same_stretch(last, &now))
+                now.row = last->row;
+        if (last && last->row == now.row) {
+                *last = now;
                 return 0;
         }
         grown = realloc(stream->caps, (stream->n_caps + 1) * sizeof(*grown));
@@ -480,6 +487,8 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        stream->sched.position = sequence_length(stream->sequence);
+        stream->sched.cap_milli = stream_cap_milli(stream);
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -510,21 +519,28 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
         uint32_t position = sequence_length(stream->sequence), segment = 0;
+        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers;
 
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
         for (uint32_t i = 0; i < rows; i++) {
-                uint32_t row = position + i;
+                const struct stream_cap *cap;
 
-                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
+                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= position + i)
                         segment++;
-                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
-                                                row - stream->caps[segment].row);
+                cap = &stream->caps[segment];
+                allowances[i] = sched_allowance(cap->cap_milli, moe_layers, position + i - cap->row);
+                budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
+                                                    .min_milli = cap->min_milli };
         }
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
+                .budgets = budgets,
                 .count = rows,
                 .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
                 .logits = stream_logits(stream, position, rows),
@@ -541,7 +557,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;
@@ -549,7 +565,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
                 stream->peer->activations += part->used;
-                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
                 stream->peer->tokens_prompt += prompt ? fresh : 0;
         }
 }

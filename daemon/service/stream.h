@@ -23,10 +23,12 @@ enum stream_state {
         STREAM_ENDED,      /* only events are left, or nothing */
 };
 
-/* The cap of the rows from `row` on; the first `row` of a stretch counts as its row 0, so that each keeps its promise
- * by itself. Kept, because a row that is computed again gets what it got the first time. */
+/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its row 0,
+ * so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed again gets what
+ * it got the first time. */
 struct stream_cap {
-        uint32_t row, cap_milli;
+        uint32_t row, cap_milli, min_milli;
+        bool adaptive;
         enum cap_rule rule; /* what made it so */
 };
 
@@ -104,8 +106,10 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
-/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
+/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` and `budgets` have room for
+ * them. */
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);

@@ -30,6 +30,7 @@ def requests_have_numbers_that_everything_calls_them_by(d):
 
 def what_it_asked_for_and_used_is_told(d):
     layers = d.json("models")["models"][0]["moe_layers"]
+    d.moectl("budget", "set", "default", "Adaptive=no")
     got = d.run(prompts()[1], "--max-tokens", 20, "--ignore-eog", "--experts", 1.5)
     told = explain(d, got["number"])
     assert told["principal"] == ME and told["name"] == "moectl" and told["model"] == "tiny", told
@@ -46,6 +47,7 @@ def what_it_asked_for_and_used_is_told(d):
     text = d.moectl("explain", got["number"]).stdout
     assert "ended" not in text and "asked for    1.50 experts" in text and "the request asked for it" in text, text
     assert "100.0 % of them its own" in text, text
+    d.moectl("budget", "reset", "default")
 
 
 def the_rule_that_lowered_a_cap_is_told(d):

@@ -64,7 +64,8 @@ static const struct machine machines[] = {
 
 struct subject {
         int32_t tokens[TOKENS_MAX];
-        uint32_t allowances[TOKENS_MAX], caps[TOKENS_MAX];
+        uint32_t allowances[TOKENS_MAX];
+        struct step_budget budgets[TOKENS_MAX];
 };
 
 /* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others share
@@ -76,7 +77,7 @@ static void make_subject(struct subject *s, const struct model_info *info, uint3
                 s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
                 if (i % 8 == 0)
                         cap = (seed >> 6) % (1000 * info->experts_used + 500);
-                s->caps[i] = i % 24 < 8 ? STEP_CAP_EVEN : cap;
+                s->budgets[i] = (struct step_budget) { i % 24 < 8 ? STEP_BUDGET_NONE : cap, 1000 * (i / 16 % 3) };
         }
 }
 
@@ -93,7 +94,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
-                .caps_milli = s->caps + at, .experts_min_milli = 1000,
+                .budgets = s->budgets + at,
                 .count = at < prompt ? MIN(chunk, prompt - at) : 1, .prompt = at < prompt ? MIN(chunk, prompt - at) : 0,
                 .logits = 1,
         };
@@ -111,14 +112,14 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
 
 /* Forgets the sequence and computes it again: some parts end the prompt in their midst. Returns the last logits. */
 static const float *compute_again(struct step *step, struct sequence *sequence, const struct subject *s, uint32_t chunk) {
-        struct step_part part = { .sequence = sequence, .experts_min_milli = 1000, .logits = 1 };
+        struct step_part part = { .sequence = sequence, .logits = 1 };
 
         sequence_truncate(sequence, 0);
         assert_se(sequence_reserve(sequence, tokens_of_all()) == 0);
         for (uint32_t at = 0; at < tokens_of_all(); at += part.count) {
                 part.tokens = s->tokens + at;
                 part.allowances = s->allowances + at;
-                part.caps_milli = s->caps + at;
+                part.budgets = s->budgets + at;
                 part.count = MIN(chunk, tokens_of_all() - at);
                 part.prompt = at < prompt ? MIN(part.count, prompt - at) : 0;
                 run(step, &part, 1);
@@ -364,8 +365,8 @@ static void feed_to(struct step *step, struct sequence *q, const struct subject 
                     float *logits, uint32_t vocab) {
         uint32_t at = sequence_length(q);
         struct step_part part = { .sequence = q, .tokens = subject->tokens + at,
-                                  .allowances = subject->allowances + at, .caps_milli = subject->caps + at,
-                                  .experts_min_milli = 1000, .count = end - at, .logits = true };
+                                  .allowances = subject->allowances + at, .budgets = subject->budgets + at,
+                                  .count = end - at, .logits = true };
 
         assert_se(sequence_reserve(q, end - at) == 0);
         run(step, &part, 1);

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+#include "sched-internal.h"
+
+/* Every so many layers of its own passes are of the oldest; the others are of the one that will be done first. */
+enum { TURNS_FOR_OLDEST = 4 };
+
+void sched_pass_init(struct sched_pass *pass, struct sched_model *model) {
+        *pass = (struct sched_pass) { .model = model };
+        list_append(&model->idle_passes, &pass->link);
+}
+
+void sched_pass_deinit(struct sched_pass *pass) {
+        list_unlink(&pass->link);
+}
+
+static uint64_t pass_left_nsec(const struct sched_pass *pass) {
+        return pass->layers_left * pass->layer_nsec;
+}
+
+static uint64_t prompt_nsec(const struct sched_stream *stream) {
+        struct cost_rows rows = stream_rows(stream, stream->pending);
+        struct cost_load load = {};
+
+        cost_load_add(&stream->model->cost, &load, &rows);
+        return cost_nsec(&stream->model->cost, &load);
+}
+
+static bool prompt_is_long(const struct sched_stream *stream) {
+        return stream->pending > stream->model->cost.short_rows;
+}
+
+/* All that the principal has for the model of its first prompt. */
+static bool prompts_are_long(const struct principal *principal) {
+        const struct sched_stream *stream, *first = list_entry(principal->prompts.next, struct sched_stream, link);
+        uint64_t rows = 0;
+
+        list_for_each(stream, &principal->prompts, link)
+                if (stream->model == first->model)
+                        rows += stream->pending;
+        return rows > first->model->cost.short_rows;
+}
+
+static struct sched_stream *lead_first(const struct principal *principal) {
+        struct sched_stream *stream;
+
+        list_for_each(stream, &principal->prompts, link)
+                if (prompt_is_long(stream) && !list_empty(&stream->model->idle_passes))
+                        return stream;
+        stream = list_entry(principal->prompts.next, struct sched_stream, link);
+        return !list_empty(&stream->model->idle_passes) && prompts_are_long(principal) ? stream : NULL;
+}
+
+/* A prompt that takes far less than what is under way need not wait for that. The last idle pass is left to those that
+ * have none. */
+static struct sched_stream *lead_further(const struct principal *principal) {
+        struct sched_stream *stream, *least = NULL;
+        struct sched_pass *pass;
+        uint64_t left = 0;
+
+        list_for_each(stream, &principal->prompts, link) {
+                const struct list *idle = &stream->model->idle_passes;
+
+                if (prompt_is_long(stream) && idle->next != idle->prev && (!least || stream->pending < least->pending))
+                        least = stream;
+        }
+        list_for_each(pass, &principal->passes, link)
+                left += pass_left_nsec(pass);
+        return least && prompt_nsec(least) < left / 2 ? least : NULL;
+}
+
+struct sched_stream *pass_lead(const struct principal *principal) {
+        if (principal->n_prompts == 0 || principal->n_passes >= SCHED_PASSES_PER_PRINCIPAL)
+                return NULL;
+        return principal->n_passes == 0 ? lead_first(principal) : lead_further(principal);
+}
+
+static bool principal_passes_in(const struct principal *principal, const struct sched_model *model) {
+        const struct sched_pass *pass;
+
+        list_for_each(pass, &principal->passes, link)
+                if (pass->model == model)
+                        return true;
+        return false;
+}
+
+bool stream_rides(const struct sched_stream *stream, const struct sched_stream *lead) {
+        const struct principal *principal = stream->principal;
+        const struct sched_model *model = stream->model;
+
+        if (lead && lead->model == model && principal->n_passes == 0)
+                return false;
+        if (!prompt_is_long(stream))
+                return true;
+        return list_empty(&model->idle_passes) && !principal_passes_in(principal, model);
+}
+
+static bool principal_rides(const struct principal *principal, const struct sched_stream *lead) {
+        const struct sched_stream *stream;
+
+        if (principal->n_decodes > 0)
+                return true;
+        list_for_each(stream, &principal->prompts, link)
+                if (stream_rides(stream, lead))
+                        return true;
+        return false;
+}
+
+static struct sched_pass *pass_choose(struct principal *principal) {
+        struct sched_pass *pass, *choice = list_entry(principal->passes.next, struct sched_pass, link);
+
+        if (++principal->turn % TURNS_FOR_OLDEST == 0)
+                return choice;
+        list_for_each(pass, &principal->passes, link)
+                if (pass_left_nsec(pass) < pass_left_nsec(choice))
+                        choice = pass;
+        return choice;
+}
+
+/* Of those that are not idle, or else of those that are, the one with the lowest counter. */
+static struct principal *principal_lowest(struct scheduler *scheduler) {
+        struct principal *principal, *lowest = NULL;
+
+        list_for_each(principal, &scheduler->principals, link) {
+                bool idle = principal->policy.class == POLICY_CLASS_IDLE;
+
+                if (principal->n_passes == 0 && !principal_may_run(scheduler, principal))
+                        continue;
+                if (!lowest || (!idle && lowest->policy.class == POLICY_CLASS_IDLE) ||
+                    (idle == (lowest->policy.class == POLICY_CLASS_IDLE) &&
+                     counter_before(principal->counter, lowest->counter)))
+                        lowest = principal;
+        }
+        return lowest;
+}
+
+/* Whether somebody's next token would come later than it should if another layer went before. A principal that is ahead
+ * by far has no such claim: prompts must not starve either. */
+static bool tokens_are_due(struct scheduler *scheduler, const struct principal *turn, uint64_t layer_nsec) {
+        struct principal *principal;
+        uint64_t then = scheduler->now + layer_nsec + scheduler->short_nsec;
+
+        list_for_each(principal, &scheduler->principals, link) {
+                uint64_t slack = principal_price(principal, scheduler->credit_nsec + NSEC_PER_SEC);
+
+                if (principal->n_decodes == 0 || principal->policy.class == POLICY_CLASS_IDLE || principal == turn)
+                        continue;
+                if (then > principal->decoded_at + principal_gap_nsec(principal) &&
+                    counter_before(principal->counter, turn->counter + slack) && principal_may_run(scheduler, principal))
+                        return true;
+        }
+        return false;
+}
+
+enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **ret_pass) {
+        struct principal *principal;
+        struct sched_stream *lead;
+        struct sched_pass *pass;
+        bool free;
+
+        scheduler->wake_at = UINT64_MAX;
+        principal = principal_lowest(scheduler);
+        if (!principal)
+                return SCHED_TURN_NONE;
+        if (counter_before(scheduler->clock, principal->counter))
+                scheduler->clock = principal->counter;
+        free = principal_may_run(scheduler, principal);
+        lead = free ? pass_lead(principal) : NULL;
+        if (!lead && principal->n_passes == 0)
+                return SCHED_TURN_SHORT;
+        if (!principal->turn_long && free && principal_rides(principal, lead))
+                return SCHED_TURN_SHORT;
+        pass = lead ? list_entry(lead->model->idle_passes.next, struct sched_pass, link) : pass_choose(principal);
+        if (tokens_are_due(scheduler, principal, pass->principal ? pass->layer_nsec : SCHED_LAYER_NSEC))
+                return SCHED_TURN_SHORT;
+        principal->turn_long = false;
+        if (lead) {
+                pass->principal = principal;
+                *ret_pass = pass;
+                return SCHED_TURN_BEGIN;
+        }
+        *ret_pass = pass;
+        return SCHED_TURN_LAYER;
+}
+
+/* How long one of its layers may take: until somebody else's next token, or until whoever comes can begin. */
+static uint64_t pass_layer_max(const struct scheduler *scheduler, const struct principal *own) {
+        const struct principal *principal;
+        uint64_t max = SCHED_LAYER_ALONE_NSEC;
+
+        list_for_each(principal, &scheduler->principals, link) {
+                if (principal == own && principal->n_decodes == 0)
+                        continue;
+                if (principal->policy.class == POLICY_CLASS_IDLE && principal != own)
+                        continue;
+                max = MIN(max, SCHED_LAYER_NSEC);
+                if (principal->n_decodes > 0)
+                        max = MIN(max, MAX(principal_gap_nsec(principal), 2 * scheduler->short_nsec) - scheduler->short_nsec);
+        }
+        return max;
+}
+
+static uint32_t pass_rows_max(const struct scheduler *scheduler, const struct sched_pass *pass,
+                              const struct sched_stream *lead) {
+        uint64_t layers = MAX(pass->model->cost.shape.layers, 1u);
+        uint32_t rows = cost_prompt_rows(&pass->model->cost, lead->position, lead->cap_milli,
+                                         layers * pass_layer_max(scheduler, pass->principal), pass->model->long_rows_max);
+
+        return MIN(MAX(rows, pass->model->cost.short_rows), pass->model->long_rows_max);
+}
+
+static void pass_take(struct scheduler *scheduler, struct sched_pass *pass, struct sched_stream *stream, uint32_t rows,
+                      struct sched_pick *ret) {
+        struct cost_rows load;
+
+        stream->granted = 0;
+        load = stream_rows(stream, rows);
+        cost_load_add(&pass->model->cost, &pass->load, &load);
+        stream_leave(scheduler, stream);
+        stream->pending = 0;
+        *ret = (struct sched_pick) { .stream = stream, .rows = rows };
+}
+
+uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks, uint32_t max) {
+        struct principal *principal = pass->principal;
+        struct sched_stream *lead = pass_lead(principal), *stream, *next;
+        bool first = principal->n_passes == 0;
+        uint32_t left = pass_rows_max(scheduler, pass, lead), n = 0, rows;
+
+        list_unlink(&pass->link);
+        list_append(&principal->passes, &pass->link);
+        principal->n_passes++;
+        pass->load = (struct cost_load) {};
+        rows = principal_reserve(lead, MIN(left, lead->pending));
+        pass_take(scheduler, pass, lead, rows, &picks[n++]);
+        left -= rows;
+        list_for_each_safe(stream, next, &principal->prompts, link) {
+                if (!first || left == 0 || n == max || !principal_may_run(scheduler, principal))
+                        break;
+                if (stream->model != pass->model)
+                        continue;
+                rows = principal_reserve(stream, MIN(left, stream->pending));
+                pass_take(scheduler, pass, stream, rows, &picks[n++]);
+                left -= rows;
+        }
+        pass->layers_left = MAX(pass->model->cost.shape.layers, 1u);
+        pass->layer_nsec = cost_nsec(&pass->model->cost, &pass->load) / pass->layers_left;
+        return n;
+}
+
+void sched_pass_layer(struct scheduler *scheduler, struct sched_pass *pass) {
+        if (pass->layers_left == 0)
+                return;
+        pass->layers_left--;
+        principal_charge(pass->principal, pass->layer_nsec);
+}
+
+void sched_pass_end(struct scheduler *scheduler, struct sched_pass *pass) {
+        struct principal *principal = pass->principal;
+
+        list_unlink(&pass->link);
+        list_append(&pass->model->idle_passes, &pass->link);
+        pass->principal = NULL;
+        principal->n_passes--;
+        principal_part(principal);
+}
