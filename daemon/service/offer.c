@@ -452,6 +452,13 @@ static void offer_sleep(struct offer *offer) {
                  offer->name);
 }
 
+void offers_admit(struct server *server) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                offer->admit = true;
+}
+
 void offers_configure(struct server *server) {
         const struct config *config = server->config;
         struct offer *offer;

@@ -357,6 +357,7 @@ int server_apply_policies(struct server *server) {
         struct peer *peer;
         int r;
 
+        offers_admit(server);
         list_for_each(peer, &server->peers, link) {
                 if (peer->dead)
                         continue;
