@@ -83,6 +83,7 @@ static const struct metric model_metrics[] = {
 static const struct metric principal_metrics[] = {
         COUNTER(activations, "Experts evaluated for the principal, over rows and layers."),
         COUNTER(row_layers, "Its rows, times the layers with experts that each went through: by this, the mean of experts."),
+        { "served_nsec", "served_seconds_total", "counter", "Computing time that it was charged.", SECONDS_OF_NSEC },
         { "prompt", "tokens_prompt_total", "counter", "Its rows that were prompt." },
         { "generated", "tokens_generated_total", "counter", "Its rows that were generated." },
         GAUGE(connections, "Its programs that are connected."),
