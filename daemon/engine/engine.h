@@ -129,7 +129,13 @@ int sequence_reserve(struct sequence *sequence, uint32_t tokens);
  * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
-#define STEP_CAP_EVEN UINT32_MAX
+/* What a row adds to what its sequence may spend where the router sees most use of it (op_route), thousandths of an expert
+ * per MoE layer; and how many it gets at least, while there is so much. */
+struct step_budget {
+        uint32_t cap_milli, min_milli;
+};
+
+#define STEP_BUDGET_NONE UINT32_MAX /* for cap_milli: the row has an allowance instead */
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
 struct step_part {
@@ -138,11 +144,9 @@ struct step_part {
         /* [count]: routed experts that each row may use, summed over the MoE layers. Spread over the layers so that
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
-        /* NULL, or [count] caps, thousandths of an expert per MoE layer, that the sequence spends where its router sees most
-         * use (op_route): no row less than experts_min_milli, as far as there is so much; and in each layer the sum over
-         * its rows so far is never more than that of their caps. STEP_CAP_EVEN: this row has its allowance. */
-        const uint32_t *caps_milli;
-        uint32_t experts_min_milli;
+        /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
+         * plan of the model's calibration gives that layer of the sum of their caps. */
+        const struct step_budget *budgets;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
          * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */
@@ -155,8 +159,12 @@ struct step_part {
         const uint32_t *used_rows; /* [count], by each of them; owned by the step */
 };
 
-/* One per model; reused for all its steps. */
+/* Reused for one step after the other. */
 int step_new(struct step **ret, struct model *model);
+/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of `other`,
+ * over other sequences, with calls of step_advance() for either in any order. They share the memory that only one layer
+ * needs. */
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max);
 void step_free(struct step *step);
 void step_freep(struct step **step);
 
@@ -167,6 +175,8 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Ends a step that has begun as if the device had failed; nothing if none has. */
+void step_give_up(struct step *step);
 /* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
  * counts once. */
 uint64_t step_experts_read(const struct step *step);

@@ -8,6 +8,9 @@
 #include "base/util.h"
 #include "step.h"
 
+/* prefix_row.how, and a budget's floor above. */
+enum { PREFIX_PROMPT = 1, PREFIX_BUDGET = 2, PREFIX_FLOOR = 4 };
+
 struct prefix_node {
         struct prefix_cache *cache;
         struct prefix_node *parent; /* NULL: the top of a space, which has no page */
@@ -32,21 +35,20 @@ struct prefix_cache {
         uint32_t pages, idle;
 };
 
-static uint32_t row_how(const struct prefix_cache *cache, const struct step_part *part, uint32_t i, bool spends) {
-        bool prompt = cache->model->backend->flags & BACKEND_PROMPTS && i < part->prompt;
-
-        return prompt + (spends ? 2 + step_floor(part) * 4 : 0);
+static struct prefix_row describe_row(const struct step_part *part, uint32_t i) {
+        if (step_has_budget(part, i))
+                return (struct prefix_row) { .experts = part->budgets[i].cap_milli,
+                                             .how = PREFIX_BUDGET + part->budgets[i].min_milli / 1000 * PREFIX_FLOOR };
+        return (struct prefix_row) { .experts = part->allowances ? part->allowances[i] : 0 };
 }
 
 void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part) {
-        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
-                bool spends = step_spends(part, i);
-                uint32_t allowance = part->allowances ? part->allowances[i] : 0;
+        uint32_t n_prompt = cache->model->backend->flags & BACKEND_PROMPTS ? part->prompt : 0;
 
-                key->rows[i] = (struct prefix_row) {
-                        .token = part->tokens[i], .experts = spends ? part->caps_milli[i] : allowance,
-                        .how = row_how(cache, part, i, spends),
-                };
+        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
+                key->rows[i] = describe_row(part, i);
+                key->rows[i].token = part->tokens[i];
+                key->rows[i].how += i < n_prompt ? PREFIX_PROMPT : 0;
         }
 }
 

@@ -20,8 +20,8 @@ struct prefix_node;
 struct prefix_key {
         struct prefix_row {
                 int32_t token;
-                uint32_t experts; /* its cap, if it spends that where its router sees use, else its allowance */
-                uint32_t how;     /* 1: in the arithmetic of prompts; 2: the former; and its floor × 4 */
+                uint32_t experts; /* the cap of its budget, or its allowance */
+                uint32_t how;     /* which of both, the budget's floor, and whether in the arithmetic of prompts */
         } rows[KV_PAGE_TOKENS];
 };
 

@@ -23,6 +23,7 @@ const struct config config_defaults = {
         .kv_type = CONFIG_KV_F16,
         .rows_max = 512,
         .prefix_cache = true,
+        .long_rows_max = 2048,
         .spin_usec = 50,
         .drain_timeout_nsec = 30 * NSEC_PER_SEC,
         .log_level = LOG_INFO,

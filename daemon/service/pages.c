@@ -5,6 +5,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "prefixes.h"
+#include "quota.h"
 #include "stream.h"
 
 /* Pages that nobody else has, and nobody pays for but this stream's tenant. */
@@ -18,11 +19,13 @@ struct tenant *pages_count(struct offer *offer) {
         struct stream *stream;
 
         list_for_each(stream, &offer->running, place)
-                stream->tenant->pages = 0;
+                stream->tenant->pages = stream->tenant->pages_idle = 0;
         list_for_each(stream, &offer->waiting, place)
-                stream->tenant->pages = 0;
-        list_for_each(account, &offer->accounts, link)
+                stream->tenant->pages = stream->tenant->pages_idle = 0;
+        list_for_each(account, &offer->accounts, link) {
                 account->tenant->pages = account->owner.pages;
+                account->tenant->pages_idle = account->owner.idle;
+        }
         list_for_each(stream, &offer->running, place)
                 stream->tenant->pages += pages_own(stream);
         list_for_each(stream, &offer->running, place)
@@ -31,11 +34,13 @@ struct tenant *pages_count(struct offer *offer) {
         return most;
 }
 
+/* Of those that no forward pass holds; NULL: all are held. */
 static struct stream *pages_youngest(struct offer *offer, const struct tenant *tenant) {
         struct stream *stream, *youngest = NULL;
 
         list_for_each(stream, &offer->running, place)
-                if (stream->tenant == tenant && (!youngest || stream->serial > youngest->serial))
+                if (stream->tenant == tenant && stream->rows_flying == 0 &&
+                    (!youngest || stream->serial > youngest->serial))
                         youngest = stream;
         return youngest;
 }
@@ -44,9 +49,12 @@ static struct stream *pages_next(struct offer *offer) {
         uint32_t running_max = offer->server->config->limits.streams_max;
         struct stream *stream, *next = NULL;
 
-        pages_count(offer);
+        if (quota_applies(offer))
+                quota_count(offer->server, offer);
+        else
+                pages_count(offer);
         list_for_each(stream, &offer->waiting, place) {
-                if (stream->user->n_running >= running_max)
+                if (stream->user->n_running >= running_max || !quota_kv_fits(stream))
                         continue;
                 if (!next || stream->tenant->pages < next->tenant->pages)
                         next = stream;
@@ -95,6 +103,7 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         prefixes_count(stream);
         if (stream->n_cached > 0)
                 stream_tell_progress(stream);
+        quota_trim(offer->server, stream->tenant);
         stream_schedule(stream);
 }
 
@@ -135,6 +144,7 @@ void pages_admit(struct offer *offer) {
         if (!offer->admit)
                 return;
         if (offer->state != OFFER_READY) {
+                quota_refuse(offer);
                 if (offer->n_waiting > 0)
                         offer_wake(offer);
                 return;
@@ -147,6 +157,7 @@ void pages_admit(struct offer *offer) {
                 else if (r == 0)
                         break;
         }
+        quota_refuse(offer);
 }
 
 bool pages_extend(struct stream *stream) {
@@ -155,10 +166,14 @@ bool pages_extend(struct stream *stream) {
         struct stream *victim;
         int r;
 
+        if (!quota_kv_extend(stream))
+                return false;
         while ((r = sequence_reserve(stream->sequence, need)) == ENGINE_E_PAGES) {
                 if (prefix_cache_evict(offer, NULL, 1) > 0)
                         continue;
                 victim = pages_youngest(offer, pages_count(offer));
+                if (!victim)
+                        victim = stream;
                 stream_evict(victim);
                 if (victim == stream)
                         return false;
@@ -167,6 +182,7 @@ bool pages_extend(struct stream *stream) {
                 stream_fail(stream, r < 0 ? -r : EIO, "the daemon has no memory for the next token");
                 return false;
         }
+        quota_trim(offer->server, stream->tenant);
         return true;
 }
 

@@ -21,7 +21,7 @@ void pages_admit(struct offer *offer);
 bool pages_extend(struct stream *stream);
 /* Writes into each tenant (tenant->pages) how many pages of this model count for it: what its running streams alone have,
  * and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams that has
- * most, NULL when none runs. */
+ * most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
 struct tenant *pages_count(struct offer *offer);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);

@@ -8,6 +8,7 @@
 #include "pages.h"
 #include "peer.h"
 #include "prefixes.h"
+#include "quota.h"
 #include "stream.h"
 
 /* Tokens from the beginning whose pages may be another's: where prompts have an arithmetic of their own, a page with rows
@@ -27,10 +28,11 @@ static uint32_t pages_to_follow(const struct stream *stream) {
 }
 
 static void make_key(const struct stream *stream, struct prefix_key *ret) {
+        struct step_budget budgets[KV_PAGE_TOKENS];
         uint32_t allowances[KV_PAGE_TOKENS];
         struct step_part part;
 
-        stream_describe(stream, stream->prefix.pages * KV_PAGE_TOKENS, KV_PAGE_TOKENS, allowances, &part);
+        stream_describe(stream, stream->prefix.pages * KV_PAGE_TOKENS, KV_PAGE_TOKENS, allowances, budgets, &part);
         prefix_key_init(ret, stream->offer->prefixes, &part);
 }
 
@@ -62,7 +64,10 @@ static void follow(struct stream *stream, struct sequence *sequence) {
         struct prefix_account *account = NULL;
         struct prefix_key key;
 
-        if (stream->prefix.at && stream->prefix.pages < pages)
+        if (!stream->prefix.at || stream->prefix.pages >= pages)
+                return;
+        /* Rows have the cap that they would be computed under now. */
+        if (stream_update_cap(stream) == 0)
                 account = get_account(stream);
         while (account && stream->prefix.pages < pages) {
                 make_key(stream, &key);
@@ -119,6 +124,7 @@ void prefixes_leave(struct stream *stream) {
         struct prefix_account *account, *next;
 
         prefix_leave(&stream->prefix);
+        quota_trim(stream->offer->server, stream->tenant);
         list_for_each_safe(account, next, &stream->offer->accounts, link)
                 if (account->owner.pages == 0)
                         free_account(account);

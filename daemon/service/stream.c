@@ -45,8 +45,6 @@ static int stream_init_text(struct stream *stream) {
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
-        const struct model_info *info = model_info(offer->model);
-
         *stream = (struct stream) {
                 .peer = peer,
                 .offer = offer,
@@ -62,8 +60,8 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
         trace_init(&stream->trace, stream->serial);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, &offer->sched);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -159,7 +157,7 @@ static void stream_release(struct stream *stream) {
         prefixes_leave(stream);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
-        offer->admit = true;
+        offers_admit(offer->server);
 }
 
 void stream_free(struct stream *stream) {
@@ -298,10 +296,10 @@ static void stream_conclude(struct stream *stream) {
         stream->tokens = (struct token_list) TOKEN_LIST_NULL;
 }
 
-static void stream_end(struct stream *stream, enum wire_done how) {
+static void stream_end_for(struct stream *stream, enum wire_done how, const char *sentence) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
-        stream_record(stream, done_name(how), NULL);
+        stream_record(stream, done_name(how), sentence);
         stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
@@ -311,6 +309,14 @@ static void stream_end(struct stream *stream, enum wire_done how) {
         }
         stream_put_done(stream, how);
         stream_flush(stream);
+}
+
+static void stream_end(struct stream *stream, enum wire_done how) {
+        stream_end_for(stream, how, NULL);
+}
+
+void stream_end_full(struct stream *stream, const char *sentence) {
+        stream_end_for(stream, WIRE_DONE_LENGTH, sentence);
 }
 
 void stream_fail(struct stream *stream, int error, const char *sentence) {
@@ -334,6 +340,7 @@ void stream_cancel(struct stream *stream) {
 
 static int stream_check_tokens(const struct stream *stream, struct reason *reason) {
         const struct model_info *info = model_info(stream->offer->model);
+        uint32_t prompt_max = stream_server(stream)->config->limits.prompt_max;
 
         if (stream->job_result < 0)
                 return reason_return(reason, ENOMEM, "the daemon has no memory to tokenise the prompt");
@@ -343,6 +350,9 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
                 return reason_return(reason, EINVAL, "the prompt has no tokens");
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
+        if (prompt_max > 0 && stream->tokens.n > prompt_max)
+                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows "
+                                     "no more", stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -407,16 +417,25 @@ static uint32_t stream_next_row(const struct stream *stream) {
         return MAX(stream->rows_seen, sequence_length(stream->sequence) + stream->rows_flying);
 }
 
-int stream_update_cap(struct stream *stream) {
-        struct stream_cap now = { .row = stream_next_row(stream) }, *last = NULL, *grown;
+/* Whether rows that come later go on as those before did. */
+static bool same_stretch(const struct stream_cap *a, const struct stream_cap *b) {
+        return a->cap_milli == b->cap_milli && a->adaptive == b->adaptive && (!a->adaptive || a->min_milli == b->min_milli);
+}
 
-        now.cap_milli = sched_cap_milli(stream->sched.principal, &stream->peer->policy, stream->experts_milli,
-                                        stream->sched.experts_used, &now.rule);
+int stream_update_cap(struct stream *stream) {
+        const struct policy *policy = &stream->peer->policy;
+        struct stream_cap now = { .row = stream_next_row(stream), .min_milli = policy->experts_min_milli,
+                                  .adaptive = policy->adaptive };
+        struct stream_cap *last = NULL, *grown;
+
+        now.cap_milli = sched_cap_milli(stream->sched.principal, policy, stream->experts_milli,
+                                        model_info(stream->offer->model)->experts_used, &now.rule);
         if (stream->n_caps > 0)
                 last = &stream->caps[stream->n_caps - 1];
-        if (last && (last->cap_milli == now.cap_milli || last->row == now.row)) {
-                last->cap_milli = now.cap_milli;
-                last->rule = now.rule;
+        if (last && same_stretch(last, &now))
+                now.row = last->row;
+        if (last && last->row == now.row) {
+                *last = now;
                 return 0;
         }
         grown = realloc(stream->caps, (stream->n_caps + 1) * sizeof(*grown));
@@ -471,6 +490,8 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        stream->sched.position = sequence_length(stream->sequence);
+        stream->sched.cap_milli = stream_cap_milli(stream);
         if (prefixes_behind(stream)) {
                 stream->offer->behind = true;
                 left = 0;
@@ -506,29 +527,35 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
 }
 
 void stream_describe(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
-                     struct step_part *ret) {
-        uint32_t segment = 0;
+                     struct step_budget *budgets, struct step_part *ret) {
+        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers, segment = 0;
 
         for (uint32_t i = 0; i < rows; i++) {
-                uint32_t row = position + i;
+                const struct stream_cap *cap;
 
-                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
+                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= position + i)
                         segment++;
-                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
-                                                row - stream->caps[segment].row);
+                cap = &stream->caps[segment];
+                allowances[i] = sched_allowance(cap->cap_milli, moe_layers, position + i - cap->row);
+                budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
+                                                    .min_milli = cap->min_milli };
         }
         *ret = (struct step_part) {
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
+                .budgets = budgets,
                 .count = rows,
                 .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
         };
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
         uint32_t position = sequence_length(stream->sequence);
 
-        stream_describe(stream, position, rows, allowances, ret);
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
+        stream_describe(stream, position, rows, allowances, budgets, ret);
         ret->sequence = stream->sequence;
         ret->logits = stream_logits(stream, position, rows);
         stream->rows_flying = rows;
@@ -543,7 +570,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;
@@ -551,7 +578,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
                 stream->peer->activations += part->used;
-                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
                 stream->peer->tokens_prompt += prompt ? fresh : 0;
         }
 }
@@ -688,6 +715,16 @@ void streams_count_pass(struct stream *const *streams, const struct step_part *p
                 streams[i]->trace.rows += parts[i].count;
                 streams[i]->trace.batch_rows += rows;
         }
+}
+
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {

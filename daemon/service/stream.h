@@ -24,10 +24,12 @@ enum stream_state {
         STREAM_ENDED,      /* only events are left, or nothing */
 };
 
-/* The cap of the rows from `row` on; the first `row` of a stretch counts as its row 0, so that each keeps its promise
- * by itself. Kept, because a row that is computed again gets what it got the first time. */
+/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its row 0,
+ * so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed again gets what
+ * it got the first time. */
 struct stream_cap {
-        uint32_t row, cap_milli;
+        uint32_t row, cap_milli, min_milli;
+        bool adaptive;
         enum cap_rule rule; /* what made it so */
 };
 
@@ -87,6 +89,9 @@ void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
 
+/* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
+void stream_end_full(struct stream *stream, const char *sentence);
+
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
 /* The policy of its peer is new. -ENOMEM. */
@@ -104,12 +109,14 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
-/* Writes all that the bits of `rows` rows from `position` on depend on, as a part without a sequence. `allowances` has room
- * for them. */
+/* Writes all that the bits of `rows` rows from `position` on depend on, as a part without a sequence; `allowances` and
+ * `budgets` have room for them. */
 void stream_describe(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
-                     struct step_part *ret);
-/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
+                     struct step_budget *budgets, struct step_part *ret);
+/* Writes the part of the next forward pass that is `rows` rows of this stream, which get the cap that holds now;
+ * `allowances` and `budgets` have room for them. */
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
@@ -117,6 +124,9 @@ void stream_advance(struct stream *stream, const struct step_part *part);
 void stream_tell_progress(struct stream *stream);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 

@@ -35,6 +35,7 @@ struct way {
         uint32_t chunk;
         bool neighbours;
         uint32_t again; /* not 0: in the end all is computed once more, so many rows at a time */
+        bool beside;    /* neighbours are in a larger step that is under way at the same time */
         bool shared;    /* goes on from whole pages of its prompt that another sequence has computed */
 };
 
@@ -47,8 +48,10 @@ static const struct way ways[] = {
         { "chunks of 7, 15 neighbours", 7, true },
         { "again in chunks of 11", PROMPT_LONG, false, 11 },
         { "again as a whole", PROMPT_LONG, false, TOKENS_MAX },
-        { "from shared pages", PROMPT_LONG, false, 0, true },
-        { "from shared pages in chunks of 7, 15 neighbours", 7, true, 0, true },
+        { "whole, between the layers of another step", PROMPT_LONG, .beside = true },
+        { "chunks of 7, between the layers of another step", 7, .beside = true },
+        { "from shared pages", PROMPT_LONG, .shared = true },
+        { "from shared pages in chunks of 7, 15 neighbours", 7, true, .shared = true },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -64,7 +67,8 @@ static const struct machine machines[] = {
 
 struct subject {
         int32_t tokens[TOKENS_MAX];
-        uint32_t allowances[TOKENS_MAX], caps[TOKENS_MAX];
+        uint32_t allowances[TOKENS_MAX];
+        struct step_budget budgets[TOKENS_MAX];
 };
 
 /* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others share
@@ -76,7 +80,7 @@ static void make_subject(struct subject *s, const struct model_info *info, uint3
                 s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
                 if (i % 8 == 0)
                         cap = (seed >> 6) % (1000 * info->experts_used + 500);
-                s->caps[i] = i % 24 < 8 ? STEP_CAP_EVEN : cap;
+                s->budgets[i] = (struct step_budget) { i % 24 < 8 ? STEP_BUDGET_NONE : cap, 1000 * (i / 16 % 3) };
         }
 }
 
@@ -93,7 +97,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
-                .caps_milli = s->caps + at, .experts_min_milli = 1000,
+                .budgets = s->budgets + at,
                 .count = at < prompt ? MIN(chunk, prompt - at) : 1, .prompt = at < prompt ? MIN(chunk, prompt - at) : 0,
                 .logits = 1,
         };
@@ -111,14 +115,14 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
 
 /* Forgets the sequence and computes it again: some parts end the prompt in their midst. Returns the last logits. */
 static const float *compute_again(struct step *step, struct sequence *sequence, const struct subject *s, uint32_t chunk) {
-        struct step_part part = { .sequence = sequence, .experts_min_milli = 1000, .logits = 1 };
+        struct step_part part = { .sequence = sequence, .logits = 1 };
 
         sequence_truncate(sequence, 0);
         assert_se(sequence_reserve(sequence, tokens_of_all()) == 0);
         for (uint32_t at = 0; at < tokens_of_all(); at += part.count) {
                 part.tokens = s->tokens + at;
                 part.allowances = s->allowances + at;
-                part.caps_milli = s->caps + at;
+                part.budgets = s->budgets + at;
                 part.count = MIN(chunk, tokens_of_all() - at);
                 part.prompt = at < prompt ? MIN(part.count, prompt - at) : 0;
                 run(step, &part, 1);
@@ -156,8 +160,8 @@ static void key_of(const struct elder *e, const struct subject *s, uint32_t page
         uint32_t at = page * KV_PAGE_TOKENS;
 
         prefix_key_init(ret, e->cache, &(struct step_part) {
-                .tokens = s->tokens + at, .allowances = s->allowances + at, .caps_milli = s->caps + at,
-                .experts_min_milli = 1000, .count = KV_PAGE_TOKENS, .prompt = KV_PAGE_TOKENS,
+                .tokens = s->tokens + at, .allowances = s->allowances + at, .budgets = s->budgets + at,
+                .count = KV_PAGE_TOKENS, .prompt = KV_PAGE_TOKENS,
         });
 }
 
@@ -198,6 +202,20 @@ static void follow_elder(struct elder *e, struct sequence *sequence, const struc
         assert_se(sequence_length(sequence) > 0);
 }
 
+/* Both at once, layer by layer in turn. */
+static void run_beside(struct step *step, struct step_part *parts, uint32_t n, struct step *larger,
+                       struct step_part *others, uint32_t n_others) {
+        int r = 1, r_larger = 1;
+
+        assert_se(n_others > 0 && step_begin(larger, others, n_others) == 0 && step_begin(step, parts, n) == 0);
+        while (r > 0 || r_larger > 0) {
+                if (r_larger > 0)
+                        assert_se((r_larger = step_advance(larger)) >= 0);
+                if (r > 0)
+                        assert_se((r = step_advance(step)) >= 0);
+        }
+}
+
 /* The logits after the prompt and after each decoded token: [DECODED + 1][vocab]. */
 static float *logits_of(struct model *model, const struct way *way) {
         uint32_t vocab = model_info(model)->vocab, kept = 0;
@@ -205,10 +223,11 @@ static float *logits_of(struct model *model, const struct way *way) {
         struct subject subjects[NEIGHBOURS + 1];
         struct step_part parts[NEIGHBOURS + 1];
         float *logits = calloc((DECODED + 1) * (size_t) vocab, sizeof(*logits));
+        struct step_part others[NEIGHBOURS];
         struct elder elder;
-        struct step *step;
+        struct step *step, *larger;
 
-        assert_se(logits && step_new(&step, model) == 0);
+        assert_se(logits && step_new(&step, model) == 0 && step_new_beside(&larger, step, 2 * ROWS) == 0);
         for (uint32_t i = 0; i <= NEIGHBOURS; i++) {
                 make_subject(&subjects[i], model_info(model), i + 1);
                 sequences[i] = new_sequence(model);
@@ -224,7 +243,11 @@ static float *logits_of(struct model *model, const struct way *way) {
                 parts[own] = next_part(sequences[0], &subjects[0], way->chunk);
                 if (way->neighbours)
                         n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
-                run(step, parts, n);
+                if (way->beside)
+                        run_beside(step, parts, n, larger, others,
+                                   add_neighbours(others, sequences, subjects, 1, NEIGHBOURS + 1, round));
+                else
+                        run(step, parts, n);
                 if (sequence_length(sequences[0]) >= prompt)
                         memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out,
                                vocab * sizeof(*logits));
@@ -236,6 +259,7 @@ static float *logits_of(struct model *model, const struct way *way) {
         for (uint32_t i = 0; i <= NEIGHBOURS; i++)
                 sequence_free(sequences[i]);
         step_free(step);
+        step_free(larger);
         return logits;
 }
 
@@ -367,8 +391,8 @@ static void feed_to(struct step *step, struct sequence *q, const struct subject 
                     float *logits, uint32_t vocab) {
         uint32_t at = sequence_length(q);
         struct step_part part = { .sequence = q, .tokens = subject->tokens + at,
-                                  .allowances = subject->allowances + at, .caps_milli = subject->caps + at,
-                                  .experts_min_milli = 1000, .count = end - at, .logits = true };
+                                  .allowances = subject->allowances + at, .budgets = subject->budgets + at,
+                                  .count = end - at, .logits = true };
 
         assert_se(sequence_reserve(q, end - at) == 0);
         run(step, &part, 1);

@@ -209,33 +209,32 @@ static bool same_key(const struct world *w, const struct step_part *a, const str
 
 TEST(a_key_says_what_a_part_says) {
         int32_t tokens[PAGE] = { 1, 2, 3 };
-        uint32_t allowances[PAGE] = { 4, 5 }, others[PAGE] = { 4, 5, 6 }, caps[PAGE], even[PAGE];
+        uint32_t allowances[PAGE] = { 4, 5 }, others[PAGE] = { 4, 5, 6 };
+        struct step_budget budgets[PAGE], higher[PAGE], none[PAGE];
         struct step_part part = { .tokens = tokens, .allowances = allowances, .count = PAGE, .prompt = PAGE }, other = part;
         struct world w;
 
         world_open(&w, 1);
         for (uint32_t i = 0; i < PAGE; i++) {
-                caps[i] = 1500;
-                even[i] = STEP_CAP_EVEN;
+                budgets[i] = (struct step_budget) { 1500, 1000 };
+                higher[i] = (struct step_budget) { 1500, i == 9 ? 2000 : 1000 };
+                none[i] = (struct step_budget) { STEP_BUDGET_NONE, i };
         }
         other.allowances = others;
         assert_se(!same_key(&w, &part, &other));
         other = part;
-        other.caps_milli = caps;
-        other.experts_min_milli = 1000;
+        other.budgets = budgets;
         assert_se(!same_key(&w, &part, &other));
         part = other;
-        other.experts_min_milli = 2000;
+        other.budgets = higher;
         assert_se(!same_key(&w, &part, &other));
-        /* Who spends a cap has no use for an allowance, who has an allowance none for a floor. */
+        /* Who has a budget has no use for an allowance, who has an allowance none for a floor. */
         other = part;
         other.allowances = others;
         assert_se(same_key(&w, &part, &other));
-        part.caps_milli = other.caps_milli = even;
+        part.budgets = none;
+        other.budgets = NULL;
         other.allowances = allowances;
-        other.experts_min_milli = 2000;
-        assert_se(same_key(&w, &part, &other));
-        other.caps_milli = NULL;
         assert_se(same_key(&w, &part, &other));
         /* Where prompts are computed in no other way they are as good as any row. */
         other.prompt = PAGE - 1;

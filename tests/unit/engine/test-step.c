@@ -228,6 +228,35 @@ static void see(const struct step_view *view, void *context) {
 }
 
 /* P1: no row evaluates more than its allowance says, in any layer, and the account is what was evaluated. */
+TEST(a_step_that_is_given_up_leaves_its_sequences_and_the_steps_beside_it) {
+        struct engine e = engine_open(3, 4);
+        struct sequence *a = sequence(&e, 8), *b = sequence(&e, 8);
+        struct step_part short_part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 4 };
+        struct step_part long_part = { .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8 };
+        struct step *larger;
+
+        assert_se(step_new_beside(&larger, e.step, 8) == 0);
+        step_give_up(larger);
+        assert_se(step_begin(e.step, &long_part, 1) == ENGINE_E_ROWS);
+        assert_se(step_begin(larger, &long_part, 1) == 0 && step_advance(larger) == 1);
+        assert_se(step_begin(e.step, &long_part, 1) == -EINVAL); /* its sequence is in the other */
+        assert_se(step_begin(e.step, &short_part, 1) == 0 && step_advance(e.step) == 1);
+        step_give_up(larger);
+        assert_se(sequence_length(b) == 0 && step_advance(larger) == -EINVAL);
+        while (step_advance(e.step) > 0)
+                continue;
+        assert_se(sequence_length(a) == 4);
+        assert_se(step_begin(larger, &long_part, 1) == 0);
+        step_free(e.step); /* in any order */
+        e.step = larger;
+        while (step_advance(larger) > 0)
+                continue;
+        assert_se(sequence_length(b) == 8);
+        sequence_free(a);
+        sequence_free(b);
+        engine_close(&e);
+}
+
 TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct engine e = engine_open(8, 32);
         struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);
@@ -314,12 +343,12 @@ TEST(what_experts_are_used_is_counted_by_layer_and_kept_while_the_model_sleeps) 
         engine_close(&e);
 }
 
-static const uint32_t *budget(uint32_t milli) {
-        static uint32_t caps[64];
+static const struct step_budget *budget(uint32_t milli) {
+        static struct step_budget budgets[64];
 
         for (unsigned i = 0; i < 64; i++)
-                caps[i] = milli;
-        return caps;
+                budgets[i] = (struct step_budget) { .cap_milli = milli, .min_milli = 1000 };
+        return budgets;
 }
 
 /* P1: whatever the router wants, the rows so far never use more than their caps, in any layer. */
@@ -332,8 +361,8 @@ TEST(a_budget_is_spent_unevenly_and_never_passed) {
         for (uint32_t milli = 0; milli <= 3500; milli += 250) {
                 struct sequence *s = sequence(&e, 64);
                 struct step_part part = {
-                        .sequence = s, .tokens = tokens, .allowances = allow(0), .caps_milli = budget(milli),
-                        .experts_min_milli = 1000, .count = 64,
+                        .sequence = s, .tokens = tokens, .allowances = allow(0), .budgets = budget(milli),
+                        .count = 64,
                 };
                 uint64_t sums[TINY_LAYERS] = { 0 }, used = 0;
                 bool uneven = false;
@@ -421,8 +450,8 @@ TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         struct engine e = engine_open(8, 64);
         struct sequence *a = sequence(&e, 64), *b = sequence(&e, 64);
         struct step_part part = {
-                .sequence = a, .tokens = tokens, .allowances = allow(0), .caps_milli = budget(1500),
-                .experts_min_milli = 1000, .count = 40,
+                .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 40,
         };
         float logits[2][TINY_VOCAB];
 
@@ -430,14 +459,14 @@ TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         sequence_truncate(a, 5);
         assert_se(sequence_length(a) == 5 && sequence_pages(a) == 1);
         part = (struct step_part) {
-                .sequence = a, .tokens = tokens + 5, .allowances = allow(0), .caps_milli = budget(1500),
-                .experts_min_milli = 1000, .count = 3, .logits = 1,
+                .sequence = a, .tokens = tokens + 5, .allowances = allow(0), .budgets = budget(1500),
+                .count = 3, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[0], &part);
         part = (struct step_part) {
-                .sequence = b, .tokens = tokens, .allowances = allow(0), .caps_milli = budget(1500),
-                .experts_min_milli = 1000, .count = 8, .logits = 1,
+                .sequence = b, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 8, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[1], &part);
