@@ -23,14 +23,18 @@
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
  *   cancel    request, or number                           found (bool): ends one of the caller's own generations; by
- *                                                          number any of its user's, for root of everybody
+ *                                                          number any of its user's, for admins of everybody
+ *   explain   number?, limit?                              without number: requests: [{number, principal, outcome,
+ *                                                          activations, wait_nsec…}]; with it, one such map with
+ *                                                          stretches: [{row, cap_milli, rule, why}]. Of others only for
+ *                                                          admins
  *   ps                                                     peers: [{pid, uid, unit, name, connections, streams,
  *                                                          queued, position?, kv_pages, generated, prompt,
  *                                                          activations, principal, experts_milli, cap_milli,
  *                                                          weight, requests: [{number, model, state, prompt,
  *                                                          prompt_done, generated, activations, experts_milli,
- *                                                          cap_milli, kv_pages, position?}]}] (other uids' only for
- *                                                          root), omitted?
+ *                                                          cap_milli, rule, kv_pages, position?}]}] (other uids' only
+ *                                                          for admins), omitted?
  *   stats     experts?: model, from?                       counters and gauges, flat map (moectl stats prints it as is);
  *                                                          of a model's experts: model, moe_layers, experts,
  *                                                          experts_used, from, layers: [[rows that used each]] (root)

@@ -102,6 +102,48 @@ static void ps_row(struct table *table, const struct json *peer) {
         whole_cell(table, peer, "kv_pages");
 }
 
+static void request_row(struct table *table, const struct json *peer, const struct json *request) {
+        const char *rule = json_get_text(request, "rule", "");
+
+        whole_cell(table, request, "number");
+        text_cell(table, peer, "principal");
+        text_cell(table, request, "model");
+        text_cell(table, request, "state");
+        if (json_get(request, "position"))
+                table_cell(table, "%" PRIu64, json_get_uint(request, "position", 0));
+        else
+                table_cell(table, "-");
+        if (json_get(request, "estimate_nsec"))
+                table_cell(table, "%.1f s", (double) json_get_uint(request, "estimate_nsec", 0) / (double) NSEC_PER_SEC);
+        else
+                table_cell(table, "-");
+        count_cell(table, request, "prompt");
+        count_cell(table, request, "generated");
+        milli_cell(table, request, "cap_milli");
+        table_cell(table, "%s", rule);
+}
+
+/* A line for each request that waits or runs; nothing when none does. */
+static int ps_requests(const struct json *reply) {
+        static const struct table_column columns[] = {
+                { "REQUEST", true },  { "PRINCIPAL" },    { "MODEL" },           { "STATE" },     { "POSITION", true },
+                { "BEGINS-IN", true }, { "PROMPT", true }, { "GENERATED", true }, { "CAP", true }, { "RULE" },
+        };
+        _cleanup_(table_deinit) struct table table = {};
+        bool any = false;
+
+        table_init(&table, columns, ELEMENTS(columns));
+        json_for_each(peer, json_get(reply, "peers"))
+                json_for_each(request, json_get(peer, "requests")) {
+                        request_row(&table, peer, request);
+                        any = true;
+                }
+        if (!any)
+                return cli_flush();
+        putchar('\n');
+        return table_finish(&table);
+}
+
 int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         static const struct table_column columns[] = {
                 { "PID", true },         { "USER" },          { "UNIT" },         { "NAME" },
@@ -123,7 +165,8 @@ int verb_ps(struct cli *cli, const struct verb *verb, int argc, char **argv) {
         table_init(&table, columns, ELEMENTS(columns));
         json_for_each(peer, json_get(reply, "peers"))
                 ps_row(&table, peer);
-        return table_finish(&table);
+        code = table_finish(&table);
+        return code ? code : ps_requests(reply);
 }
 
 int verb_reload(struct cli *cli, const struct verb *verb, int argc, char **argv) {

@@ -129,6 +129,14 @@ int sequence_reserve(struct sequence *sequence, uint32_t tokens);
  * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
+/* What a row adds to what its sequence may spend where the router sees most use of it (op_route), thousandths of an expert
+ * per MoE layer; and how many it gets at least, while there is so much. */
+struct step_budget {
+        uint32_t cap_milli, min_milli;
+};
+
+#define STEP_BUDGET_NONE UINT32_MAX /* for cap_milli: the row has an allowance instead */
+
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
 struct step_part {
         struct sequence *sequence;
@@ -136,6 +144,9 @@ struct step_part {
         /* [count]: routed experts that each row may use, summed over the MoE layers. Spread over the layers so that
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
+        /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
+         * plan of the model's calibration gives that layer of the sum of their caps. */
+        const struct step_budget *budgets;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
          * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */

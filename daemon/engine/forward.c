@@ -150,6 +150,11 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                         .groups_used = h->groups_used,
                         .caps = device_offset(s->batch.device_caps,
                                               (uint64_t) moe_layer * s->batch.rows * sizeof(int32_t)),
+                        .budget = {
+                                .rows = forward_rows(s),
+                                .state = layer->budget,
+                                .floors = s->batch.device_floors,
+                        },
                         .ids = a->expert_ids,
                         .weights = a->expert_weights,
                         .counts = a->expert_counts,

@@ -161,16 +161,32 @@ static void place_arrays(struct step *s) {
         b->positions = b->ids + b->rows;
         b->sequences = b->positions + b->rows;
         b->ones = b->sequences + b->rows;
-        b->prompts = b->ones + b->rows;
+        b->floors = b->ones + b->rows;
+        b->prompts = b->floors + b->rows;
         b->wanted = b->prompts + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
         b->device_positions = device_offset(at, stride);
         b->device_sequences = device_offset(at, 2 * stride);
         b->device_ones = device_offset(at, 3 * stride);
-        b->device_prompts = device_offset(at, 4 * stride);
-        b->device_wanted = device_offset(at, 5 * stride);
+        b->device_floors = device_offset(at, 4 * stride);
+        b->device_prompts = device_offset(at, 5 * stride);
+        b->device_wanted = device_offset(at, 6 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
+}
+
+static bool has_budget(const struct step_part *p, uint32_t i) {
+        return p->budgets && p->budgets[i].cap_milli != STEP_BUDGET_NONE;
+}
+
+/* The cap of a row in a MoE layer, thousandths of an expert. */
+static uint32_t row_cap(const struct step *s, const struct step_part *p, uint32_t i, uint32_t layer) {
+        const struct model_info *info = &s->model->info;
+
+        if (has_budget(p, i))
+                return expert_plan_milli(&s->model->file->calibration.plan,
+                                         MIN(p->budgets[i].cap_milli, info->experts_used * 1000), layer);
+        return allowance_cap(p->allowances[i], layer, info->moe_layers, info->experts_used) * 1000;
 }
 
 static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
@@ -181,11 +197,11 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->ids[row] = p->tokens[i];
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
-        b->ones[row] = 1;
+        b->ones[row] = 1000;
+        b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
         b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
-                b->caps[(size_t) l * b->rows + row] =
-                        (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used);
+                b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);
 }
 
 static void stage_pages(struct step *s, uint32_t part) {

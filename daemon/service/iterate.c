@@ -21,7 +21,7 @@ static uint32_t iterate_form(struct server *server, uint32_t n_picks) {
 
                 offer = stream->offer;
                 offer->streams[offer->n_parts] = stream;
-                stream_part(stream, server->picks[i].rows, server->allowances + rows,
+                stream_part(stream, server->picks[i].rows, server->allowances + rows, server->budgets + rows,
                             &offer->parts[offer->n_parts++]);
                 rows += server->picks[i].rows;
         }
@@ -57,6 +57,8 @@ static int iterate_run(struct server *server, struct offer *offer) {
 void iterate_finish(struct offer *offer, struct stream **streams, struct step_part *parts, uint32_t n, int error) {
         if (error < 0)
                 log_error("the forward pass of model %s failed: errno %d", offer->name, -error);
+        else
+                streams_count_pass(streams, parts, n);
         for (uint32_t i = 0; i < n; i++) {
                 if (error < 0)
                         stream_not_advanced(streams[i], -error);

@@ -15,6 +15,7 @@ struct long_pass {
         struct tenant *tenant; /* whose it is: referred to, for its streams may move to another meanwhile */
         struct step *step;     /* NULL until it is needed first */
         uint32_t *allowances;  /* [rows_max] */
+        struct step_budget *budgets; /* [rows_max] */
         struct sched_pick picks[LONG_PASS_STREAMS];
         struct step_part parts[LONG_PASS_STREAMS];
         struct stream *streams[LONG_PASS_STREAMS];
@@ -40,7 +41,9 @@ static void pass_rest(struct long_pass *pass) {
         step_free(pass->step);
         pass->step = NULL;
         free(pass->allowances);
+        free(pass->budgets);
         pass->allowances = NULL;
+        pass->budgets = NULL;
 }
 
 void long_passes_rest(struct offer *offer) {
@@ -67,9 +70,11 @@ static int pass_prepare(struct long_pass *pass) {
 
         if (!pass->allowances)
                 pass->allowances = calloc(rows, sizeof(*pass->allowances));
+        if (!pass->budgets)
+                pass->budgets = calloc(rows, sizeof(*pass->budgets));
         if (!pass->step)
                 r = step_new_beside(&pass->step, pass->offer->step, rows);
-        return pass->allowances ? r : -ENOMEM;
+        return pass->allowances && pass->budgets ? r : -ENOMEM;
 }
 
 static void pass_give_up(struct server *server, struct long_pass *pass) {
@@ -102,7 +107,8 @@ static int pass_begin(struct server *server, struct long_pass *pass) {
                 pass->streams[pass->n_parts++] = container_of(pass->picks[i].stream, struct stream, sched);
         r = pass_prepare(pass);
         for (uint32_t i = 0; i < n && r == 0; i++) {
-                stream_part(pass->streams[i], pass->picks[i].rows, pass->allowances + rows, &pass->parts[i]);
+                stream_part(pass->streams[i], pass->picks[i].rows, pass->allowances + rows, pass->budgets + rows,
+                            &pass->parts[i]);
                 rows += pass->picks[i].rows;
         }
         return r ? r : step_begin(pass->step, pass->parts, n);

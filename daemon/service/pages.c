@@ -80,6 +80,8 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         stream->user->n_running++;
         stream->sequence = sequence;
         stream->state = STREAM_RUNNING;
+        if (stream->trace.started == 0)
+                stream->trace.started = now_nsec();
         stream_schedule(stream);
 }
 

@@ -80,14 +80,22 @@ int peer_match(const struct peer *peer, struct policy_match *ret) {
 
 int peer_update_policy(struct peer *peer) {
         struct policy_match match;
+        struct trace_rules rules;
         struct tenant *tenant;
         int r;
 
         r = peer_match(peer, &match);
         if (r == 0)
-                r = tenants_get(&peer->server->tenants, &match, &tenant);
+                r = trace_rules_init(&rules, &match);
         if (r < 0)
                 return r;
+        r = tenants_get(&peer->server->tenants, &match, &tenant);
+        if (r < 0) {
+                trace_rules_deinit(&rules);
+                return r;
+        }
+        trace_rules_deinit(&peer->rules);
+        peer->rules = rules;
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
@@ -107,7 +115,8 @@ bool peer_is_admin(const struct peer *peer) {
         return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
 }
 
-static int peer_init(struct peer *peer, struct server *server, int socket) {
+/* A positive errno with a reason for the client, or negative errno. */
+static int peer_init(struct peer *peer, struct server *server, int socket, struct reason *reason) {
         int r;
 
         *peer = (struct peer) {
@@ -120,8 +129,14 @@ static int peer_init(struct peer *peer, struct server *server, int socket) {
         r = credentials_read(&peer->credentials, socket);
         if (r < 0)
                 return r;
-        unit_of_peer(&peer->credentials, peer->unit);
+        r = unit_of_peer(&peer->credentials, peer->unit);
         peer->credentials.pidfd = close_fd(peer->credentials.pidfd);
+        if (r == UNIT_E_GONE)
+                return reason_return(reason, ESRCH,
+                                     "process %d, which connected, has ended before its unit could be told; let the "
+                                     "process that asks connect by itself", (int) peer->credentials.pid);
+        if (r < 0)
+                return r;
         r = users_get(&server->users, peer->credentials.uid, &peer->user);
         if (r < 0)
                 return r;
@@ -139,17 +154,17 @@ int peer_new(struct server *server, int socket) {
                 close_fd(socket);
                 return -ENOMEM;
         }
-        r = peer_init(peer, server, socket);
-        if (r == 0)
-                r = user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason);
+        r = peer_init(peer, server, socket, &reason);
+        if (r == 0 && user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason) != 0)
+                r = EDQUOT;
         if (r == 0)
                 r = loop_watch(&server->loop, &peer->socket_source, socket, peer_on_socket, peer);
         list_append(&server->peers, &peer->link);
         server->n_peers++;
         if (r != 0) {
                 server->metrics.connections_refused++;
-                if (r == USER_E_QUOTA)
-                        send_closed(socket, EDQUOT, reason.text);
+                if (r > 0)
+                        send_closed(socket, r, reason.text);
                 peer_close(peer);
                 return r < 0 ? r : 0;
         }
@@ -185,6 +200,7 @@ void peer_free(struct peer *peer) {
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
+        trace_rules_deinit(&peer->rules);
         credentials_deinit(&peer->credentials);
         free(peer);
 }

@@ -13,6 +13,7 @@
 #include "ring.h"
 #include "server.h"
 #include "shm.h"
+#include "trace.h"
 #include "unit.h"
 #include "user.h"
 
@@ -30,6 +31,7 @@ struct peer {
         struct user_charge connection_charge, arena_charge;
         struct tenant *tenant;
         struct policy policy; /* its own match: of two peers of one uid, groups may tell other rules */
+        struct trace_rules rules; /* which say so */
         bool greeted;         /* hello was said, the rings are there */
         bool dead;            /* reaped at the next occasion */
         bool control_pending; /* packets were left in the socket when its turn was over */

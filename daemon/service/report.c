@@ -16,6 +16,14 @@ enum {
         REPORT_FULL = CONTROL_MESSAGE_MAX - 16 * 1024, /* bytes, from which on nothing more is put into a list */
 };
 
+/* Whether another map may be added; those that find no room are counted. */
+static bool report_room(const struct control_builder *reply, uint64_t *omitted) {
+        bool room = reply->size < REPORT_FULL;
+
+        *omitted += !room;
+        return room;
+}
+
 /* The weights that it has in common with other models on offer. All pairs would be more than a message holds. */
 static void report_shared(struct control_builder *reply, const struct offer *offer) {
         struct offer *other;
@@ -73,29 +81,9 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         report_calibration(reply, offer);
 }
 
-/* Whether another map may be added; those that find no room are counted. */
-static bool report_room(const struct control_builder *reply, uint64_t *omitted) {
-        bool room = reply->size < REPORT_FULL;
-
-        *omitted += !room;
-        return room;
-}
-
-static const char *stream_state_name(const struct stream *stream) {
-        switch (stream->state) {
-        case STREAM_TOKENIZING:
-                return "tokenizing";
-        case STREAM_WAITING:
-                return "waiting";
-        case STREAM_RUNNING:
-                return outbox_empty(&stream->outbox) ? "running" : "stalled";
-        default:
-                return "ended";
-        }
-}
-
 static void report_request(struct control_builder *reply, const struct stream *stream) {
         uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
+        const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
 
         control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
@@ -105,7 +93,8 @@ static void report_request(struct control_builder *reply, const struct stream *s
         control_put_u64(reply, "generated", stream->n_generated);
         control_put_u64(reply, "activations", stream->activations);
         control_put_u64(reply, "experts_milli", row_layers ? 1000 * stream->activations / row_layers : 0);
-        control_put_u64(reply, "cap_milli", stream_cap_milli(stream));
+        control_put_u64(reply, "cap_milli", cap->cap_milli);
+        control_put_string(reply, "rule", trace_rule_name(cap->rule));
         control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
         if (stream->state == STREAM_WAITING)
                 control_put_u64(reply, "position", pages_position(stream));

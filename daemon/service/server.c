@@ -139,7 +139,8 @@ static int server_init_batch(struct server *server) {
         server->prompt_rows_max = server_prompt_rows(server, server->config);
         server->picks = calloc(server->rows_max, sizeof(*server->picks));
         server->allowances = calloc(server->rows_max, sizeof(*server->allowances));
-        return server->picks && server->allowances ? 0 : -ENOMEM;
+        server->budgets = calloc(server->rows_max, sizeof(*server->budgets));
+        return server->picks && server->allowances && server->budgets ? 0 : -ENOMEM;
 }
 
 /* -1 when there is none. */
@@ -213,10 +214,12 @@ void server_deinit(struct server *server) {
                 offer_free(offer);
         backend_freep(&server->backend);
         tenants_deinit(&server->tenants);
+        history_deinit(&server->history);
         policy_book_deinit(&server->policies);
         loop_deinit(&server->loop);
         free(server->picks);
         free(server->allowances);
+        free(server->budgets);
         config_free(server->config);
 }
 
@@ -362,7 +365,7 @@ int server_apply_policies(struct server *server) {
                         return r;
                 list_for_each(stream, &peer->streams, link) {
                         stream_move(stream, peer->tenant);
-                        r = stream_update_cap(stream);
+                        r = stream_update_policy(stream);
                         if (r < 0)
                                 return r;
                 }

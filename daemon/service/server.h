@@ -9,6 +9,7 @@
 #include "backend.h"
 #include "config.h"
 #include "engine.h"
+#include "history.h"
 #include "loop.h"
 #include "metrics.h"
 #include "policy.h"
@@ -96,12 +97,14 @@ struct server {
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
         uint32_t n_long; /* long passes that are under way */
-        uint64_t serials; /* of streams, by age */
+        uint64_t serials; /* of streams, by age; what people call them by */
+        struct history history;
         uint32_t handles; /* of models */
         struct metrics metrics;
 
         struct sched_pick *picks; /* [rows_max] */
         uint32_t *allowances;     /* [rows_max], of the running iteration */
+        struct step_budget *budgets; /* [rows_max], of the same */
         uint32_t rows_max, prompt_rows_max;
 
         uint64_t started;   /* nsec */

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
+#include "explain.h"
 #include "offer.h"
 #include "peer.h"
 #include "report.h"
@@ -19,6 +20,7 @@
 enum {
         TOKENIZE_TEXT_MAX = 64 * 1024, /* bytes: done on the loop's thread */
         ENTRIES_DEFAULT = 256,
+        EXPLAIN_DEFAULT = 20, /* requests */
         VERB_LATER = INT_MAX, /* from a handler: verbs_reply() will be called */
 };
 
@@ -458,6 +460,29 @@ static int verb_budget(struct call *call) {
         return 0;
 }
 
+static int verb_explain(struct call *call) {
+        uint32_t limit = EXPLAIN_DEFAULT;
+        uint64_t number;
+        bool found;
+        int number_r, r;
+
+        r = optional_u32(call, "limit", &limit);
+        if (r != 0)
+                return r;
+        number_r = control_get_u64(call->args, "number", &number);
+        if (number_r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (number_r != 0) {
+                explain_list(call->reply, call->peer, limit);
+                return 0;
+        }
+        r = explain_request(call->reply, call->peer, number, &found);
+        if (r < 0 || found)
+                return r;
+        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended last",
+                             number, HISTORY_MAX);
+}
+
 static int verb_reload(struct call *call) {
         int r = change_reload(call->peer->server, call->peer, call->id, call->reason);
 
@@ -503,6 +528,7 @@ static const struct verb verbs[] = {
         { "ps",         verb_ps,         0 },
         { "stats",      verb_stats,      0 },
         { "budget",     verb_budget,     0 },
+        { "explain",    verb_explain,    0 },
         { "reload",     verb_reload,     VERB_ROOT },
         { "load",       verb_load,       VERB_ROOT },
         { "unload",     verb_unload,     VERB_ROOT },

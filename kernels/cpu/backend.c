@@ -148,6 +148,8 @@ static int cpu_route(struct stream *s, const struct op_route *op) {
         if (r)
                 return r;
         op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
+        if (op->budget.state.address)
+                route_spend(op);
         host_tally(op);
         return 0;
 }

@@ -178,6 +178,8 @@ static int op_route(struct stream *s, const struct op_route *op) {
         if (r)
                 return r;
         ref_route(op, 0, op->n);
+        if (op->budget.state.address)
+                route_spend(op);
         host_tally(op);
         return 0;
 }

@@ -14,8 +14,8 @@ import time
 from moedtest import MOECTL, SOURCE, Daemon, finish, greedy, join, prompts, wait_until
 
 USAGE, DATAERR, UNAVAILABLE, IOERR, TEMPFAIL, NOPERM = 64, 65, 69, 74, 75, 77
-VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "cancel", "stats", "budget", "tokenize", "bench", "inspect", "convert", "doctor",
-         "reload")
+VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "cancel", "stats", "top", "budget", "explain", "tokenize",
+         "bench", "inspect", "calibrate", "convert", "doctor", "reload")
 
 
 def alone(*args, **kwargs):

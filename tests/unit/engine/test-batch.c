@@ -68,14 +68,19 @@ static const struct machine machines[] = {
 struct subject {
         int32_t tokens[TOKENS_MAX];
         uint32_t allowances[TOKENS_MAX];
+        struct step_budget budgets[TOKENS_MAX];
 };
 
-/* Tokens and allowances that differ from one sequence to the next. */
+/* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others share
+ * a budget that changes in between. */
 static void make_subject(struct subject *s, const struct model_info *info, uint32_t seed) {
-        for (uint32_t i = 0; i < TOKENS_MAX; i++) {
+        for (uint32_t i = 0, cap = 0; i < TOKENS_MAX; i++) {
                 seed = seed * 1664525u + 1013904223u;
                 s->tokens[i] = (int32_t) ((seed >> 8) % info->vocab);
                 s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
+                if (i % 8 == 0)
+                        cap = (seed >> 6) % (1000 * info->experts_used + 500);
+                s->budgets[i] = (struct step_budget) { i % 24 < 8 ? STEP_BUDGET_NONE : cap, 1000 * (i / 16 % 3) };
         }
 }
 
@@ -92,6 +97,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
+                .budgets = s->budgets + at,
                 .count = at < prompt ? MIN(chunk, prompt - at) : 1, .prompt = at < prompt ? MIN(chunk, prompt - at) : 0,
                 .logits = 1,
         };
@@ -116,6 +122,7 @@ static const float *compute_again(struct step *step, struct sequence *sequence, 
         for (uint32_t at = 0; at < tokens_of_all(); at += part.count) {
                 part.tokens = s->tokens + at;
                 part.allowances = s->allowances + at;
+                part.budgets = s->budgets + at;
                 part.count = MIN(chunk, tokens_of_all() - at);
                 part.prompt = at < prompt ? MIN(part.count, prompt - at) : 0;
                 run(step, &part, 1);
@@ -381,7 +388,8 @@ static void feed_to(struct step *step, struct sequence *q, const struct subject 
                     float *logits, uint32_t vocab) {
         uint32_t at = sequence_length(q);
         struct step_part part = { .sequence = q, .tokens = subject->tokens + at,
-                                  .allowances = subject->allowances + at, .count = end - at, .logits = true };
+                                  .allowances = subject->allowances + at, .budgets = subject->budgets + at,
+                                  .count = end - at, .logits = true };
 
         assert_se(sequence_reserve(q, end - at) == 0);
         run(step, &part, 1);
@@ -419,27 +427,28 @@ TEST(a_compressed_sequence_is_cut_to_whole_pages_and_goes_on_as_if_never_longer)
         backend->ops->free(backend);
 }
 
-static void check_kv(const char *name, enum quant_type type, uint64_t expected) {
+/* `moe_layers` keep what is left of a budget as well. */
+static void check_kv(const char *name, enum quant_type type, uint32_t moe_layers, uint64_t expected) {
         struct model_options options = { .kv_type = type, .kv_bytes = 32 << 20, .rows_max = 1 };
         struct backend *backend;
         struct model *model;
 
         assert_se(backend_ref_new(&backend) == 0);
         assert_se(model_open(&model, backend, shared_model(name), &options, NULL) == 0);
-        assert_se(model_info(model)->kv_bytes_per_token == expected);
+        assert_se(model_info(model)->kv_bytes_per_token == expected + moe_layers * 8);
         model_free(model);
         backend->ops->free(backend);
 }
 
 TEST(a_token_costs_its_latent_and_the_key_of_an_indexer) {
         /* Latent 32 and rope 8; three layers. */
-        check_kv("deepseek_v3", QUANT_F16, 3 * 40 * 2);
-        check_kv("deepseek_v3", QUANT_F32, 3 * 40 * 4);
-        check_kv("deepseek_v32", QUANT_F16, 3 * (40 + 64) * 2);
+        check_kv("deepseek_v3", QUANT_F16, 2, 3 * 40 * 2);
+        check_kv("deepseek_v3", QUANT_F32, 2, 3 * 40 * 4);
+        check_kv("deepseek_v32", QUANT_F16, 2, 3 * (40 + 64) * 2);
         /* The third of four layers has none. */
-        check_kv("glm_moe_dsa", QUANT_F16, 4 * 40 * 2 + 3 * 64 * 2);
+        check_kv("glm_moe_dsa", QUANT_F16, 3, 4 * 40 * 2 + 3 * 64 * 2);
         /* Keys of 32; two layers with an entry a page and sums of one, two with 8 entries a page and sums of
          * two, and the same for an indexer of 64. */
-        check_kv("deepseek_v4", QUANT_F16,
+        check_kv("deepseek_v4", QUANT_F16, 5,
                  5 * 32 * 2 + 2 * (32 * 2 + 3 * 32 * 4) / 32 + 2 * ((32 + 64) * 8 * 2 + 2 * 3 * (32 + 64) * 4) / 32);
 }

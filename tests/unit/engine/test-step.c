@@ -343,6 +343,47 @@ TEST(what_experts_are_used_is_counted_by_layer_and_kept_while_the_model_sleeps) 
         engine_close(&e);
 }
 
+static const struct step_budget *budget(uint32_t milli) {
+        static struct step_budget budgets[64];
+
+        for (unsigned i = 0; i < 64; i++)
+                budgets[i] = (struct step_budget) { .cap_milli = milli, .min_milli = 1000 };
+        return budgets;
+}
+
+/* P1: whatever the router wants, the rows so far never use more than their caps, in any layer. */
+TEST(a_budget_is_spent_unevenly_and_never_passed) {
+        struct engine e = engine_open(8, 64);
+        struct seen seen;
+        struct step_observer observer = { .layer = see, .context = &seen };
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        for (uint32_t milli = 0; milli <= 3500; milli += 250) {
+                struct sequence *s = sequence(&e, 64);
+                struct step_part part = {
+                        .sequence = s, .tokens = tokens, .allowances = allow(0), .budgets = budget(milli),
+                        .count = 64,
+                };
+                uint64_t sums[TINY_LAYERS] = { 0 }, used = 0;
+                bool uneven = false;
+
+                seen = (struct seen) { 0 };
+                assert_se(step_run(e.step, &part, 1) == 0);
+                for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                        for (uint32_t i = 0; i < 64; i++) {
+                                sums[l] += (uint64_t) seen.counts[l][i];
+                                used += (uint64_t) seen.counts[l][i];
+                                assert_se(1000 * sums[l] <= (uint64_t) MIN(milli, 3000u) * (i + 1));
+                                assert_se(seen.counts[l][i] >= (milli >= 1000));
+                                uneven |= seen.counts[l][i] != (int32_t) milli / 1000;
+                        }
+                assert_se(part.used == used && (milli < 3000 || used == 64 * ALL));
+                assert_se(uneven || milli != 2000);
+                sequence_free(s);
+        }
+        engine_close(&e);
+}
+
 static void copy_logits(float *dst, const struct step_part *part) {
         memcpy(dst, part->logits_out, TINY_VOCAB * sizeof(*dst));
 }
@@ -408,19 +449,24 @@ TEST(logits_of_several_rows_are_those_that_each_has_alone) {
 TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         struct engine e = engine_open(8, 64);
         struct sequence *a = sequence(&e, 64), *b = sequence(&e, 64);
-        struct step_part part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 40 };
+        struct step_part part = {
+                .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 40,
+        };
         float logits[2][TINY_VOCAB];
 
         assert_se(step_run(e.step, &part, 1) == 0);
         sequence_truncate(a, 5);
         assert_se(sequence_length(a) == 5 && sequence_pages(a) == 1);
         part = (struct step_part) {
-                .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = 1,
+                .sequence = a, .tokens = tokens + 5, .allowances = allow(0), .budgets = budget(1500),
+                .count = 3, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[0], &part);
         part = (struct step_part) {
-                .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = 1,
+                .sequence = b, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 8, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[1], &part);

@@ -28,6 +28,7 @@ static struct choice choose(struct device *d, struct op_route op, const float *l
         op.n = 1;
         op.logits = device_put(d, logits, op.experts * sizeof(*logits));
         op.bias = bias ? device_put(d, bias, op.experts * sizeof(*bias)) : DEVICE_NULL;
+        cap *= 1000;
         op.caps = device_put(d, &cap, sizeof(cap));
         op.ids = device_put(d, NULL, sizeof(c.ids));
         op.weights = device_put(d, NULL, sizeof(c.weights));
@@ -246,7 +247,7 @@ static float *try_route(struct device *d, const struct trial *t, size_t *ret_wid
                             : i % 13 == 0 ? logits[i] * 30.0f
                                           : rintf(logits[i] * 8.0f) / 4.0f * (i % 2 ? 1.0f : -1.0f);
         for (size_t i = 0; i < n; i++) {
-                caps[i] = (int32_t) (sample_u32(&s) % (k + 2));
+                caps[i] = (int32_t) (sample_u32(&s) % (k * 1000 + 2000));
                 token_ids[i] = (int32_t) (sample_u32(&s) % 6);
         }
         for (size_t i = 0; i < 5 * k; i++)
