@@ -17,19 +17,33 @@
  *                                                          end of a pipe, see notify.h)
  *   models                                                 models: [{name, handle, architecture, file, parameters,
  *                                                          size, context, vocab, layers, moe_layers, experts,
- *                                                          experts_used, state, streams, shared, template}]
+ *                                                          experts_used, state, streams, shared, template,
+ *                                                          calibration}]
  *   open      model? (name; absent: the default)           handle and the same map as in models
  *   tokenize  model, text, special?, bos?                  tokens: [ids]
  *   detokenize model, tokens                               text (binary)
- *   cancel    request                                      found (bool): ends one of the caller's own generations
+ *   cancel    request, or number                           found (bool): ends one of the caller's own generations; by
+ *                                                          number any of its user's, for admins of everybody
+ *   explain   number?, limit?                              without number: requests: [{number, principal, outcome,
+ *                                                          activations, wait_nsec…}]; with it, one such map with
+ *                                                          stretches: [{row, cap_milli, rule, why}]. Of others only for
+ *                                                          admins
  *   ps                                                     peers: [{pid, uid, unit, name, connections, streams,
  *                                                          queued, position?, kv_pages, generated, prompt,
  *                                                          activations, principal, experts_milli, cap_milli,
- *                                                          weight}] (other uids' only for root)
- *   stats                                                  counters and gauges, flat map (moectl stats prints it as is)
- *   budget    set?: {principal, experts_max_milli?, weight?…}  budgets: [{principal, source, experts_max_milli, weight,
- *                                                          activations, …}], rules: [{principal, …}] (root);
- *             reset?: principal                            set and reset: root, and the daemon's own user
+ *                                                          weight, requests: [{number, model, state, prompt,
+ *                                                          prompt_done, generated, activations, experts_milli,
+ *                                                          cap_milli, rule, kv_pages, position?}]}] (other uids' only
+ *                                                          for admins), omitted?
+ *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints it as is);
+ *                                                          of a model's experts: model, moe_layers, experts,
+ *                                                          experts_used, from, layers: [[rows that used each]] (root);
+ *                                                          cost: [{model, passes, ratio, error, speed, nsec: {term…}}]
+ *                                                          (root, moed-admin)
+ *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
+ *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]
+ *             save?                                        (admins), omitted?; set and reset: root, the daemon's own user,
+ *                                                          the group moed-admin
  *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
  *   load      name, file, default?                         as open, when it is done; root only
  *   unload    name                                         streams: that end on it; root only

@@ -148,7 +148,9 @@ struct wire_message {
 static_assert(sizeof(struct wire_message) == 8, "ABI");
 
 enum wire_event {
-        WIRE_EVENT_ACCEPTED = 1, /* the arena range is free again; `value` is the number of prompt tokens */
+        WIRE_EVENT_ACCEPTED = 1, /* the arena range is free again; `value` is the number of prompt tokens, `token` and
+                                  * `detail` (low 32 bits, as u32, and the 16 above them) the daemon's own number of the
+                                  * request */
         WIRE_EVENT_PROGRESS = 2, /* `value` prompt tokens have been computed */
         WIRE_EVENT_TOKEN = 3,    /* one token; text_length may be 0 while bytes of a character are outstanding */
         WIRE_EVENT_TEXT = 4,     /* more text of the token before */
@@ -175,8 +177,8 @@ struct wire_completion {
         uint64_t activations; /* routed experts evaluated for this request so far, prompt included */
         uint8_t event;        /* wire_event */
         uint8_t text_length;  /* 0 to WIRE_TEXT_MAX */
-        uint16_t detail;      /* DONE, ERROR */
-        int32_t token;        /* TOKEN, SCORE: its id */
+        uint16_t detail;      /* ACCEPTED, DONE, ERROR */
+        int32_t token;        /* TOKEN, SCORE: its id; ACCEPTED */
         uint32_t value;       /* TOKEN, SCORE: routed experts evaluated, summed over layers, by the row whose logits it
                                * was chosen or scored by */
         float logprob;        /* SCORE, TOKEN if asked for: natural logarithm; else 0 */

@@ -196,6 +196,15 @@ int host_check_route(const struct op_route *op) {
         return supported ? 0 : -EOPNOTSUPP;
 }
 
+void host_tally(const struct op_route *op) {
+        const int32_t *ids = host_address(op->ids), *counts = host_address(op->counts);
+        uint32_t *tally = host_address(op->tally);
+
+        for (uint32_t t = 0; t < op->n && tally; t++)
+                for (int32_t j = 0; j < counts[t]; j++)
+                        tally[ids[(size_t) t * op->k + (uint32_t) j]]++;
+}
+
 int host_check_moe(const struct op_moe *op) {
         bool supported = weight_supported(&op->gate) && weight_supported(&op->up) &&
                          weight_supported(&op->down) && op->gate.cols == op->up.cols &&

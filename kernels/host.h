@@ -54,4 +54,6 @@ int host_check_attention(const struct op_attention *op);
 int host_check_kv(const struct kv_layer *kv);
 int host_check_hyper(const struct op_hyper *op);
 int host_check_route(const struct op_route *op);
+/* The last thing an op_route does: adds the rows' choices to its tally. */
+void host_tally(const struct op_route *op);
 int host_check_moe(const struct op_moe *op);

@@ -280,7 +280,10 @@ struct op_gather {
         struct device_ptr x, index, y;
 };
 
-enum { ROUTE_EXPERTS_MAX = 4096 }; /* more is refused with -EOPNOTSUPP */
+enum {
+        ROUTE_EXPERTS_MAX = 4096, /* more is refused with -EOPNOTSUPP */
+        ROUTE_SAVED_MAX = 2000,   /* the most that a balance holds: thousandths of k */
+};
 
 enum route_gate {
         ROUTE_SOFTMAX,         /* softmax over all experts, then the k best */
@@ -289,12 +292,39 @@ enum route_gate {
         ROUTE_SOFTMAX_CHOSEN,  /* the k best logits, softmax over those */
 };
 
-/* Chooses experts for each row: the caps[t] ≤ k best, by falling score (where there are neither bias nor groups
- * that is by falling logit, so that scores which rounding made equal keep their order), ties to the lower number.
- * logits: f32 [n][experts]. caps: i32 [n], 0 to k, how many this row may use in this layer. Out: ids i32
- * [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then times `scale`), counts i32
- * [n] = caps[t], or less where a table has fewer; used: u32 [n], counts[t] is added to it (null: not
- * counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
+/* How many experts a row takes where its sequence spends them as the router sees fit. What a row leaves of its cap is
+ * saved for rows that need more, so that the sum over a sequence's first n rows is never more than that of their caps,
+ * in each layer by itself. A row adds its cap to the balance, wants the experts that are worth more than the threshold,
+ * at least floors[t] and one, and gets of them what the balance has; the threshold then moves to where rows want in the
+ * mean what their caps give.
+ *
+ * The n-th expert of a row is worth e(n - 1) - e(n), where e(n) is the squared error of keeping n of the k best, were their
+ * outputs unrelated vectors of one length: with S and Q the sums of the weights, as shares of what all k weigh, and of
+ * their squares, e(n) = Q(n) (1/S(n) - 1)² + Q(k) - Q(n); where weights are not normalised, Q(k) - Q(n) of the weights
+ * without `scale`.
+ *
+ * State lies with the sequence's keys, as it was after each position: struct route_state [page][KV_PAGE_TOKENS]. It is
+ * read from the position before a row and written to the row's own; a sequence's rows are taken one after the other,
+ * whichever calls they come in. It passes through a row that has no budget, or whose cap is k or more. */
+struct op_route_budget {
+        struct op_rows rows;      /* the same rows */
+        struct device_ptr state;  /* null: no row has a budget */
+        struct device_ptr floors; /* i32 [n]; negative: this row has no budget */
+};
+
+struct route_state {
+        int32_t balance; /* thousandths of an expert */
+        float threshold;
+};
+
+/* Chooses experts for each row: the k best within its cap, by falling score (where there are neither bias nor groups
+ * that is by falling logit, so that scores which rounding made equal keep their order), ties to the lower number; or,
+ * with a budget, those of the k best that weigh most, by falling weight.
+ * logits: f32 [n][experts]. caps: i32 [n], thousandths of an expert that this row may use in this layer; without a
+ * budget rounded down. Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then
+ * times `scale`), counts i32 [n], how many there are: as the cap says, or fewer where a table has fewer; used: u32 [n],
+ * counts[t] is added to it (null: not counted); tally: u32 [experts], how many of the rows chose each is added to it
+ * (null: not counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
 struct op_route {
         uint32_t n, experts, k;
         enum route_gate gate;
@@ -307,12 +337,13 @@ struct op_route {
          * included. */
         uint32_t groups, groups_used;
         /* A table instead of a choice by scores, or null: i32 [rows of it][k], the experts of token id r; a
-         * row may use the caps[t] of them that score best. An expert that is listed twice or does not exist
-         * is not used again. */
+         * row may use those of them that score best. An expert that is listed twice or does not exist is not
+         * used again. */
         struct device_ptr table, token_ids;
         uint32_t table_rows;
         struct device_ptr caps;
-        struct device_ptr ids, weights, counts, used;
+        struct op_route_budget budget;
+        struct device_ptr ids, weights, counts, used, tally;
 };
 
 /* y[t,:] += Σ_j weights[t,j] × down_e( act(gate_e x[t,:]) × (up_e x[t,:]) ), e = ids[t,j], j < counts[t], added up in

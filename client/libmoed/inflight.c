@@ -173,8 +173,11 @@ static int stream_hold_more(struct text *text, const struct wire_completion *c) 
 int stream_feed(struct stream *stream, const struct wire_completion *c, struct moed_event *event,
                 struct text *out) {
         out->length = 0;
+        if (c->event == WIRE_EVENT_ACCEPTED)
+                stream->number = (uint32_t) c->token | (uint64_t) c->detail << 32;
         *event = (struct moed_event) {
                 .request = c->request,
+                .number = stream->number,
                 .text = "",
                 .activations_total = c->activations,
                 .cap = c->cap_milli / 1000.0,

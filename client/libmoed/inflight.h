@@ -24,6 +24,7 @@ int text_append(struct text *text, const void *data, size_t length);
 
 struct stream {
         uint64_t request;
+        uint64_t number;    /* what the daemon calls it; 0: it has not said so yet */
         uint64_t offset;    /* of its prompt in the arena */
         bool in_arena;      /* the daemon has not said yet that it is done with that */
         struct text text;   /* came, and was not given to the program yet */

@@ -134,7 +134,8 @@ struct moed_event {
         double cap;                 /* mean experts per token and layer it was allowed */
         enum moed_done done;
         int error;
-        uint64_t reserved[2];
+        uint64_t number; /* of the request, in `moectl ps` and `moectl explain`; 0 before ACCEPTED */
+        uint64_t reserved[1];
 };
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN

@@ -18,6 +18,9 @@
 #include "doctor.h"
 #include "json.h"
 #include "table.h"
+#if HAVE_NCURSES
+#include "terminal.h"
+#endif
 
 static const char *const health_names[] = { "ok", "note", "missing" };
 
@@ -200,6 +203,23 @@ static void check_daemon(struct finding *ret, const struct cli *cli) {
         moed_close(m);
 }
 
+/* For `moectl top`. */
+static void check_terminal(struct finding *ret, const struct cli *cli) {
+#if HAVE_NCURSES
+        const char *term = getenv("TERM");
+
+        if (!term || !isatty(STDOUT_FILENO))
+                return find(ret, HEALTH_OK, "", "none here");
+        find(ret, terminal_can_draw() ? HEALTH_OK : HEALTH_NOTE,
+             "'moectl top' cannot draw on it and prints, with --batch; descriptions of more terminals are in the package "
+             "ncurses-term.",
+             "%s", term);
+#else
+        find(ret, HEALTH_NOTE, "'moectl top' only prints, with --batch: build moed where libncurses-dev is installed.",
+             "moectl was built without ncurses");
+#endif
+}
+
 static const struct check {
         const char *name;
         void (*run)(struct finding *ret, const struct cli *cli);
@@ -212,6 +232,7 @@ static const struct check {
         { "huge pages", check_huge_pages },
         { "processor", check_processor },
         { "GPU", check_gpu },
+        { "terminal", check_terminal },
         { "daemon", check_daemon },
 };
 

@@ -116,6 +116,7 @@ static int take_event(struct generation *g, const struct moed_event *event, bool
         int r = 0;
 
         g->activations = event->activations_total;
+        g->number = event->number;
         switch (event->type) {
         case MOED_EVENT_ACCEPTED:
                 g->prompt_tokens = event->value;

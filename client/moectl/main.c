@@ -21,16 +21,25 @@ static const struct verb verbs[] = {
         { "unload", "NAME", "Serves a model no longer.", verb_unload,
           "Generations that run on it end on it." },
         { "ps", "", "Lists who is connected and what they use.", verb_ps },
-        { "stats", "", "Prints the daemon's counters.", verb_stats },
-        { "budget", "[show | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
+        { "cancel", "NUMBER...", "Ends requests, by the numbers that ps shows.", verb_cancel,
+          "One's own; as root or a member of moed-admin, anybody's." },
+        { "stats", "", "Prints the daemon's counters, or how much experts are used.", verb_stats },
+        { "top", "", "Shows live who computes what, and lets budgets and requests be changed.", verb_top,
+          "h shows the keys." },
+        { "budget", "[show [PRINCIPAL] | set PRINCIPAL KEY=VALUE... | reset PRINCIPAL]",
           "Shows or changes who may use how much.", verb_budget,
-          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. Keys: ExpertsMax, Weight; see "
-          "moed.conf(5).\n"
-          "Changes hold until the daemon ends." },
+          "PRINCIPAL is unit:NAME, uid:USER, gid:GROUP or default. The keys are those of [Budget] in moed.conf(5).\n"
+          "Changes hold until the daemon ends, with --save beyond it. They need root, or membership in the group\n"
+          "moed-admin." },
+        { "explain", "[REQUEST]", "Tells why a request got what it got.", verb_explain,
+          "REQUEST is its number, as ps shows it and run --stats tells it. Without one, the requests that run and\n"
+          "those that ended last are listed: your own, or everybody's for those who may set budgets." },
         { "tokenize", "[TEXT|-]", "Prints the token ids of a text.", verb_tokenize },
         { "bench", "", "Measures generation by several client processes at once.", verb_bench },
         { "inspect", "FILE", "Says what a model file is and what it would cost on this machine.", verb_inspect,
           "No daemon need run; but its program, moed, does the work." },
+        { "calibrate", "--text FILE MODEL", "Measures which layers of a model need their experts most.", verb_calibrate,
+          "MODEL is a file. What is found goes into a file beside it, which moed reads with the model." },
         { "convert", "--type TYPE IN OUT", "Writes a model file with its matrices in another type.", verb_convert,
           "Routers and norms become F32. OUT appears when it is complete." },
         { "doctor", "[MODEL|FILE]", "Says what is missing on this machine, and how to mend it.", verb_doctor,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,4 +95,51 @@ int verb_unload(struct cli *cli, const struct verb *verb, int argc, char **argv)
         json_close(&w, '}');
         code = cli_exit_code(json_writer_take(&w, &arguments));
         return code ? code : manage(cli, "unload", arguments);
+}
+
+static int cancel(struct moed *m, uint64_t number) {
+        _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
+        _cleanup_(freep) char *arguments = NULL;
+        _cleanup_(json_freep) struct json *reply = NULL;
+        const struct json *found;
+        int code;
+
+        json_open(&w, '{');
+        json_key(&w, "number");
+        json_uint(&w, number);
+        json_close(&w, '}');
+        code = cli_exit_code(json_writer_take(&w, &arguments));
+        if (!code)
+                code = cli_query(m, "cancel", arguments, &reply);
+        if (code)
+                return code;
+        found = json_get(reply, "found");
+        if (found && found->type == JSON_BOOL && found->boolean)
+                return EX_OK;
+        cli_complain("there is no request %" PRIu64 " that you may cancel", number);
+        return EX_USAGE;
+}
+
+int verb_cancel(struct cli *cli, const struct verb *verb, int argc, char **argv) {
+        _cleanup_(moed_closep) struct moed *m = NULL;
+        int n, code, worst = EX_OK;
+        uint64_t number;
+
+        code = cli_parse(cli, verb, NULL, argc, argv, &n);
+        if (code != CLI_DONE)
+                return code;
+        if (n == 0)
+                return cli_usage(verb, "which request? 'moectl ps' shows their numbers");
+        for (int i = 0; i < n; i++)
+                if (args_u64(argv[i], UINT64_MAX, &number))
+                        return cli_usage(verb, "'%s' is no number of a request", argv[i]);
+        code = cli_connect(cli, &m);
+        if (code)
+                return code;
+        for (int i = 0; i < n; i++) {
+                args_u64(argv[i], UINT64_MAX, &number);
+                code = cancel(m, number);
+                worst = MAX(worst, code);
+        }
+        return worst;
 }

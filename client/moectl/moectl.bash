@@ -27,7 +27,9 @@ _moectl_reply() {
 
 _moectl() {
         local line=${COMP_LINE:0:COMP_POINT} word previous verb="" w
-        local verbs="run chat score models load unload ps stats budget tokenize bench inspect convert doctor reload"
+        local budget_keys="ExpertsMax= ExpertsMin= Weight= Class= LatencyTarget= ActivationRate= ActivationBurst= OnEmpty=
+                Adaptive= KvMax= QueueMax= SessionMax="
+        local verbs="run chat score models load unload ps cancel stats top budget explain tokenize bench inspect calibrate convert doctor reload"
         word=${line##*[[:space:]]}
         previous=${COMP_WORDS[COMP_CWORD - 1]}
         COMPREPLY=()
@@ -38,7 +40,7 @@ _moectl() {
         case $previous in
         -m | --model) _moectl_reply "$(_moectl_models)" "$word"; return ;;
         -t | --type) [[ $verb != convert ]] || { _moectl_reply "F32 F16 BF16 Q8_0" "$word"; return; } ;;
-        --socket) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+        --socket | --text | -o | --out) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         esac
         if [[ $word == -* ]]; then
                 _moectl_reply "$(_moectl_options "$verb")" "$word"
@@ -49,13 +51,13 @@ _moectl() {
                 compopt -o filenames
         elif [[ $verb == unload ]]; then
                 _moectl_reply "$(_moectl_models)" "$word"
-        elif [[ $verb == inspect || $verb == convert || $verb == doctor ]]; then
+        elif [[ $verb == inspect || $verb == calibrate || $verb == convert || $verb == doctor ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $verb != doctor ]] || compgen -W "$(_moectl_models)" -- "$word")
         elif [[ $verb == budget ]]; then
                 case $line in
-                *budget*\ set\ *\ *) mapfile -t COMPREPLY < <(compgen -W "ExpertsMax= Weight=" -- "$word"); compopt -o nospace ;;
-                *budget*\ set\ * | *budget*\ reset\ *) _moectl_reply "$(_moectl_principals)" "$word" ;;
+                *budget*\ set\ *\ *) mapfile -t COMPREPLY < <(compgen -W "$budget_keys" -- "$word"); compopt -o nospace ;;
+                *budget*\ set\ * | *budget*\ reset\ * | *budget*\ show\ *) _moectl_reply "$(_moectl_principals)" "$word" ;;
                 *) _moectl_reply "show set reset" "$word" ;;
                 esac
         fi

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "outcome.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <unistd.h>
 
@@ -47,6 +48,8 @@ int report_json(const struct moed_model *model, const struct generation *g) {
         json_float(&w, (float) generation_ttft_msec(g));
         json_key(&w, "tokens_per_second");
         json_float(&w, (float) generation_tokens_per_second(g));
+        json_key(&w, "number");
+        json_uint(&w, g->number);
         json_key(&w, "model");
         json_text(&w, model->name);
         json_key(&w, "finish");
@@ -97,6 +100,8 @@ static int score_json(const struct moed_model *model, const struct generation *g
         json_key(&w, "cap");
         json_float(&w, (float) g->cap);
         json_numbers(&w, model, g);
+        json_key(&w, "number");
+        json_uint(&w, g->number);
         json_key(&w, "model");
         json_text(&w, model->name);
         json_key(&w, "finish");
@@ -131,9 +136,9 @@ void report_stats(const struct moed_model *model, const struct generation *g, bo
                 experts += token_experts(model, &g->tokens[i]);
                 logprob += (double) g->tokens[i].logprob;
         }
-        cli_note("%u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f experts per "
-                 "token (cap %.2f)",
-                 g->prompt_tokens, generation_ttft_msec(g), g->n_tokens, generation_tokens_per_second(g),
+        cli_note("request %" PRIu64 ": %u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f "
+                 "experts per token (cap %.2f)",
+                 g->number, g->prompt_tokens, generation_ttft_msec(g), g->n_tokens, generation_tokens_per_second(g),
                  g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
         if (logprobs && g->n_tokens > 0)
                 cli_note("mean log-probability %.4f per token", logprob / (double) g->n_tokens);

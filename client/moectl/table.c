@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "escape.h"
 
 enum { GAP = 2 };
 
@@ -40,23 +41,22 @@ static bool table_reserve(struct table *table) {
 }
 
 void table_cell(struct table *table, const char *format, ...) {
+        _cleanup_(freep) char *text = NULL;
         va_list args;
-        char *cell;
-        int n;
+        char *cell = NULL;
 
         if (!table_reserve(table))
                 return;
         va_start(args, format);
-        n = vasprintf(&cell, format, args);
+        if (vasprintf(&text, format, args) < 0)
+                text = NULL;
         va_end(args);
-        if (n < 0) {
+        if (text)
+                cell = escape(text);
+        if (cell)
+                table->cells[table->n_cells++] = cell;
+        else
                 table->error = -ENOMEM;
-                return;
-        }
-        for (char *c = cell; *c; c++)
-                if ((unsigned char) *c < 0x20 || *c == 0x7f)
-                        *c = '?';
-        table->cells[table->n_cells++] = cell;
 }
 
 /* Characters, not bytes: continuation bytes of UTF-8 take no room. */

@@ -24,7 +24,7 @@ struct table {
 
 void table_init(struct table *ret, const struct table_column *columns, size_t n_columns);
 void table_deinit(struct table *table);
-/* The next cell. Control characters, which may come from other users' programs, become '?'. */
+/* The next cell, escaped: it may come from other users' programs. */
 void table_cell(struct table *table, const char *format, ...) _printf_(2, 3);
 /* Prints to stdout. 0 or -ENOMEM. */
 int table_print(const struct table *table);

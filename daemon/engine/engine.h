@@ -46,6 +46,13 @@ struct model_info {
         uint32_t kv_pages;           /* in the arena */
 };
 
+enum model_calibration {
+        MODEL_CALIBRATION_NONE,
+        MODEL_CALIBRATION_REFUSED,   /* the model runs without it */
+        MODEL_CALIBRATION_PLAN,      /* how many experts each layer gets */
+        MODEL_CALIBRATION_PREDICTOR, /* and each token */
+};
+
 /* The part of a model that needs no backend: maps the file, checks it, makes its tokenizer. Any thread. ENGINE_E_MODEL,
  * negative errno. */
 int model_file_open(struct model_file **ret, const char *path, struct reason *reason);
@@ -53,10 +60,13 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
 struct model_file *model_file_ref(struct model_file *file);
 void model_file_unref(struct model_file *file);
 void model_file_unrefp(struct model_file **file);
-/* Whether both are the same file on disk, unchanged in between: then one may stand for the other. Any thread. */
+/* Whether both are the same file on disk with the same calibration, unchanged in between: then one may stand for the
+ * other. Any thread. */
 bool model_file_same(const struct model_file *a, const struct model_file *b);
-/* Whether `path` is another file now than the one that was opened, or none. Any thread. */
+/* Whether `path` is another file now than the one that was opened, or none, or has another calibration. Any thread. */
 bool model_file_changed(const struct model_file *file, const char *path);
+/* What lies beside the file (calibration.h); `ret_refused` says why it is not used, or is empty. Any thread. */
+enum model_calibration model_file_calibration(const struct model_file *file, const char **ret_refused);
 /* Brings what is on disk into memory, so that a first forward pass does not wait for it; ends early when *stop becomes
  * true. Any thread. Negative errno: it cannot be read any more. */
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
@@ -100,6 +110,9 @@ const struct tokenizer *model_tokenizer(const struct model *model);
 /* NULL when the model has no template of a known family. */
 const struct chat_template *model_chat_template(const struct model *model);
 uint32_t model_kv_pages_free(const struct model *model);
+/* How many rows chose each routed expert of the moe_layer-th layer that has any, in all steps that ended well so far:
+ * [experts], owned by the model, kept while it sleeps. Shows what was asked as well as the text does. */
+const uint64_t *model_expert_uses(const struct model *model, uint32_t moe_layer);
 
 /* A text in the making: how many tokens are in KV, and the pages that hold them. */
 int sequence_new(struct sequence **ret, struct model *model);
@@ -111,10 +124,18 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4) can
- * only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go as well, see sequence_length(). Not
- * while a step that holds the sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
+ * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
+ * as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
+
+/* What a row adds to what its sequence may spend where the router sees most use of it (op_route), thousandths of an expert
+ * per MoE layer; and how many it gets at least, while there is so much. */
+struct step_budget {
+        uint32_t cap_milli, min_milli;
+};
+
+#define STEP_BUDGET_NONE UINT32_MAX /* for cap_milli: the row has an allowance instead */
 
 /* The share of one sequence in a step: `count` next tokens of it, in order. Room must be reserved. */
 struct step_part {
@@ -123,6 +144,9 @@ struct step_part {
         /* [count]: routed experts that each row may use, summed over the MoE layers. Spread over the layers so that
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
+        /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
+         * plan of the model's calibration gives that layer of the sum of their caps. */
+        const struct step_budget *budgets;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
          * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */
@@ -135,8 +159,12 @@ struct step_part {
         const uint32_t *used_rows; /* [count], by each of them; owned by the step */
 };
 
-/* One per model; reused for all its steps. */
+/* Reused for one step after the other. */
 int step_new(struct step **ret, struct model *model);
+/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of `other`,
+ * over other sequences, with calls of step_advance() for either in any order. They share the memory that only one layer
+ * needs. */
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max);
 void step_free(struct step *step);
 void step_freep(struct step **step);
 
@@ -147,6 +175,11 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Ends a step that has begun as if the device had failed; nothing if none has. */
+void step_give_up(struct step *step);
+/* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
+ * counts once. */
+uint64_t step_experts_read(const struct step *step);
 
 /* One layer of a running step, as an observer sees it; the arrays are on the host and valid during the call only. Rows
  * are those of all parts, in the parts' order. Expert choices are as secret as the text that caused them. */

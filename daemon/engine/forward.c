@@ -150,10 +150,16 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                         .groups_used = h->groups_used,
                         .caps = device_offset(s->batch.device_caps,
                                               (uint64_t) moe_layer * s->batch.rows * sizeof(int32_t)),
+                        .budget = {
+                                .rows = forward_rows(s),
+                                .state = layer->budget,
+                                .floors = s->batch.device_floors,
+                        },
                         .ids = a->expert_ids,
                         .weights = a->expert_weights,
                         .counts = a->expert_counts,
-                        .used = s->used_memory.at,
+                        .used = device_offset(s->counts.at, model_tally_bytes(s->model)),
+                        .tally = device_offset(s->counts.at, (uint64_t) moe_layer * h->experts * sizeof(uint32_t)),
                 });
 }
 
@@ -209,7 +215,7 @@ int forward_begin(struct step *s) {
         const struct arch_params *h = &s->model->arch.params;
         int r;
 
-        r = forward_ops(s)->fill_zero(s->stream, s->used_memory.at, s->batch.rows * sizeof(uint32_t));
+        r = forward_ops(s)->fill_zero(s->stream, s->counts.at, step_counts_bytes(s));
         if (!r)
                 r = forward_ops(s)->embed(s->stream, &(struct op_embed) {
                         .n = s->batch.rows, .table = s->model->weights[ARCH_TOKEN_EMBD],

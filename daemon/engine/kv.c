@@ -36,6 +36,14 @@ bool kv_pages_take(struct kv_pages *p, uint32_t count, uint32_t *ret) {
         return true;
 }
 
+void kv_pages_share(struct kv_pages *p, uint32_t page) {
+        p->refs[page]++;
+}
+
+bool kv_pages_shared(const struct kv_pages *p, uint32_t page) {
+        return p->refs[page] > 1;
+}
+
 void kv_pages_release(struct kv_pages *p, uint32_t count, const uint32_t *pages) {
         /* From the last: the next to take them gets them in the same order. */
         for (uint32_t i = count; i-- > 0;)

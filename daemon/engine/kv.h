@@ -22,5 +22,9 @@ void kv_pages_deinit(struct kv_pages *p);
 
 /* Takes `count` pages, one reference each, or none at all: false when fewer are free. */
 bool kv_pages_take(struct kv_pages *p, uint32_t count, uint32_t *ret);
+/* One more reference of a page that somebody has. */
+void kv_pages_share(struct kv_pages *p, uint32_t page);
+/* Whether more than one refers to it: then nobody may write to it. */
+bool kv_pages_shared(const struct kv_pages *p, uint32_t page);
 /* Gives up one reference of each; pages without any are free again. */
 void kv_pages_release(struct kv_pages *p, uint32_t count, const uint32_t *pages);

@@ -36,6 +36,61 @@ static int open_tokenizer(struct model_file *f, struct reason *reason) {
         return 0;
 }
 
+static int read_calibration(struct model_file *f, const char *path) {
+        _cleanup_(gguf_freep) struct gguf *g = NULL;
+        int r;
+
+        r = gguf_open(&g, path, &f->calibration_refused);
+        if (!r)
+                r = calibration_read(&f->calibration, g, gguf_fingerprint(f->gguf), &f->arch, &f->calibration_refused);
+        return r;
+}
+
+/* A model runs without one, whatever is wrong with that. */
+static int open_calibration(struct model_file *f, const char *model) {
+        _cleanup_(freep) char *path = calibration_path(model);
+        int r;
+
+        if (!path)
+                return -ENOMEM;
+        if (stat(path, &f->calibration_state) < 0) {
+                f->calibration_state.st_nlink = 0;
+                return 0;
+        }
+        r = read_calibration(f, path);
+        if (r && !f->calibration_refused.text[0])
+                reason_set(&f->calibration_refused, "%.160s: %s", path, strerror(-r));
+        return r == -ENOMEM ? r : 0;
+}
+
+static bool same_state(const struct stat *a, const struct stat *b) {
+        if (a->st_nlink == 0 || b->st_nlink == 0)
+                return a->st_nlink == b->st_nlink;
+        return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+               a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+/* Whether another calibration lies beside the model now. */
+static bool calibration_changed(const struct model_file *f, const char *model) {
+        _cleanup_(freep) char *path = calibration_path(model);
+        struct stat st;
+
+        if (!path)
+                return false;
+        if (stat(path, &st) < 0)
+                st.st_nlink = 0;
+        return !same_state(&f->calibration_state, &st);
+}
+
+enum model_calibration model_file_calibration(const struct model_file *f, const char **ret_refused) {
+        *ret_refused = f->calibration_refused.text;
+        if (f->calibration_refused.text[0])
+                return MODEL_CALIBRATION_REFUSED;
+        if (f->calibration.predictor.weight)
+                return MODEL_CALIBRATION_PREDICTOR;
+        return f->calibration.plan.shares ? MODEL_CALIBRATION_PLAN : MODEL_CALIBRATION_NONE;
+}
+
 int model_file_open(struct model_file **ret, const char *path, struct reason *reason) {
         static _Atomic uint64_t serials;
         _cleanup_(model_file_unrefp) struct model_file *f = calloc(1, sizeof(*f));
@@ -52,6 +107,8 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
         if (r)
                 return r < 0 ? r : ENGINE_E_MODEL;
         r = open_tokenizer(f, reason);
+        if (!r)
+                r = open_calibration(f, path);
         if (r)
                 return r;
         for (size_t i = 0; i < gguf_n_files(f->gguf); i++)
@@ -75,6 +132,7 @@ void model_file_unref(struct model_file *f) {
         free(f->roots);
         free(f->origins);
         free(f->shares);
+        calibration_deinit(&f->calibration);
         arch_model_deinit(&f->arch);
         tokenizer_free(f->tokenizer);
         gguf_free(f->gguf);
@@ -91,14 +149,14 @@ bool model_file_same(const struct model_file *a, const struct model_file *b) {
         for (size_t i = 0; i < gguf_n_files(a->gguf); i++)
                 if (!gguf_file_same(gguf_file(a->gguf, i), gguf_file(b->gguf, i)))
                         return false;
-        return true;
+        return same_state(&a->calibration_state, &b->calibration_state);
 }
 
 bool model_file_changed(const struct model_file *f, const char *path) {
         const struct gguf_file *file = gguf_file(f->gguf, 0);
         struct stat st;
 
-        return stat(path, &st) < 0 || !gguf_file_is(file, &st);
+        return stat(path, &st) < 0 || !gguf_file_is(file, &st) || calibration_changed(f, path);
 }
 
 static int import_one(struct model_file *f, size_t i) {

@@ -4,8 +4,10 @@
 /* The inside of a model file, for the files of this folder. */
 
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "arch.h"
+#include "calibration.h"
 #include "engine.h"
 #include "gguf.h"
 
@@ -28,6 +30,10 @@ struct model_file {
         struct tokenizer *tokenizer;
         const struct chat_template *chat_template;
         uint64_t bytes, weight_bytes; /* of all its files; of their tensors */
+
+        struct calibration calibration;    /* without shares when there is none that can be used */
+        struct reason calibration_refused; /* empty, or why one is not used */
+        struct stat calibration_state;     /* of the file that it is in; st_nlink 0: there was none */
 
         /* Shared by all models of the file that are awake. */
         struct backend *backend;

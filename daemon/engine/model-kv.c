@@ -62,6 +62,8 @@ static void place_layer(struct model *m, uint32_t index, enum quant_type type, s
                 layer->entries = keys_add(l, type, h->k_dim, h->v_dim, h->hca_ratio);
                 layer->state = state_add(l, 1, h->k_dim);
         }
+        if (parts & ARCH_MOE)
+                layer->budget = layout_add(l, KV_PAGE_TOKENS * sizeof(struct route_state));
         m->whole_pages |= parts & (ARCH_CSA | ARCH_HCA);
 }
 

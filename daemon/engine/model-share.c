@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 #include "base/util.h"
 
 enum {
@@ -36,17 +37,6 @@ static void ranges_deinit(struct ranges *r) {
         free(r->items);
 }
 
-static uint64_t mix(uint64_t hash, const uint8_t *data, uint64_t size) {
-        for (uint64_t i = 0; i + sizeof(uint64_t) <= size; i += sizeof(uint64_t)) {
-                uint64_t word;
-
-                memcpy(&word, data + i, sizeof(word));
-                hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-                hash ^= hash >> 29;
-        }
-        return hash;
-}
-
 /* A file of an idle model may have been cut since: then its pages are not to be touched. `data` begins a page. */
 static bool readable(const uint8_t *data, uint64_t size) {
         return madvise((void *) data, size, MADV_POPULATE_READ) == 0;
@@ -60,9 +50,9 @@ static bool whole_pages(const struct gguf_tensor *t, uint64_t page, struct range
             !readable(data + (end - begin) - page, page))
                 return false;
         *ret = (struct range) { .offset = begin, .size = end - begin };
-        ret->fingerprint = mix(t->size, (const uint8_t *) &(uint64_t) { begin - t->offset }, sizeof(uint64_t));
-        ret->fingerprint = mix(ret->fingerprint, data, page);
-        ret->fingerprint = mix(ret->fingerprint, data + ret->size - page, page);
+        ret->fingerprint = hash_mix_u64(t->size, begin - t->offset);
+        ret->fingerprint = hash_mix(ret->fingerprint, data, page);
+        ret->fingerprint = hash_mix(ret->fingerprint, data + ret->size - page, page);
         return true;
 }
 

@@ -103,6 +103,15 @@ static int fill_info(struct model *m, const char *path) {
         return 0;
 }
 
+static int init_uses(struct model *m) {
+        m->expert_uses = calloc((size_t) m->info.moe_layers * m->info.experts + 1, sizeof(*m->expert_uses));
+        return m->expert_uses ? 0 : -ENOMEM;
+}
+
+const uint64_t *model_expert_uses(const struct model *m, uint32_t moe_layer) {
+        return m->expert_uses + (size_t) moe_layer * m->info.experts;
+}
+
 /* Everything that the backend holds for it. On failure half of it may be there. */
 static int model_place(struct model *m, struct reason *reason) {
         int r;
@@ -148,6 +157,8 @@ int model_new(struct model **ret, struct backend *backend, struct model_file *fi
         m->arch = file->arch;
         r = fill_info(m, gguf_file(file->gguf, 0)->path);
         if (!r)
+                r = init_uses(m);
+        if (!r)
                 r = model_place(m, reason);
         if (r)
                 return r;
@@ -188,6 +199,7 @@ void model_free(struct model *m) {
                 return;
         model_displace(m);
         model_file_unref(m->file);
+        free(m->expert_uses);
         free(m->name);
         free(m->path);
         free(m);

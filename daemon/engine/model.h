@@ -15,6 +15,7 @@ struct model_layer {
         struct kv_layer index;   /* with an indexer: its keys */
         struct kv_layer entries; /* with a compressor: its entries; */
         struct device_ptr state, index_state; /* what it and the indexer's have summed up (op_compress) */
+        struct device_ptr budget; /* with routed experts: of each token (struct route_state) */
 };
 
 struct model {
@@ -35,7 +36,14 @@ struct model {
         struct model_options options;
         uint32_t rows_max;
         bool whole_pages; /* sequences can be cut to whole pages only */
+
+        uint64_t *expert_uses; /* [moe_layers][experts] rows that chose each, ever */
 };
+
+/* Of one step's counts of rows, u32 [moe_layers][experts]. */
+static inline uint64_t model_tally_bytes(const struct model *m) {
+        return (uint64_t) m->info.moe_layers * m->info.experts * sizeof(uint32_t);
+}
 
 struct sequence {
         struct model *model;
@@ -44,6 +52,11 @@ struct sequence {
         uint32_t *pages;
         bool running;              /* part of a step that has begun */
 };
+
+/* Goes on with a page that holds what comes after the sequence's whole pages, of which it takes a reference. -ENOMEM. */
+int sequence_follow(struct sequence *s, uint32_t page);
+/* The page takes the place of one of the sequence's that holds the same bits. Neither while a step has the sequence. */
+void sequence_replace(struct sequence *s, uint32_t index, uint32_t page);
 
 /* f32 [rope_dims / 2] of a rope that the model has. */
 struct device_ptr model_frequencies(const struct model *m, uint32_t rope);

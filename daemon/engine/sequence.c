@@ -68,10 +68,40 @@ int sequence_reserve(struct sequence *s, uint32_t tokens) {
         return 0;
 }
 
+void sequence_replace(struct sequence *s, uint32_t index, uint32_t page) {
+        kv_pages_share(&s->model->pages, page);
+        kv_pages_release(&s->model->pages, 1, &s->pages[index]);
+        s->pages[index] = page;
+}
+
+int sequence_follow(struct sequence *s, uint32_t page) {
+        uint32_t at = s->length / KV_PAGE_TOKENS;
+        int r;
+
+        if (s->running || at >= s->model->info.context / KV_PAGE_TOKENS)
+                return -EINVAL;
+        if (at < s->n_pages) {
+                sequence_replace(s, at, page);
+        } else {
+                r = make_slots(s, at + 1);
+                if (r)
+                        return r;
+                kv_pages_share(&s->model->pages, page);
+                s->pages[s->n_pages++] = page;
+        }
+        s->length = (at + 1) * KV_PAGE_TOKENS;
+        return 0;
+}
+
+/* Whether the page that has token number `at` may not be written to any more. */
+static bool is_sealed(const struct sequence *s, uint32_t at) {
+        return s->model->whole_pages || kv_pages_shared(&s->model->pages, s->pages[at / KV_PAGE_TOKENS]);
+}
+
 void sequence_truncate(struct sequence *s, uint32_t length) {
         uint32_t keep;
 
-        if (s->model->whole_pages && length < s->length)
+        if (length < s->length && is_sealed(s, length))
                 length -= length % KV_PAGE_TOKENS;
         s->length = MIN(s->length, length);
         keep = DIV_ROUND_UP(s->length, (uint32_t) KV_PAGE_TOKENS);

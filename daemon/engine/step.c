@@ -14,23 +14,62 @@ static const struct backend_ops *ops_of(const struct step *s) {
         return s->model->backend->ops;
 }
 
-int step_new(struct step **ret, struct model *model) {
+static int room_new(struct step_room **ret, struct model *model) {
+        struct step_room *room = calloc(1, sizeof(*room));
+        int r;
+
+        if (!room)
+                return -ENOMEM;
+        r = model->backend->ops->stream_new(model->backend, &room->stream);
+        if (r) {
+                free(room);
+                return r;
+        }
+        *ret = room;
+        return 0;
+}
+
+static void room_unref(struct step_room *room, const struct backend_ops *ops) {
+        if (!room || --room->n_ref > 0)
+                return;
+        ops->stream_free(room->stream);
+        ops->buffer_free(room->memory.buffer);
+        free(room);
+}
+
+static int step_new_in(struct step **ret, struct model *model, struct step_room *room, uint32_t rows_max) {
         _cleanup_(step_freep) struct step *s = calloc(1, sizeof(*s));
         int r;
 
         if (!s)
                 return -ENOMEM;
         s->model = model;
-        r = ops_of(s)->stream_new(model->backend, &s->stream);
-        if (r) {
-                s->stream = NULL;
-                return r;
-        }
+        s->room = room;
+        s->stream = room->stream;
+        s->rows_max = rows_max;
+        room->n_ref++;
         r = step_memory_init(s);
         if (r)
                 return r;
         *ret = steal_ptr(s);
         return 0;
+}
+
+int step_new(struct step **ret, struct model *model) {
+        struct step_room *room;
+        int r;
+
+        r = room_new(&room, model);
+        if (r)
+                return r;
+        room->n_ref = 1;
+        r = step_new_in(ret, model, room, model->rows_max);
+        room_unref(room, model->backend->ops);
+        return r;
+}
+
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max) {
+        return step_new_in(ret, other->model, other->room, rows_max);
 }
 
 /* The step is over, well or badly: its sequences are free again. */
@@ -44,18 +83,27 @@ static void release_parts(struct step *s) {
 void step_free(struct step *s) {
         if (!s)
                 return;
-        if (s->stream) {
-                if (s->parts)
-                        (void) ops_of(s)->stream_sync(s->stream);
-                ops_of(s)->stream_free(s->stream);
-        }
+        if (s->parts)
+                (void) ops_of(s)->stream_sync(s->stream);
         release_parts(s);
         step_memory_deinit(s);
+        room_unref(s->room, ops_of(s));
         free(s);
 }
 
 void step_freep(struct step **s) {
         step_free(*s);
+}
+
+/* Whether others read what this part would write. */
+static bool writes_shared(const struct step_part *p) {
+        const struct sequence *q = p->sequence;
+        uint32_t end = DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS);
+
+        for (uint32_t i = q->length / KV_PAGE_TOKENS; i < end; i++)
+                if (kv_pages_shared(&q->model->pages, q->pages[i]))
+                        return true;
+        return false;
 }
 
 static int check_part(const struct step *s, const struct step_part *p) {
@@ -68,6 +116,8 @@ static int check_part(const struct step *s, const struct step_part *p) {
                 return ENGINE_E_CONTEXT;
         if (DIV_ROUND_UP(q->length + p->count, (uint32_t) KV_PAGE_TOKENS) > q->n_pages)
                 return ENGINE_E_PAGES;
+        if (writes_shared(p))
+                return -EINVAL;
         for (uint32_t i = 0; i < p->count; i++)
                 if (p->tokens[i] < 0 || (uint32_t) p->tokens[i] >= info->vocab)
                         return ENGINE_E_TOKEN;
@@ -85,7 +135,7 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
                 uint32_t end;
 
                 r = check_part(s, &parts[i]);
-                if (!r && parts[i].count > s->model->rows_max - b->rows)
+                if (!r && parts[i].count > s->rows_max - b->rows)
                         r = ENGINE_E_ROWS;
                 if (r) {
                         release_parts(s);
@@ -111,16 +161,32 @@ static void place_arrays(struct step *s) {
         b->positions = b->ids + b->rows;
         b->sequences = b->positions + b->rows;
         b->ones = b->sequences + b->rows;
-        b->prompts = b->ones + b->rows;
+        b->floors = b->ones + b->rows;
+        b->prompts = b->floors + b->rows;
         b->wanted = b->prompts + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
         b->device_positions = device_offset(at, stride);
         b->device_sequences = device_offset(at, 2 * stride);
         b->device_ones = device_offset(at, 3 * stride);
-        b->device_prompts = device_offset(at, 4 * stride);
-        b->device_wanted = device_offset(at, 5 * stride);
+        b->device_floors = device_offset(at, 4 * stride);
+        b->device_prompts = device_offset(at, 5 * stride);
+        b->device_wanted = device_offset(at, 6 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
+}
+
+static bool has_budget(const struct step_part *p, uint32_t i) {
+        return p->budgets && p->budgets[i].cap_milli != STEP_BUDGET_NONE;
+}
+
+/* The cap of a row in a MoE layer, thousandths of an expert. */
+static uint32_t row_cap(const struct step *s, const struct step_part *p, uint32_t i, uint32_t layer) {
+        const struct model_info *info = &s->model->info;
+
+        if (has_budget(p, i))
+                return expert_plan_milli(&s->model->file->calibration.plan,
+                                         MIN(p->budgets[i].cap_milli, info->experts_used * 1000), layer);
+        return allowance_cap(p->allowances[i], layer, info->moe_layers, info->experts_used) * 1000;
 }
 
 static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
@@ -131,11 +197,11 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->ids[row] = p->tokens[i];
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
-        b->ones[row] = 1;
+        b->ones[row] = 1000;
+        b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
         b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
-                b->caps[(size_t) l * b->rows + row] =
-                        (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used);
+                b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);
 }
 
 static void stage_pages(struct step *s, uint32_t part) {
@@ -203,6 +269,7 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
         }
         s->observed = s->observer;
         s->layer = 0;
+        step_memory_place(s);
         stage(s);
         r = enqueue_begin(s);
         return r ? abandon(s, r) : 0;
@@ -225,20 +292,37 @@ static void give_results(struct step *s) {
         }
 }
 
+static void count_experts(struct step *s) {
+        s->experts_read = 0;
+        for (size_t i = 0; s->host_tally + i < s->host_used; i++) {
+                s->experts_read += s->host_tally[i] > 0;
+                s->model->expert_uses[i] += s->host_tally[i];
+        }
+}
+
+uint64_t step_experts_read(const struct step *s) {
+        return s->experts_read;
+}
+
 static int finish(struct step *s) {
         int r;
 
         r = forward_end(s);
         if (!r)
-                r = ops_of(s)->download(s->stream, s->host_used, s->used_memory.at,
-                                        s->batch.rows * sizeof(*s->host_used));
+                r = ops_of(s)->download(s->stream, s->host_tally, s->counts.at, step_counts_bytes(s));
         if (!r)
                 r = ops_of(s)->stream_sync(s->stream);
         if (r)
                 return r;
         give_results(s);
+        count_experts(s);
         release_parts(s);
         return 0;
+}
+
+void step_give_up(struct step *s) {
+        if (s->parts)
+                (void) abandon(s, 0);
 }
 
 int step_advance(struct step *s) {
@@ -246,6 +330,7 @@ int step_advance(struct step *s) {
 
         if (!s->parts)
                 return -EINVAL;
+        step_memory_place(s);
         if (s->layer == s->model->info.layers) {
                 r = finish(s);
                 return r ? abandon(s, r) : 0;

@@ -2,15 +2,15 @@
 #include "convert.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "gguf-put.h"
+#include "new-file.h"
 #include "quant.h"
 
 /* Numbers of general.file_type (github.com/ggml-org/ggml, docs/gguf.md). */
@@ -48,34 +48,6 @@ int convert_type(const char *name, uint32_t *ret, struct reason *reason) {
         }
         return reason_return(reason, CONVERT_E_REFUSED,
                              "this build does not make the type %.40s; it makes %s", name, known);
-}
-
-static int put(struct convert *c, const void *data, size_t size) {
-        return size == 0 || fwrite(data, size, 1, c->out) == 1 ? 0 : -(errno ? errno : EIO);
-}
-
-static int put_u32(struct convert *c, uint32_t value) {
-        return put(c, &value, sizeof(value));
-}
-
-static int put_u64(struct convert *c, uint64_t value) {
-        return put(c, &value, sizeof(value));
-}
-
-static int put_string(struct convert *c, struct gguf_string s) {
-        int r = put_u64(c, s.size);
-
-        return r ? r : put(c, s.data, s.size);
-}
-
-static int put_padding(struct convert *c, uint64_t at) {
-        static const char zeros[256];
-        uint64_t alignment = gguf_alignment(c->g), left = (alignment - at % alignment) % alignment;
-        int r = 0;
-
-        for (; left > 0 && !r; left -= MIN(left, sizeof(zeros)))
-                r = put(c, zeros, MIN(left, sizeof(zeros)));
-        return r;
 }
 
 static uint64_t scalar_bytes(enum gguf_type type) {
@@ -119,13 +91,13 @@ static bool is_of_split(struct gguf_string key) {
 
 static int put_pair(struct convert *c, struct gguf_string key, enum gguf_type type) {
         const uint8_t *value = (const uint8_t *) key.data + key.size + 4;
-        int r = put_string(c, key);
+        int r = gguf_put_string(c->out, key);
 
         if (!r)
-                r = put_u32(c, type);
+                r = gguf_put_u32(c->out, type);
         if (!r && type == GGUF_U32 && gguf_string_equal(key, "general.file_type"))
-                return put_u32(c, c->file_type);
-        return r ? r : put(c, value, value_bytes(value, type));
+                return gguf_put_u32(c->out, c->file_type);
+        return r ? r : gguf_put(c->out, value, value_bytes(value, type));
 }
 
 static int put_metadata(struct convert *c) {
@@ -135,13 +107,7 @@ static int put_metadata(struct convert *c) {
 
         for (size_t i = 0; i < gguf_n_keys(c->g); i++)
                 n += !is_of_split(gguf_key(c->g, i, &type));
-        r = put(c, "GGUF", 4);
-        if (!r)
-                r = put_u32(c, 3);
-        if (!r)
-                r = put_u64(c, gguf_n_tensors(c->g));
-        if (!r)
-                r = put_u64(c, n);
+        r = gguf_put_header(c->out, gguf_n_tensors(c->g), n);
         for (size_t i = 0; i < gguf_n_keys(c->g) && !r; i++) {
                 struct gguf_string key = gguf_key(c->g, i, &type);
 
@@ -200,15 +166,15 @@ static int put_tensor_list(struct convert *c) {
 
                 if (!quant_info(t->type))
                         return refuse(c, t, "has a type that this build cannot read");
-                r = put_string(c, t->name);
+                r = gguf_put_string(c->out, t->name);
                 if (!r)
-                        r = put_u32(c, t->n_dims);
+                        r = gguf_put_u32(c->out, t->n_dims);
                 for (uint32_t d = 0; d < t->n_dims && !r; d++)
-                        r = put_u64(c, t->dims[d]);
+                        r = gguf_put_u64(c->out, t->dims[d]);
                 if (!r)
-                        r = put_u32(c, type_of(c, t));
+                        r = gguf_put_u32(c->out, type_of(c, t));
                 if (!r)
-                        r = put_u64(c, offset);
+                        r = gguf_put_u64(c->out, offset);
                 if (!align_u64(offset + bytes_of(c, t), gguf_alignment(c->g), &offset))
                         return refuse(c, t, "is too large");
         }
@@ -230,7 +196,7 @@ static int put_tensor(struct convert *c, const struct gguf_tensor *t) {
         int r = 0;
 
         if (from == to)
-                return put(c, t->data, t->size);
+                return gguf_put(c->out, t->data, t->size);
         for (uint64_t row = 0; row < rows_of(t) && !r; row++) {
                 if (atomic_load_explicit(c->stop, memory_order_relaxed))
                         return -EINTR;
@@ -239,7 +205,7 @@ static int put_tensor(struct convert *c, const struct gguf_tensor *t) {
                 if (r)
                         return r;
                 to->quantize(c->made, c->values, t->dims[0]);
-                r = put(c, c->made, made);
+                r = gguf_put(c->out, c->made, made);
         }
         return r;
 }
@@ -252,7 +218,7 @@ static int put_tensors(struct convert *c) {
 
                 r = put_tensor(c, t);
                 if (!r)
-                        r = put_padding(c, bytes_of(c, t));
+                        r = gguf_put_padding(c->out, bytes_of(c, t), gguf_alignment(c->g));
         }
         return r;
 }
@@ -269,7 +235,7 @@ static int put_all(struct convert *c) {
         at = ftello(c->out);
         if (at < 0)
                 return -errno;
-        r = put_padding(c, (uint64_t) at);
+        r = gguf_put_padding(c->out, (uint64_t) at, gguf_alignment(c->g));
         if (!r)
                 r = put_tensors(c);
         return !r && fflush(c->out) != 0 ? -errno : r;
@@ -294,57 +260,15 @@ int convert_write(const struct gguf *g, uint32_t type, FILE *out, const atomic_b
         return put_all(&c);
 }
 
-/* Under its own name at once; another file of that name is left or replaced. */
-static int publish(const char *temporary, const char *path, bool replace) {
-        if (replace)
-                return rename(temporary, path) < 0 ? -errno : 0;
-        if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
-                return 0;
-        /* A file system without it has hard links, which do not replace either. */
-        if (errno != EINVAL)
-                return -errno;
-        if (link(temporary, path) < 0)
-                return -errno;
-        return unlink(temporary) < 0 ? -errno : 0;
-}
+static int convert_into(FILE *out, void *userdata) {
+        struct convert *c = userdata;
 
-static int write_and_sync(const struct gguf *g, uint32_t type, int fd, const atomic_bool *stop,
-                          struct reason *reason) {
-        mode_t mask = umask(0);
-        FILE *out = fdopen(fd, "w");
-        int r;
-
-        umask(mask);
-        if (!out) {
-                close(fd);
-                return -ENOMEM;
-        }
-        r = fchmod(fd, 0666 & ~mask) < 0 ? -errno : convert_write(g, type, out, stop, reason);
-        if (!r && fsync(fd) < 0)
-                r = -errno;
-        if (fclose(out) != 0 && !r)
-                r = -errno;
-        return r;
+        return convert_write(c->g, c->type, out, c->stop, c->reason);
 }
 
 int convert_file(const struct gguf *g, uint32_t type, const char *path, bool replace, const atomic_bool *stop,
                  struct reason *reason) {
-        _cleanup_(freep) char *temporary = NULL;
-        int fd, r;
+        struct convert c = { .g = g, .type = type, .stop = stop, .reason = reason };
 
-        if (!replace && access(path, F_OK) == 0)
-                return -EEXIST;
-        if (asprintf(&temporary, "%s.XXXXXX", path) < 0) {
-                temporary = NULL;
-                return -ENOMEM;
-        }
-        fd = mkostemp(temporary, O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        r = write_and_sync(g, type, fd, stop, reason);
-        if (!r)
-                r = publish(temporary, path, replace);
-        if (r)
-                unlink(temporary);
-        return r;
+        return new_file_write(path, replace, convert_into, &c);
 }

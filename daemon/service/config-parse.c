@@ -33,6 +33,8 @@ struct parser {
         struct config_report *report;
         const char *file;
         unsigned line;
+        struct policy_table *budgets;       /* where those of [Budget] go */
+        bool only_budgets;                  /* no other section may stand here */
         enum section section;
         size_t model;                       /* SECTION_MODEL: its index */
         struct policy_principal principal;  /* SECTION_BUDGET */
@@ -69,6 +71,7 @@ static const struct key {
         KEY(DAEMON, "KvMemory", SIZE, kv_memory, UINT64_C(1) << 20, UINT64_C(1) << 44),
         KEY(DAEMON, "KvType", KV_TYPE, kv_type, 0, 0),
         KEY(DAEMON, "RowsMax", U32, rows_max, 1, 4096),
+        KEY(DAEMON, "LongRowsMax", U32, long_rows_max, 0, 65536),
         KEY(DAEMON, "PromptRowsMax", U32, prompt_rows_max, 0, 4096),
         KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
         KEY(DAEMON, "ContextExtend", BOOL, context_extend, 0, 0),
@@ -82,6 +85,7 @@ static const struct key {
         KEY(LIMITS, "RingEntriesMax", U32, limits.ring_entries_max, WIRE_ENTRIES_MIN, WIRE_ENTRIES_MAX),
         KEY(LIMITS, "ArenaMax", SIZE, limits.arena_max, 65536, UINT64_C(1) << 40),
         KEY(LIMITS, "PromptBytesMax", SIZE, limits.prompt_bytes_max, 1024, UINT64_C(1) << 32),
+        KEY(LIMITS, "PromptMax", U32, limits.prompt_max, 1, CONFIG_CONTEXT_MAX, "infinity"),
 #undef KEY
 };
 
@@ -280,45 +284,34 @@ static int parse_model_key(struct parser *p, const char *name, const char *value
         return 0;
 }
 
-static int parse_budget_value(enum policy_key key, const char *value, uint32_t *ret, struct reason *reason) {
-        uint64_t n;
-        int r;
-
-        if (key == POLICY_KEY_EXPERTS_MAX)
-                return config_value_experts(value, ret, reason);
-        r = config_value_number(value, 1, POLICY_WEIGHT_MAX, &n, reason);
-        if (r == 0)
-                *ret = (uint32_t) n;
-        return r;
-}
-
 static int parse_budget_key(struct parser *p, const char *name, const char *value) {
         _cleanup_(freep) char *source = NULL;
         struct reason reason = REASON_INIT;
-        enum policy_key key = 0;
-        uint32_t n;
+        char list[POLICY_LIST_MAX];
+        enum policy_key key;
+        uint64_t n;
 
-        while (key < _POLICY_KEY_N && strcmp(policy_key_name(key), name) != 0)
-                key++;
-        if (key == _POLICY_KEY_N) {
-                complain_unknown_key(p, name, "ExpertsMax, Weight");
+        /* Of a key in the wrong case, too, it says how it is spelled. */
+        if (policy_key_find(name, &key) || strcmp(policy_key_name(key), name) != 0) {
+                policy_key_list(list);
+                complain_unknown_key(p, name, list);
                 return 0;
         }
-        if (*value && parse_budget_value(key, value, &n, &reason)) {
+        if (*value && policy_key_parse(key, value, &n, &reason)) {
                 complain(p, true, name, value, reason.text);
                 return 0;
         }
         if (p->unknown)
                 return 0;
         if (!*value) {
-                policy_table_clear(&p->config->budgets, &p->principal, key);
+                policy_table_clear(p->budgets, &p->principal, key);
                 return 0;
         }
         if (asprintf(&source, "%s:%u", p->file, p->line) < 0) {
                 source = NULL;
                 return -ENOMEM;
         }
-        return policy_table_set(&p->config->budgets, &p->principal, p->name, key, n, source);
+        return policy_table_set(p->budgets, &p->principal, p->name, key, n, source);
 }
 
 static int begin_model(struct parser *p, const char *name) {
@@ -359,7 +352,7 @@ static int begin_budget(struct parser *p, const char *name) {
         if (r)
                 config_report_add(p->report, !p->unknown, "%s:%u: [Budget %.64s]: %s", p->file, p->line, name, reason.text);
         else
-                r = policy_table_add(&p->config->budgets, &p->principal, name);
+                r = policy_table_add(p->budgets, &p->principal, name);
         if (r < 0)
                 return r;
         if (r == POLICY_E_FULL)
@@ -379,11 +372,14 @@ static int parse_header(struct parser *p, char *header) {
                 argument += strspn(argument, " \t");
         }
         p->section = SECTION_SKIPPED;
-        if (strcmp(header, "Model") == 0)
-                return begin_model(p, argument);
         if (strcmp(header, "Budget") == 0)
                 return begin_budget(p, argument);
-        if (strcmp(header, "Daemon") == 0 && !*argument)
+        if (p->only_budgets)
+                config_report_add(p->report, true, "%s:%u: [%.64s]: only [Budget PRINCIPAL] may stand in this file", p->file,
+                                  p->line, header);
+        else if (strcmp(header, "Model") == 0)
+                return begin_model(p, argument);
+        else if (strcmp(header, "Daemon") == 0 && !*argument)
                 p->section = SECTION_DAEMON;
         else if (strcmp(header, "Limits") == 0 && !*argument)
                 p->section = SECTION_LIMITS;
@@ -463,21 +459,35 @@ static int parse_line(struct parser *p, const char *text, size_t length) {
         return 0;
 }
 
-int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report) {
-        struct parser p = { .config = config, .report = report, .file = file };
+static int parse_text(struct parser *p, const char *text, size_t length) {
         int r = 0;
 
         while (length > 0 && r == 0) {
                 const char *end = memchr(text, '\n', length);
                 size_t n = end ? (size_t) (end - text) : length, step = end ? n + 1 : n;
 
-                p.line++;
-                r = parse_line(&p, text, n);
+                p->line++;
+                r = parse_line(p, text, n);
                 text += step;
                 length -= step;
         }
-        free(p.name);
+        free(p->name);
         return r;
+}
+
+int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report) {
+        struct parser p = { .config = config, .report = report, .file = file, .budgets = &config->budgets };
+
+        return parse_text(&p, text, length);
+}
+
+int config_parse_saved(struct config *config, const char *file, const char *text, size_t length,
+                       struct config_report *report) {
+        struct parser p = {
+                .config = config, .report = report, .file = file, .budgets = &config->saved, .only_budgets = true,
+        };
+
+        return parse_text(&p, text, length);
 }
 
 void config_parse_finish(struct config *config, struct config_report *report) {

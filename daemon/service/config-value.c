@@ -6,7 +6,6 @@
 
 #include "base/util.h"
 #include "config-value.h"
-#include "policy.h"
 
 /* Takes digits off *text; false when there are none or they do not fit. */
 static bool take_digits(const char **text, uint64_t *ret) {
@@ -38,7 +37,7 @@ int config_value_number(const char *text, uint64_t min, uint64_t max, uint64_t *
 
 static const char size_letters[] = "KMGT";
 
-static void format_size(uint64_t bytes, char *ret, size_t size) {
+void config_format_size(uint64_t bytes, char *ret, size_t size) {
         int i = -1;
 
         while (bytes >= 1024 && bytes % 1024 == 0 && i < 3) {
@@ -68,8 +67,8 @@ int config_value_size(const char *text, uint64_t min, uint64_t max, uint64_t *re
         uint64_t n;
 
         if (!parse_size(text, &n) || n < min || n > max) {
-                format_size(min, low, sizeof(low));
-                format_size(max, high, sizeof(high));
+                config_format_size(min, low, sizeof(low));
+                config_format_size(max, high, sizeof(high));
                 return reason_return(reason, CONFIG_VALUE_E_INVALID,
                                      "a number of bytes from %s to %s is allowed, with K, M, G or T behind it for powers "
                                      "of 1024",
@@ -117,11 +116,17 @@ static bool parse_span(const char *text, uint64_t unit, uint64_t *ret) {
         return true;
 }
 
-static void format_span(uint64_t nsec, char *ret, size_t size) {
+void config_format_span(uint64_t nsec, char *ret, size_t size) {
         if (nsec % NSEC_PER_SEC == 0)
                 snprintf(ret, size, "%" PRIu64 "s", nsec / NSEC_PER_SEC);
+        else if (nsec % NSEC_PER_MSEC == 0)
+                snprintf(ret, size, "%" PRIu64 "ms", nsec / NSEC_PER_MSEC);
         else
                 snprintf(ret, size, "%" PRIu64 "us", nsec / NSEC_PER_USEC);
+}
+
+static const char *span_unit_name(uint64_t nsec) {
+        return nsec == NSEC_PER_SEC ? "s" : nsec == NSEC_PER_MSEC ? "ms" : "us";
 }
 
 int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t max, uint64_t *ret, struct reason *reason) {
@@ -129,11 +134,11 @@ int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t ma
         uint64_t n;
 
         if (!parse_span(text, unit, &n) || n < min || n > max) {
-                format_span(min, low, sizeof(low));
-                format_span(max, high, sizeof(high));
+                config_format_span(min, low, sizeof(low));
+                config_format_span(max, high, sizeof(high));
                 return reason_return(reason, CONFIG_VALUE_E_INVALID,
                                      "%s to %s is allowed, in us, ms, s, min or h; a number alone is in %s", low, high,
-                                     unit == NSEC_PER_SEC ? "s" : "us");
+                                     span_unit_name(unit));
         }
         *ret = n;
         return 0;
@@ -185,7 +190,7 @@ int config_value_log_level(const char *text, int *ret, struct reason *reason) {
 static bool parse_experts(const char *text, uint64_t *ret) {
         uint64_t whole, milli = 0, place = 100;
 
-        if (!take_digits(&text, &whole) || whole > POLICY_EXPERTS_MILLI_MAX / 1000)
+        if (!take_digits(&text, &whole))
                 return false;
         if (*text == '.') {
                 for (text++; *text >= '0' && *text <= '9' && place > 0; text++, place /= 10)
@@ -193,21 +198,25 @@ static bool parse_experts(const char *text, uint64_t *ret) {
                 if (place == 100)
                         return false;
         }
-        *ret = whole * 1000 + milli;
-        return *text == '\0';
+        return *text == '\0' && mul_u64(whole, 1000, &whole) && add_u64(whole, milli, ret);
 }
 
-int config_value_experts(const char *text, uint32_t *ret, struct reason *reason) {
+int config_value_experts(const char *text, uint64_t max, uint64_t *ret, struct reason *reason) {
         uint64_t milli;
 
-        if (strcmp(text, "infinity") == 0)
-                milli = 0;
-        else if (!parse_experts(text, &milli) || milli == 0 || milli > POLICY_EXPERTS_MILLI_MAX)
+        if (!parse_experts(text, &milli) || milli == 0 || milli > max)
                 return reason_return(reason, CONFIG_VALUE_E_INVALID,
-                                     "a number above 0 and up to %d, with up to three decimals, or infinity is allowed",
-                                     POLICY_EXPERTS_MILLI_MAX / 1000);
-        *ret = (uint32_t) milli;
+                                     "a number above 0 and up to %" PRIu64 ", with up to three decimals, is allowed",
+                                     max / 1000);
+        *ret = milli;
         return 0;
+}
+
+void config_format_experts(uint64_t milli, char *ret, size_t size) {
+        if (milli % 1000 == 0)
+                snprintf(ret, size, "%" PRIu64, milli / 1000);
+        else
+                snprintf(ret, size, "%" PRIu64 ".%03" PRIu64, milli / 1000, milli % 1000);
 }
 
 int config_value_path(const char *text, size_t max, struct reason *reason) {

@@ -5,6 +5,7 @@
  * reason, what would have been allowed; the caller says where. Also used for options of the command line. */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -28,7 +29,12 @@ int config_value_bool(const char *text, bool *ret, struct reason *reason);
 int config_value_mode(const char *text, mode_t *ret, struct reason *reason);
 /* A syslog level by name, LOG_ERR to LOG_DEBUG. */
 int config_value_log_level(const char *text, int *ret, struct reason *reason);
-/* A number of experts with up to three decimals, in thousandths; "infinity" gives 0. */
-int config_value_experts(const char *text, uint32_t *ret, struct reason *reason);
+/* A number of experts above 0 with up to three decimals; bounds and result in thousandths. */
+int config_value_experts(const char *text, uint64_t max, uint64_t *ret, struct reason *reason);
 /* Whether it starts with '/' and is short enough for the kernel (or for a socket: `max` bytes with the terminator). */
 int config_value_path(const char *text, size_t max, struct reason *reason);
+
+/* The shortest texts that are read back as the same value; at most `size` bytes with the terminator, 32 suffice. */
+void config_format_size(uint64_t bytes, char *ret, size_t size);
+void config_format_span(uint64_t nsec, char *ret, size_t size);
+void config_format_experts(uint64_t milli, char *ret, size_t size);

@@ -22,6 +22,7 @@ const struct config config_defaults = {
         .kv_memory = UINT64_C(1) << 30,
         .kv_type = CONFIG_KV_F16,
         .rows_max = 512,
+        .long_rows_max = 2048,
         .spin_usec = 50,
         .drain_timeout_nsec = 30 * NSEC_PER_SEC,
         .log_level = LOG_INFO,
@@ -99,6 +100,8 @@ void config_free(struct config *config) {
         free(config->source);
         free(config->socket);
         policy_table_deinit(&config->budgets);
+        free(config->saved_path);
+        policy_table_deinit(&config->saved);
         free(config);
 }
 
@@ -241,7 +244,7 @@ static int file_read(int fd, const char *path, char *buffer, size_t *ret, struct
 }
 
 /* What is wrong with the file goes to the report; only trouble of our own is returned. */
-static int load_file(struct config *config, const char *path, struct config_report *report) {
+static int load_file(struct config *config, const char *path, bool saved, struct config_report *report) {
         _cleanup_(freep) char *buffer = NULL;
         _cleanup_(closep) int fd = -1;
         size_t length;
@@ -253,7 +256,8 @@ static int load_file(struct config *config, const char *path, struct config_repo
                 return -ENOMEM;
         if (file_read(fd, path, buffer, &length, report))
                 return 0;
-        return config_parse(config, path, buffer, length, report);
+        return saved ? config_parse_saved(config, path, buffer, length, report)
+                     : config_parse(config, path, buffer, length, report);
 }
 
 struct dropin {
@@ -367,7 +371,7 @@ static int load_main(struct config *config, const struct places *places, struct 
         for (size_t i = 0; i < places->n; i++)
                 if (places->given || place_exists(places->paths[i])) {
                         config->source = strdup(places->paths[i]);
-                        return config->source ? load_file(config, places->paths[i], report) : -ENOMEM;
+                        return config->source ? load_file(config, places->paths[i], false, report) : -ENOMEM;
                 }
         return 0;
 }
@@ -386,8 +390,43 @@ static int load_dropins(struct config *config, const struct places *places, stru
                 return r;
         qsort(dropins->items, dropins->n, sizeof(dropins->items[0]), dropin_compare);
         for (size_t i = 0; i < dropins->n && r == 0; i++)
-                r = load_file(config, dropins->items[i].path, report);
+                r = load_file(config, dropins->items[i].path, false, report);
         return r;
+}
+
+static const char *absolute(const char *path) {
+        return path && path[0] == '/' ? path : NULL;
+}
+
+/* NULL in *ret: a user without a home. */
+static int find_saved(const char *path, enum config_scope scope, char **ret) {
+        const char *state = absolute(getenv("STATE_DIRECTORY")), *home = absolute(getenv("HOME")),
+                   *state_home = absolute(getenv("XDG_STATE_HOME"));
+        int r = 0;
+
+        *ret = NULL;
+        if (state) /* of several, which a colon parts, the first */
+                r = asprintf(ret, "%.*s/budget.conf", (int) strcspn(state, ":"), state);
+        else if (path)
+                r = asprintf(ret, "%s.saved", path);
+        else if (scope == CONFIG_SYSTEM)
+                r = asprintf(ret, "/var/lib/moed/budget.conf");
+        else if (state_home)
+                r = asprintf(ret, "%s/moed/budget.conf", state_home);
+        else if (home)
+                r = asprintf(ret, "%s/.local/state/moed/budget.conf", home);
+        if (r >= 0)
+                return 0;
+        *ret = NULL;
+        return -ENOMEM;
+}
+
+static int load_saved(struct config *config, const char *path, enum config_scope scope, struct config_report *report) {
+        int r = find_saved(path, scope, &config->saved_path);
+
+        if (r < 0 || !config->saved_path || !place_exists(config->saved_path))
+                return r;
+        return load_file(config, config->saved_path, true, report);
 }
 
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report) {
@@ -402,6 +441,8 @@ int config_load(struct config **ret, const char *path, enum config_scope scope, 
                 r = load_main(config, &places, report);
         if (r == 0)
                 r = load_dropins(config, &places, report);
+        if (r == 0)
+                r = load_saved(config, path, scope, report);
         if (r)
                 return r;
         config_parse_finish(config, report);

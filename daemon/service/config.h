@@ -32,8 +32,8 @@ enum {
 };
 
 enum config_scope {
-        CONFIG_SYSTEM, /* /etc/moed, /run/moed, /usr/lib/moed */
-        CONFIG_USER,   /* $XDG_CONFIG_HOME/moed, else ~/.config/moed */
+        CONFIG_SYSTEM, /* /etc/moed, /run/moed, /usr/lib/moed; state in /var/lib/moed */
+        CONFIG_USER,   /* $XDG_CONFIG_HOME/moed, else ~/.config/moed; $XDG_STATE_HOME/moed, else ~/.local/state/moed */
 };
 
 enum config_kv_type {
@@ -49,6 +49,7 @@ struct config_limits {
         uint32_t ring_entries_max; /* of one connection's rings; a power of two is the most that is used of it */
         uint64_t arena_max;        /* bytes */
         uint64_t prompt_bytes_max; /* bytes of one request's prompt */
+        uint32_t prompt_max;       /* tokens of it; 0: as many as the context holds */
 };
 
 struct config_model {
@@ -66,7 +67,8 @@ struct config {
         uint32_t threads;            /* 0: as many as the machine has to give */
         uint64_t kv_memory;          /* bytes of KV pages per model */
         enum config_kv_type kv_type;
-        uint32_t rows_max, prompt_rows_max; /* 0: as suits the backend */
+        uint32_t rows_max, prompt_rows_max; /* 0: as many as are computed in a short time */
+        uint32_t long_rows_max;      /* 0: none */
         uint32_t context_max;        /* tokens; 0: the model's own */
         bool context_extend;         /* context_max may be more than that */
         uint32_t spin_usec;
@@ -77,6 +79,8 @@ struct config {
         struct config_model *models; /* in order of appearance */
         size_t n_models;
         struct policy_table budgets;
+        char *saved_path;            /* what `moectl budget set --save` writes; NULL: there is no place for it */
+        struct policy_table saved;   /* and what it said */
 };
 
 /* What was found on the way. */
@@ -97,7 +101,8 @@ void config_report_deinit(struct config_report *report);
 int config_new(struct config **ret);
 /* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the scope's
  * folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of their
- * names). A path that is given must exist; without one, no file at all gives the defaults. Every message goes to
+ * names); then the saved budgets: budget.conf in $STATE_DIRECTORY, else `path`.saved, else in the scope's state folder. A
+ * path that is given must exist; without one, no file at all gives the defaults. Every message goes to
  * `report`. CONFIG_E_INVALID; negative errno: no memory. */
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report);
 /* Takes NULL. */

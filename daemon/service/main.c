@@ -191,6 +191,8 @@ int main(int argc, char **argv) {
         if (daemon.options.convert)
                 return convert_main(daemon.options.convert, daemon.options.files[0], daemon.options.files[1],
                                     daemon.options.force);
+        if (daemon.options.calibrate.model)
+                return calibrate_main(&daemon.options.calibrate);
         if (daemon.options.inspect)
                 return inspect(&daemon.options);
         if (options_load_config(&daemon.options, &config, NULL, &reason) != 0) {

@@ -13,6 +13,7 @@
 
 static const char help[] =
         "Usage: moed [OPTION]...\n"
+        "       moed --calibrate MODEL --text FILE [OPTION]...\n"
         "       moed --convert TYPE [--force] IN OUT\n"
         "Serve mixture-of-experts language models to the programs of this machine.\n"
         "\n"
@@ -25,13 +26,16 @@ static const char help[] =
         "      --log-level LEVEL    err, warning, notice, info or debug\n"
         "      --system, --user     be the machine's service (the default for root) or that of one user\n"
         "      --context N          tokens of the longest text, if the model has not fewer\n"
-        "      --inspect FILE       say what this GGUF file is, and what it would cost here, and exit\n"
-        "      --json               with --inspect: for programs\n"
-        "      --context N          tokens of the longest text, if the model has not fewer\n"
         "      --inspect FILE       say what this GGUF file is and what it would cost here, and exit\n"
-        "      --json               with --inspect: for programs\n"
+        "      --json               with --inspect, --calibrate: for programs\n"
+        "      --calibrate FILE     measure which layers of this GGUF file need their experts most, and exit; with\n"
+        "        --text FILE        on this text,\n"
+        "        --tokens N         no more of it than that (default: 8192),\n"
+        "        --special          in which control tokens may be spelled;\n"
+        "        --predictor        and learn to tell what a token needs from what it is after the first layers;\n"
+        "        --out FILE         into this file, not the one that is found with the model\n"
         "      --convert TYPE       write the GGUF file IN as OUT, with matrices of that type, and exit\n"
-        "      --force              with --convert: replace OUT if it is there\n"
+        "      --force              with --convert, --calibrate: replace the file if it is there\n"
         "      --check-config       say what is wrong with the configuration, and exit\n"
         "  -h, --help               show this and exit\n"
         "  -V, --version            show the version and exit\n"
@@ -72,6 +76,16 @@ static int options_context(struct options *options, const char *value) {
                 return bad_value("context", value, &reason);
         options->has_context = true;
         options->context = (uint32_t) n;
+        return -1;
+}
+
+static int options_tokens(struct options *options, const char *value) {
+        struct reason reason = REASON_INIT;
+        uint64_t n;
+
+        if (config_value_number(value, 1, CALIBRATE_TOKENS_MAX, &n, &reason) != 0)
+                return bad_value("tokens", value, &reason);
+        options->calibrate.tokens = (uint32_t) n;
         return -1;
 }
 
@@ -124,6 +138,23 @@ static int options_value(struct options *options, int option, const char *value)
         case 'T':
                 options->convert = value;
                 return -1;
+        case 'A':
+                options->calibrate.model = value;
+                return -1;
+        case 'X':
+                options->calibrate.text = value;
+                return -1;
+        case 'O':
+                options->calibrate.out = value;
+                return -1;
+        case 'N':
+                return options_tokens(options, value);
+        case 'P':
+                options->calibrate.predictor = true;
+                return -1;
+        case 'E':
+                options->calibrate.special = true;
+                return -1;
         case 'F':
                 options->force = true;
                 return -1;
@@ -148,9 +179,14 @@ int options_parse(struct options *ret, int argc, char **argv) {
                 { "user", no_argument, NULL, 'U' },            { "context", required_argument, NULL, 'x' },
                 { "inspect", required_argument, NULL, 'I' },   { "json", no_argument, NULL, 'J' },
                 { "convert", required_argument, NULL, 'T' },   { "force", no_argument, NULL, 'F' },
+                { "calibrate", required_argument, NULL, 'A' }, { "text", required_argument, NULL, 'X' },
+                { "out", required_argument, NULL, 'O' },       { "tokens", required_argument, NULL, 'N' },
+                { "predictor", no_argument, NULL, 'P' },       { "special", no_argument, NULL, 'E' },
                 {},
         };
-        struct options options = { .scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER };
+        struct options options = {
+                .scope = geteuid() == 0 ? CONFIG_SYSTEM : CONFIG_USER, .calibrate.tokens = CALIBRATE_TOKENS,
+        };
         int option, r;
 
         while ((option = getopt_long(argc, argv, "c:m:s:t:hV", table, NULL)) >= 0) {
@@ -163,6 +199,11 @@ int options_parse(struct options *ret, int argc, char **argv) {
                         return usage("%s", "--convert takes a file to read and one to write");
                 options.files[i] = argv[optind++];
         }
+        if (!options.calibrate.model != !options.calibrate.text)
+                return usage("%s", "--calibrate and --text belong together");
+        options.calibrate.threads = options.threads;
+        options.calibrate.force = options.force;
+        options.calibrate.json = options.json;
         if (optind < argc)
                 return usage("unexpected argument: %s", argv[optind]);
         *ret = options;

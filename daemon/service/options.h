@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "calibrate-tool.h"
 #include "config.h"
 
 enum { OPTIONS_MODELS_MAX = 64 };
@@ -19,6 +20,7 @@ struct options {
         bool json;
         const char *convert;  /* to this type, files[0] into files[1]; NULL: serve */
         const char *files[2];
+        struct calibrate_call calibrate; /* without a model: serve */
         bool force;
         enum config_scope scope;
         bool has_threads, has_context, has_kv_type, has_log_level;

@@ -4,11 +4,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
 #include "peer.h"
+#include "save.h"
 #include "stream.h"
 #include "verbs.h"
 
@@ -58,7 +60,7 @@ static int peer_on_bell(void *userdata, int result) {
         return 0;
 }
 
-static int peer_match(const struct peer *peer, struct policy_match *ret) {
+int peer_match(const struct peer *peer, struct policy_match *ret) {
         _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups are passed as they are");
         const struct credentials *c = &peer->credentials;
         struct policy_identity identity = { .unit = peer->unit[0] ? peer->unit : NULL, .uid = c->uid };
@@ -78,14 +80,22 @@ static int peer_match(const struct peer *peer, struct policy_match *ret) {
 
 int peer_update_policy(struct peer *peer) {
         struct policy_match match;
+        struct trace_rules rules;
         struct tenant *tenant;
         int r;
 
         r = peer_match(peer, &match);
         if (r == 0)
-                r = tenants_get(&peer->server->tenants, &match, &tenant);
+                r = trace_rules_init(&rules, &match);
         if (r < 0)
                 return r;
+        r = tenants_get(&peer->server->tenants, &match, &tenant);
+        if (r < 0) {
+                trace_rules_deinit(&rules);
+                return r;
+        }
+        trace_rules_deinit(&peer->rules);
+        peer->rules = rules;
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
@@ -95,18 +105,18 @@ int peer_update_policy(struct peer *peer) {
         return 0;
 }
 
-void peer_explain_policy(const struct peer *peer, struct reason *ret) {
-        struct reason experts = REASON_INIT, weight = REASON_INIT;
-        struct policy_match match;
-
-        if (peer_match(peer, &match) < 0)
-                return;
-        policy_match_explain(&match, POLICY_KEY_EXPERTS_MAX, &experts);
-        policy_match_explain(&match, POLICY_KEY_WEIGHT, &weight);
-        reason_set(ret, "%s; %s", experts.text, weight.text);
+bool peer_is_root(const struct peer *peer) {
+        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
 }
 
-static int peer_init(struct peer *peer, struct server *server, int socket) {
+bool peer_is_admin(const struct peer *peer) {
+        gid_t group = peer->server->admin_gid;
+
+        return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
+}
+
+/* A positive errno with a reason for the client, or negative errno. */
+static int peer_init(struct peer *peer, struct server *server, int socket, struct reason *reason) {
         int r;
 
         *peer = (struct peer) {
@@ -119,8 +129,14 @@ static int peer_init(struct peer *peer, struct server *server, int socket) {
         r = credentials_read(&peer->credentials, socket);
         if (r < 0)
                 return r;
-        unit_of_peer(&peer->credentials, peer->unit);
+        r = unit_of_peer(&peer->credentials, peer->unit);
         peer->credentials.pidfd = close_fd(peer->credentials.pidfd);
+        if (r == UNIT_E_GONE)
+                return reason_return(reason, ESRCH,
+                                     "process %d, which connected, has ended before its unit could be told; let the "
+                                     "process that asks connect by itself", (int) peer->credentials.pid);
+        if (r < 0)
+                return r;
         r = users_get(&server->users, peer->credentials.uid, &peer->user);
         if (r < 0)
                 return r;
@@ -138,17 +154,17 @@ int peer_new(struct server *server, int socket) {
                 close_fd(socket);
                 return -ENOMEM;
         }
-        r = peer_init(peer, server, socket);
-        if (r == 0)
-                r = user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason);
+        r = peer_init(peer, server, socket, &reason);
+        if (r == 0 && user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason) != 0)
+                r = EDQUOT;
         if (r == 0)
                 r = loop_watch(&server->loop, &peer->socket_source, socket, peer_on_socket, peer);
         list_append(&server->peers, &peer->link);
         server->n_peers++;
         if (r != 0) {
                 server->metrics.connections_refused++;
-                if (r == USER_E_QUOTA)
-                        send_closed(socket, EDQUOT, reason.text);
+                if (r > 0)
+                        send_closed(socket, r, reason.text);
                 peer_close(peer);
                 return r < 0 ? r : 0;
         }
@@ -172,6 +188,7 @@ void peer_free(struct peer *peer) {
         list_for_each_safe(stream, next, &peer->streams, link)
                 stream_abandon(stream);
         changes_forget(peer->server, peer);
+        saves_forget(peer->server, peer);
         list_unlink(&peer->link);
         peer->server->n_peers--;
         loop_source_remove(&peer->socket_source);
@@ -183,6 +200,7 @@ void peer_free(struct peer *peer) {
         if (peer->tenant)
                 peer->tenant->n_connections--;
         tenant_unref(peer->tenant);
+        trace_rules_deinit(&peer->rules);
         credentials_deinit(&peer->credentials);
         free(peer);
 }
@@ -321,6 +339,15 @@ struct stream *peer_find_stream(struct peer *peer, uint64_t id) {
 
         list_for_each(stream, &peer->streams, link)
                 if (stream->id == id && list_empty(&stream->grave))
+                        return stream;
+        return NULL;
+}
+
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial) {
+        struct stream *stream;
+
+        list_for_each(stream, &peer->streams, link)
+                if (stream->serial == serial && stream->state != STREAM_ENDED && !stream->cancelled)
                         return stream;
         return NULL;
 }

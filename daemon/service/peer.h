@@ -13,6 +13,7 @@
 #include "ring.h"
 #include "server.h"
 #include "shm.h"
+#include "trace.h"
 #include "unit.h"
 #include "user.h"
 
@@ -30,6 +31,7 @@ struct peer {
         struct user_charge connection_charge, arena_charge;
         struct tenant *tenant;
         struct policy policy; /* its own match: of two peers of one uid, groups may tell other rules */
+        struct trace_rules rules; /* which say so */
         bool greeted;         /* hello was said, the rings are there */
         bool dead;            /* reaped at the next occasion */
         bool control_pending; /* packets were left in the socket when its turn was over */
@@ -81,9 +83,16 @@ void peer_publish(struct peer *peer);
 void peer_flush(struct peer *peer, struct outbox *outbox);
 /* Looks up its policy and tenant. -ENOMEM. */
 int peer_update_policy(struct peer *peer);
-/* Which rules gave its policy, as a sentence. */
-void peer_explain_policy(const struct peer *peer, struct reason *ret);
+/* Its policy as of now, and which rules give it. -ENOMEM. */
+int peer_match(const struct peer *peer, struct policy_match *ret);
+
+/* Root, and the daemon's own user: may do everything. */
+bool peer_is_root(const struct peer *peer);
+/* Also members of SERVER_ADMIN_GROUP: may see and change everybody's budgets. */
+bool peer_is_admin(const struct peer *peer);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
+/* By the daemon's own number, if it has not ended. */
+struct stream *peer_find_numbered(struct peer *peer, uint64_t serial);
 /* Fields of a log line about this peer; into a static buffer. */
 const char *peer_log_fields(const struct peer *peer);

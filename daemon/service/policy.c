@@ -14,19 +14,6 @@ static const char *const policy_prefixes[] = {
         [POLICY_KIND_UNIT] = "unit:",
 };
 
-const char *policy_key_name(enum policy_key key) {
-        static const char *const names[_POLICY_KEY_N] = {
-                [POLICY_KEY_EXPERTS_MAX] = "ExpertsMax",
-                [POLICY_KEY_WEIGHT] = "Weight",
-        };
-
-        return names[key];
-}
-
-static uint32_t *policy_value(struct policy *policy, enum policy_key key) {
-        return key == POLICY_KEY_EXPERTS_MAX ? &policy->experts_max_milli : &policy->weight;
-}
-
 /* 2^32-1 is no uid or gid: system calls take it for "leave as is". */
 static bool parse_id(const char *text, uint32_t *ret) {
         uint64_t id = 0;
@@ -134,7 +121,7 @@ void policy_principal_format(const struct policy_principal *principal, char ret[
                 snprintf(ret, POLICY_NAME_MAX, "%s%" PRIu32, prefix, principal->id);
 }
 
-static bool principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
+bool policy_principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
         return a->kind == b->kind && a->id == b->id && strcmp(a->unit, b->unit) == 0;
 }
 
@@ -153,7 +140,7 @@ void policy_table_deinit(struct policy_table *table) {
 
 static struct policy_rule *table_find(const struct policy_table *table, const struct policy_principal *principal) {
         for (size_t i = 0; i < table->n_rules; i++)
-                if (principal_equal(&table->rules[i].principal, principal))
+                if (policy_principal_equal(&table->rules[i].principal, principal))
                         return &table->rules[i];
         return NULL;
 }
@@ -189,7 +176,7 @@ static int table_get(struct policy_table *table, const struct policy_principal *
 }
 
 static int table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                     enum policy_key key, uint32_t value, const char *source) {
+                     enum policy_key key, uint64_t value, const char *source) {
         struct policy_rule *rule;
         char *copy = strdup(source);
         int r;
@@ -203,7 +190,7 @@ static int table_set(struct policy_table *table, const struct policy_principal *
         }
         free(rule->sources[key]);
         rule->sources[key] = copy;
-        *policy_value(&rule->policy, key) = value;
+        policy_key_put(&rule->policy, key, value);
         rule->keys |= 1u << key;
         return 0;
 }
@@ -219,7 +206,7 @@ int policy_table_add(struct policy_table *table, const struct policy_principal *
 }
 
 int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                     enum policy_key key, uint32_t value, const char *source) {
+                     enum policy_key key, uint64_t value, const char *source) {
         return table_full(table, principal) ? POLICY_E_FULL : table_set(table, principal, name, key, value, source);
 }
 
@@ -231,7 +218,7 @@ void policy_table_clear(struct policy_table *table, const struct policy_principa
                 return;
         free(rule->sources[key]);
         rule->sources[key] = NULL;
-        *policy_value(&rule->policy, key) = *policy_value(&built_in, key);
+        policy_key_put(&rule->policy, key, policy_key_get(&built_in, key));
         rule->keys &= ~(1u << key);
 }
 
@@ -244,98 +231,11 @@ static int table_merge(struct policy_table *table, const struct policy_table *fr
                 for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
                         if (rule->keys & (1u << key))
                                 r = table_set(table, &rule->principal, rule->name, key,
-                                              *policy_value(&rule->policy, key), rule->sources[key]);
+                                              policy_key_get(&rule->policy, key), rule->sources[key]);
                 if (r)
                         return r;
         }
         return 0;
-}
-
-void policy_book_deinit(struct policy_book *book) {
-        policy_table_deinit(&book->config);
-        policy_table_deinit(&book->overrides);
-        policy_table_deinit(&book->effective);
-}
-
-/* Makes the book say what `config` and `overrides` say, and owns them then; on failure the book is as it was and both
- * are freed. */
-static int book_replace(struct policy_book *book, struct policy_table *config, struct policy_table *overrides) {
-        struct policy_book next = { .config = *config, .overrides = *overrides };
-        int r;
-
-        r = table_merge(&next.effective, &next.config);
-        if (r == 0)
-                r = table_merge(&next.effective, &next.overrides);
-        if (r) {
-                policy_book_deinit(&next);
-                return r;
-        }
-        policy_book_deinit(book);
-        *book = next;
-        return 0;
-}
-
-/* A copy of both tables, to be changed and put back by book_replace(). */
-static int book_copy(const struct policy_table *config, const struct policy_table *overrides,
-                     struct policy_table *ret_config, struct policy_table *ret_overrides) {
-        int r;
-
-        *ret_config = *ret_overrides = (struct policy_table) POLICY_TABLE_NULL;
-        r = table_merge(ret_config, config);
-        if (r == 0)
-                r = table_merge(ret_overrides, overrides);
-        if (r) {
-                policy_table_deinit(ret_config);
-                policy_table_deinit(ret_overrides);
-        }
-        return r;
-}
-
-int policy_book_load(struct policy_book *book, const struct policy_table *config) {
-        struct policy_table rules, overrides;
-        int r;
-
-        r = book_copy(config, &book->overrides, &rules, &overrides);
-        return r ? r : book_replace(book, &rules, &overrides);
-}
-
-static int policy_check(uint32_t keys, const struct policy *policy, struct reason *reason) {
-        if (keys == 0 || keys >= 1u << _POLICY_KEY_N)
-                return reason_return(reason, POLICY_E_SYNTAX, "nothing is to be set; known are ExpertsMax and Weight");
-        if ((keys & (1u << POLICY_KEY_WEIGHT)) && (policy->weight < 1 || policy->weight > POLICY_WEIGHT_MAX))
-                return reason_return(reason, POLICY_E_SYNTAX, "Weight=%" PRIu32 ": 1 to %d is allowed", policy->weight,
-                                     POLICY_WEIGHT_MAX);
-        if ((keys & (1u << POLICY_KEY_EXPERTS_MAX)) && policy->experts_max_milli > POLICY_EXPERTS_MILLI_MAX)
-                return reason_return(reason, POLICY_E_SYNTAX,
-                                     "ExpertsMax=%" PRIu32 ".%03" PRIu32 ": at most %d is allowed, or 0 for no limit",
-                                     policy->experts_max_milli / 1000, policy->experts_max_milli % 1000,
-                                     POLICY_EXPERTS_MILLI_MAX / 1000);
-        return 0;
-}
-
-int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
-                    const struct policy *policy, const char *source, struct reason *reason) {
-        struct policy values = *policy;
-        struct policy_table config, overrides;
-        int r;
-
-        r = policy_check(keys, policy, reason);
-        if (r == 0)
-                r = book_copy(&book->config, &book->overrides, &config, &overrides);
-        if (r)
-                return r;
-        for (int key = 0; key < _POLICY_KEY_N && r == 0; key++)
-                if (keys & (1u << key))
-                        r = policy_table_set(&overrides, principal, name, key, *policy_value(&values, key), source);
-        if (r == 0)
-                r = book_replace(book, &config, &overrides);
-        else {
-                policy_table_deinit(&config);
-                policy_table_deinit(&overrides);
-        }
-        if (r == POLICY_E_FULL)
-                reason_set(reason, "there are %d rules already; reset some first", POLICY_RULES_MAX);
-        return r;
 }
 
 static void table_remove(struct policy_table *table, struct policy_rule *rule) {
@@ -346,17 +246,147 @@ static void table_remove(struct policy_table *table, struct policy_rule *rule) {
         table->n_rules--;
 }
 
-int policy_book_reset(struct policy_book *book, const struct policy_principal *principal) {
-        struct policy_table config, overrides;
+static void table_remove_empty(struct policy_table *table, const struct policy_principal *principal) {
+        struct policy_rule *rule = table_find(table, principal);
+
+        if (rule && rule->keys == 0)
+                table_remove(table, rule);
+}
+
+int policy_table_write(const struct policy_table *table, char **ret) {
+        char *text = NULL, name[POLICY_NAME_MAX], value[POLICY_VALUE_MAX];
+        bool failed;
+        size_t size;
+        FILE *f;
+
+        f = open_memstream(&text, &size);
+        if (!f)
+                return -ENOMEM;
+        fputs("# What `moectl budget set --save` has set. moed reads this after moed.conf and its drop-ins, and writes it "
+              "anew\n# with each change.\n", f);
+        for (size_t i = 0; i < table->n_rules; i++) {
+                const struct policy_rule *rule = &table->rules[i];
+
+                policy_principal_format(&rule->principal, name);
+                fprintf(f, "\n[Budget %s]\n", name);
+                for (enum policy_key key = 0; key < _POLICY_KEY_N; key++) {
+                        if (!(rule->keys & (1u << key)))
+                                continue;
+                        policy_key_format(key, policy_key_get(&rule->policy, key), value);
+                        fprintf(f, "%s=%s\n", policy_key_name(key), value);
+                }
+        }
+        failed = ferror(f);
+        if (fclose(f) != 0 || failed) {
+                free(text);
+                return -ENOMEM;
+        }
+        *ret = text;
+        return 0;
+}
+
+void policy_book_deinit(struct policy_book *book) {
+        for (enum policy_layer layer = 0; layer < _POLICY_LAYER_N; layer++)
+                policy_table_deinit(&book->layers[layer]);
+        policy_table_deinit(&book->effective);
+}
+
+/* A copy of the layers, to be changed and put back by book_commit(). On failure it is empty. */
+static int book_begin(struct policy_book *next, const struct policy_book *book) {
+        int r = 0;
+
+        *next = (struct policy_book) POLICY_BOOK_NULL;
+        for (enum policy_layer layer = 0; layer < _POLICY_LAYER_N && r == 0; layer++)
+                r = table_merge(&next->layers[layer], &book->layers[layer]);
+        if (r)
+                policy_book_deinit(next);
+        return r;
+}
+
+/* Puts the changed copy in force, or, when the change failed (`r`), leaves the book as it was; frees the copy. */
+static int book_commit(struct policy_book *book, struct policy_book *next, int r) {
+        for (enum policy_layer layer = 0; layer < _POLICY_LAYER_N && r == 0; layer++)
+                r = table_merge(&next->effective, &next->layers[layer]);
+        if (r) {
+                policy_book_deinit(next);
+                return r;
+        }
+        policy_book_deinit(book);
+        *book = *next;
+        return 0;
+}
+
+static int layer_load(struct policy_table *layer, const struct policy_table *from) {
+        policy_table_deinit(layer);
+        return table_merge(layer, from);
+}
+
+int policy_book_load(struct policy_book *book, const struct policy_table *config, const struct policy_table *saved) {
+        struct policy_book next;
         int r;
 
-        if (!policy_table_find(&book->overrides, principal))
-                return POLICY_E_ABSENT;
-        r = book_copy(&book->config, &book->overrides, &config, &overrides);
+        r = book_begin(&next, book);
         if (r)
                 return r;
-        table_remove(&overrides, table_find(&overrides, principal));
-        return book_replace(book, &config, &overrides);
+        r = layer_load(&next.layers[POLICY_LAYER_CONFIG], config);
+        if (r == 0 && saved)
+                r = layer_load(&next.layers[POLICY_LAYER_SAVED], saved);
+        return book_commit(book, &next, r);
+}
+
+static int book_set_key(struct policy_book *book, const struct policy_principal *principal, const char *name,
+                        enum policy_key key, uint64_t value, bool save) {
+        const char *source = save ? "moectl budget set --save" : "moectl budget set";
+
+        if (save)
+                policy_table_clear(&book->layers[POLICY_LAYER_RUN_TIME], principal, key);
+        return policy_table_set(&book->layers[save ? POLICY_LAYER_SAVED : POLICY_LAYER_RUN_TIME], principal, name, key,
+                                value, source);
+}
+
+int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
+                    const struct policy *policy, bool save, struct reason *reason) {
+        struct policy_book next;
+        int r;
+
+        r = book_begin(&next, book);
+        if (r)
+                return r;
+        for (enum policy_key key = 0; key < _POLICY_KEY_N && r == 0; key++)
+                if (keys & (1u << key))
+                        r = book_set_key(&next, principal, name, key, policy_key_get(policy, key), save);
+        table_remove_empty(&next.layers[POLICY_LAYER_RUN_TIME], principal);
+        if (r == POLICY_E_FULL)
+                reason_set(reason, "there are %d rules already; reset some first", POLICY_RULES_MAX);
+        return book_commit(book, &next, r);
+}
+
+static bool layer_forget(struct policy_table *layer, const struct policy_principal *principal) {
+        struct policy_rule *rule = table_find(layer, principal);
+
+        if (rule)
+                table_remove(layer, rule);
+        return rule;
+}
+
+int policy_book_reset(struct policy_book *book, const struct policy_principal *principal, bool save,
+                      struct reason *reason) {
+        bool saved = policy_table_find(&book->layers[POLICY_LAYER_SAVED], principal), found;
+        char name[POLICY_NAME_MAX];
+        struct policy_book next;
+        int r;
+
+        policy_principal_format(principal, name);
+        r = book_begin(&next, book);
+        if (r)
+                return r;
+        found = layer_forget(&next.layers[POLICY_LAYER_RUN_TIME], principal);
+        if (save)
+                found |= layer_forget(&next.layers[POLICY_LAYER_SAVED], principal);
+        if (!found)
+                r = reason_return(reason, POLICY_E_ABSENT, "nothing was set for %s at run time%s", name,
+                                  saved ? "; what was saved is taken back with --save" : "");
+        return book_commit(book, &next, r);
 }
 
 const struct policy_table *policy_book_rules(const struct policy_book *book) {
@@ -397,30 +427,20 @@ void policy_book_lookup(const struct policy_book *book, const struct policy_iden
                         if ((rule->keys & (1u << key)) &&
                             (!match.rules[key] || match.rules[key]->principal.kind < rule->principal.kind)) {
                                 match.rules[key] = rule;
-                                *policy_value(&match.policy, key) = *policy_value(&rule->policy, key);
+                                policy_key_put(&match.policy, key, policy_key_get(&rule->policy, key));
                         }
         }
+        /* The two may come from different rules; a floor is none above the limit. */
+        if (match.policy.experts_max_milli > 0)
+                match.policy.experts_min_milli = MIN(match.policy.experts_min_milli, match.policy.experts_max_milli);
         *ret = match;
-}
-
-static void format_value(const struct policy *policy, enum policy_key key, char *ret, size_t size) {
-        uint32_t milli = policy->experts_max_milli;
-
-        if (key == POLICY_KEY_WEIGHT)
-                snprintf(ret, size, "%" PRIu32, policy->weight);
-        else if (milli == 0)
-                snprintf(ret, size, "infinity");
-        else if (milli % 1000 == 0)
-                snprintf(ret, size, "%" PRIu32, milli / 1000);
-        else
-                snprintf(ret, size, "%" PRIu32 ".%03" PRIu32, milli / 1000, milli % 1000);
 }
 
 void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret) {
         const struct policy_rule *rule = match->rules[key];
-        char value[32];
+        char value[POLICY_VALUE_MAX];
 
-        format_value(&match->policy, key, value, sizeof(value));
+        policy_key_format(key, policy_key_get(&match->policy, key), value);
         if (rule)
                 reason_set(ret, "%s=%s of %s (%s)", policy_key_name(key), value, rule->name, rule->sources[key]);
         else

@@ -14,19 +14,17 @@
 #include <stdint.h>
 
 #include "base/reason.h"
-#include "scheduler.h"
+#include "policy-key.h"
 
 enum {
         POLICY_UNIT_MAX = 255, /* bytes of a unit's name, as systemd's UNIT_NAME_MAX */
         POLICY_NAME_MAX = POLICY_UNIT_MAX + 8,
         POLICY_RULES_MAX = 4096,
-        POLICY_WEIGHT_MAX = 10000,
-        POLICY_EXPERTS_MILLI_MAX = 1024 * 1000,
 };
 
 enum {
         _POLICY_E_SUCCESS,
-        POLICY_E_SYNTAX,  /* not a principal, or a value out of range; the reason says what is allowed */
+        POLICY_E_SYNTAX,  /* not a principal; the reason says what is one */
         POLICY_E_UNKNOWN, /* no such user or group */
         POLICY_E_ABSENT,  /* reset: nothing was set at run time for this principal */
         POLICY_E_FULL,    /* POLICY_RULES_MAX */
@@ -39,15 +37,6 @@ enum policy_kind {
         POLICY_KIND_UNIT,
 };
 
-enum policy_key {
-        POLICY_KEY_EXPERTS_MAX,
-        POLICY_KEY_WEIGHT,
-        _POLICY_KEY_N,
-};
-
-/* Name of the key in moed.conf: "ExpertsMax", "Weight". */
-const char *policy_key_name(enum policy_key key);
-
 struct policy_principal {
         enum policy_kind kind;
         uint32_t id;                   /* uid or gid; 0 for the other kinds */
@@ -59,6 +48,7 @@ struct policy_principal {
 int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason);
 /* Writes the canonical name, ids as numbers; at most POLICY_NAME_MAX bytes with the terminator. */
 void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]);
+bool policy_principal_equal(const struct policy_principal *a, const struct policy_principal *b);
 
 struct policy_rule {
         struct policy_principal principal;
@@ -82,29 +72,44 @@ const struct policy_rule *policy_table_find(const struct policy_table *table, co
 /* Sets one key of the principal's rule, which is made where there is none; the later one wins. The value is in the unit
  * of struct policy and in range. -ENOMEM, POLICY_E_FULL. */
 int policy_table_set(struct policy_table *table, const struct policy_principal *principal, const char *name,
-                     enum policy_key key, uint32_t value, const char *source);
+                     enum policy_key key, uint64_t value, const char *source);
 /* Makes the principal's rule, without a key; nothing happens if it is there. A unit with a rule is charged by itself even
  * if the rule sets nothing. -ENOMEM, POLICY_E_FULL. */
 int policy_table_add(struct policy_table *table, const struct policy_principal *principal, const char *name);
 /* Takes a key back. The rule stays, if there is one, and so its place in the order. */
 void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key);
 
-/* What is in force: the configuration's table with the run-time settings over it. */
-struct policy_book {
-        struct policy_table config, overrides, effective;
+/* The rules as text that config_parse_saved() reads back; *ret is malloc()ed. Principals are written by number: a user
+ * database that cannot be asked at the next start takes no rule away. -ENOMEM. */
+int policy_table_write(const struct policy_table *table, char **ret);
+
+/* Each goes over those before it. */
+enum policy_layer {
+        POLICY_LAYER_CONFIG,
+        POLICY_LAYER_SAVED,    /* `moectl budget set --save` */
+        POLICY_LAYER_RUN_TIME, /* `moectl budget set` */
+        _POLICY_LAYER_N,
 };
 
-#define POLICY_BOOK_NULL { .config = POLICY_TABLE_NULL }
+/* What is in force: the layers, one over the other. */
+struct policy_book {
+        struct policy_table layers[_POLICY_LAYER_N], effective;
+};
+
+#define POLICY_BOOK_NULL { .effective = POLICY_TABLE_NULL }
 
 void policy_book_deinit(struct policy_book *book);
-/* Takes a copy of the configuration's rules; run-time settings stay. On -ENOMEM nothing has changed. Principals that
- * the service holds must be looked up anew. */
-int policy_book_load(struct policy_book *book, const struct policy_table *config);
-/* `moectl budget set`: sets the keys in `keys` from `policy`. Values are checked: POLICY_E_SYNTAX, POLICY_E_FULL. */
+/* Takes a copy of the configuration's rules, and of the saved ones unless `saved` is NULL; run-time settings stay. On
+ * -ENOMEM nothing has changed. Principals that the service holds must be looked up anew. */
+int policy_book_load(struct policy_book *book, const struct policy_table *config, const struct policy_table *saved);
+/* `moectl budget set`: sets the keys in `keys` (1 << policy_key) from `policy`, at run time or, with `save`, in the saved
+ * rules, where nothing that was set at run time hides them. POLICY_E_FULL. */
 int policy_book_set(struct policy_book *book, const struct policy_principal *principal, const char *name, uint32_t keys,
-                    const struct policy *policy, const char *source, struct reason *reason);
-/* `moectl budget reset`: forgets what was set at run time. POLICY_E_ABSENT. */
-int policy_book_reset(struct policy_book *book, const struct policy_principal *principal);
+                    const struct policy *policy, bool save, struct reason *reason);
+/* `moectl budget reset`: forgets what was set at run time, with `save` also what was saved. POLICY_E_ABSENT: nothing
+ * was, with a reason. */
+int policy_book_reset(struct policy_book *book, const struct policy_principal *principal, bool save,
+                      struct reason *reason);
 /* Rules in force for `moectl budget show`, in order. Valid until the book changes. */
 const struct policy_table *policy_book_rules(const struct policy_book *book);
 

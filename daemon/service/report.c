@@ -8,10 +8,22 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "quota.h"
 #include "report.h"
 #include "stream.h"
 
-enum { REPORT_SHARED_MAX = 4 };
+enum {
+        REPORT_SHARED_MAX = 4,
+        REPORT_FULL = CONTROL_MESSAGE_MAX - 16 * 1024, /* bytes, from which on nothing more is put into a list */
+};
+
+/* Whether another map may be added; those that find no room are counted. */
+static bool report_room(const struct control_builder *reply, uint64_t *omitted) {
+        bool room = reply->size < REPORT_FULL;
+
+        *omitted += !room;
+        return room;
+}
 
 /* The weights that it has in common with other models on offer. All pairs would be more than a message holds. */
 static void report_shared(struct control_builder *reply, const struct offer *offer) {
@@ -30,6 +42,18 @@ static void report_shared(struct control_builder *reply, const struct offer *off
                 control_end(reply);
         }
         control_end(reply);
+}
+
+static void report_calibration(struct control_builder *reply, const struct offer *offer) {
+        static const char *const names[] = {
+                [MODEL_CALIBRATION_REFUSED] = "refused",
+                [MODEL_CALIBRATION_PLAN] = "layers",
+                [MODEL_CALIBRATION_PREDICTOR] = "predictor",
+        };
+        const char *why, *name = names[model_file_calibration(model_file(offer->model), &why)];
+
+        if (name)
+                control_put_string(reply, "calibration", name);
 }
 
 void report_model(struct control_builder *reply, const struct offer *offer) {
@@ -55,9 +79,43 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
         report_shared(reply, offer);
         if (chat)
                 control_put_string(reply, "template", chat_template_name(chat));
+        report_calibration(reply, offer);
 }
 
-void report_peer(struct control_builder *reply, const struct peer *peer) {
+static void report_request(struct control_builder *reply, const struct stream *stream) {
+        uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
+        const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
+
+        control_put_u64(reply, "number", stream->serial);
+        control_put_string(reply, "model", stream->offer->name);
+        control_put_string(reply, "state", stream_state_name(stream));
+        control_put_u64(reply, "prompt", stream->n_prompt);
+        control_put_u64(reply, "prompt_done", MIN(stream->rows_seen, stream->n_prompt));
+        control_put_u64(reply, "generated", stream->n_generated);
+        control_put_u64(reply, "activations", stream->activations);
+        control_put_u64(reply, "experts_milli", row_layers ? 1000 * stream->activations / row_layers : 0);
+        control_put_u64(reply, "cap_milli", cap->cap_milli);
+        control_put_string(reply, "rule", trace_rule_name(cap->rule));
+        control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
+        if (stream->state == STREAM_WAITING)
+                control_put_u64(reply, "position", pages_position(stream));
+}
+
+static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
+        struct stream *stream;
+
+        control_begin_array(reply, "requests");
+        list_for_each(stream, &peer->streams, link) {
+                if (!list_empty(&stream->grave) || !report_room(reply, omitted))
+                        continue;
+                control_begin_map(reply, NULL);
+                report_request(reply, stream);
+                control_end(reply);
+        }
+        control_end(reply);
+}
+
+static void report_peer(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
         uint64_t queued = 0, pages = 0, cap = 0, position = 0;
         struct stream *stream;
 
@@ -86,6 +144,24 @@ void report_peer(struct control_builder *reply, const struct peer *peer) {
         control_put_u64(reply, "experts_milli", peer->row_layers ? 1000 * peer->activations / peer->row_layers : 0);
         control_put_u64(reply, "cap_milli", cap ? cap : peer->policy.experts_max_milli);
         control_put_u64(reply, "weight", peer->tenant->principal.policy.weight);
+        report_requests(reply, peer, omitted);
+}
+
+void report_peers(struct control_builder *reply, const struct server *server, const struct user *only) {
+        uint64_t omitted = 0;
+        struct peer *peer;
+
+        control_begin_array(reply, "peers");
+        list_for_each(peer, &server->peers, link) {
+                if (peer->dead || (only && peer->user != only) || !report_room(reply, &omitted))
+                        continue;
+                control_begin_map(reply, NULL);
+                report_peer(reply, peer, &omitted);
+                control_end(reply);
+        }
+        control_end(reply);
+        if (omitted > 0)
+                control_put_u64(reply, "omitted", omitted);
 }
 
 static uint64_t count_descriptors(void) {
@@ -162,67 +238,96 @@ void report_stats(struct control_builder *reply, const struct server *server) {
         report_counters(reply, &server->metrics);
 }
 
-static void report_tenant(struct control_builder *reply, const struct server *server, const struct tenant *tenant) {
-        const struct principal *p = &tenant->principal;
-        struct reason source = REASON_INIT;
+static void report_key(struct control_builder *reply, enum policy_key key, const struct policy *policy,
+                       const struct policy_rule *rule) {
+        char value[POLICY_VALUE_MAX];
+
+        policy_key_format(key, policy_key_get(policy, key), value);
+        control_begin_map(reply, NULL);
+        control_put_string(reply, "key", policy_key_name(key));
+        control_put_string(reply, "value", value);
+        if (rule) {
+                control_put_string(reply, "rule", rule->name);
+                control_put_string(reply, "source", rule->sources[key]);
+        }
+        control_end(reply);
+}
+
+/* Every key as a number for programs; and in words those that a rule sets, with the rule, or `all`. */
+static void report_policy(struct control_builder *reply, const struct policy_match *match, bool all) {
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                control_put_u64(reply, policy_key_field(key), policy_key_get(&match->policy, key));
+        control_begin_array(reply, "keys");
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (all || match->rules[key])
+                        report_key(reply, key, &match->policy, match->rules[key]);
+        control_end(reply);
+}
+
+/* Of a principal without a connection the rules are not known: those of its groups could count. */
+static struct policy_match tenant_match(const struct server *server, const struct tenant *tenant) {
+        struct policy_match match = { .policy = tenant->principal.policy };
         struct peer *peer;
 
         list_for_each(peer, &server->peers, link)
-                if (peer->tenant == tenant && !peer->dead) {
-                        peer_explain_policy(peer, &source);
+                if (peer->tenant == tenant && !peer->dead && peer_match(peer, &match) == 0)
                         break;
-                }
+        return match;
+}
+
+static void report_tenant(struct control_builder *reply, const struct server *server, const struct tenant *tenant,
+                          bool all) {
+        const struct principal *p = &tenant->principal;
+        struct policy_match match = tenant_match(server, tenant);
+
+        control_begin_map(reply, NULL);
         control_put_string(reply, "principal", tenant->name);
-        control_put_string(reply, "source", source.text);
-        control_put_u64(reply, "experts_max_milli", p->policy.experts_max_milli);
-        control_put_u64(reply, "weight", p->policy.weight);
+        report_policy(reply, &match, all);
         control_put_u64(reply, "activations", p->activations);
+        control_put_u64(reply, "row_layers", tenant->row_layers);
+        control_put_u64(reply, "served_nsec", p->served_nsec);
         control_put_u64(reply, "prompt", p->rows_prompt);
         control_put_u64(reply, "generated", p->rows_generated);
         control_put_u64(reply, "connections", tenant->n_connections);
         control_put_u64(reply, "streams", tenant->n_streams);
+        control_put_u64(reply, "kv_bytes", tenant->kv_bytes);
+        control_end(reply);
 }
 
 static void report_rule(struct control_builder *reply, const struct policy_rule *rule) {
-        static const struct {
-                enum policy_key key;
-                const char *value, *source;
-        } keys[] = {
-                { POLICY_KEY_EXPERTS_MAX, "experts_max_milli", "experts_max_source" },
-                { POLICY_KEY_WEIGHT, "weight", "weight_source" },
-        };
-        const uint32_t values[] = { rule->policy.experts_max_milli, rule->policy.weight };
-
+        control_begin_map(reply, NULL);
         control_put_string(reply, "principal", rule->name);
-        for (size_t i = 0; i < ELEMENTS(keys); i++) {
-                if (!(rule->keys & (1u << keys[i].key)))
-                        continue;
-                control_put_u64(reply, keys[i].value, values[i]);
-                if (rule->sources[keys[i].key])
-                        control_put_string(reply, keys[i].source, rule->sources[keys[i].key]);
-        }
+        control_begin_array(reply, "keys");
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (rule->keys & (1u << key))
+                        report_key(reply, key, &rule->policy, rule);
+        control_end(reply);
+        control_end(reply);
 }
 
-void report_budgets(struct control_builder *reply, const struct server *server, const struct tenant *only) {
-        const struct policy_table *table = policy_book_rules(&server->policies);
-        struct tenant *tenant;
-
-        control_begin_array(reply, "budgets");
-        list_for_each(tenant, &server->tenants.list, link) {
-                if (only && tenant != only)
-                        continue;
-                control_begin_map(reply, NULL);
-                report_tenant(reply, server, tenant);
-                control_end(reply);
-        }
-        control_end(reply);
-        if (only)
-                return;
+static void report_rules(struct control_builder *reply, const struct policy_table *table,
+                         const struct policy_principal *one, uint64_t *omitted) {
         control_begin_array(reply, "rules");
-        for (size_t i = 0; i < table->n_rules; i++) {
-                control_begin_map(reply, NULL);
-                report_rule(reply, &table->rules[i]);
-                control_end(reply);
-        }
+        for (size_t i = 0; i < table->n_rules; i++)
+                if ((!one || policy_principal_equal(&table->rules[i].principal, one)) && report_room(reply, omitted))
+                        report_rule(reply, &table->rules[i]);
         control_end(reply);
+}
+
+void report_budgets(struct control_builder *reply, const struct server *server, const struct policy_principal *one,
+                    const struct tenant *only) {
+        struct tenant *tenant;
+        uint64_t omitted = 0;
+
+        quota_count(server, NULL);
+        control_begin_array(reply, "budgets");
+        list_for_each(tenant, &server->tenants.list, link)
+                if ((!only || tenant == only) && (!one || policy_principal_equal(&tenant->who, one)) &&
+                    report_room(reply, &omitted))
+                        report_tenant(reply, server, tenant, one != NULL);
+        control_end(reply);
+        if (!only)
+                report_rules(reply, policy_book_rules(&server->policies), one, &omitted);
+        if (omitted > 0)
+                control_put_u64(reply, "omitted", omitted);
 }

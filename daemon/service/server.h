@@ -3,11 +3,13 @@
 
 /* All objects of the daemon and the turn of its loop. One thread owns everything: it forms a batch, runs it layer by
  * layer and looks at its other work (connects, control messages, cancels) between the layers. While a forward pass
- * runs, objects that a part of it refers to are only marked; they are freed when it has ended (server_reap()). */
+ * runs, objects that a part of it refers to are only marked; they are freed when it has ended (server_reap()). Long
+ * passes are interrupted between layers by all other work, also by other passes (long-pass.h). */
 
 #include "backend.h"
 #include "config.h"
 #include "engine.h"
+#include "history.h"
 #include "loop.h"
 #include "metrics.h"
 #include "policy.h"
@@ -18,12 +20,15 @@
 
 struct change;
 struct listener;
+struct long_pass;
 struct sampler_scratch;
 struct stream;
 
 enum {
         SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
 };
+
+#define SERVER_ADMIN_GROUP "moed-admin"
 
 /* A job of the loader's or the sharer's thread; `done` is called on the loop's thread. */
 struct loader_job {
@@ -53,6 +58,8 @@ struct offer {
         struct model *model;
         struct step *step; /* NULL unless OFFER_READY */
         struct sampler_scratch *scratch;
+        struct sched_model sched;
+        struct long_pass *passes; /* [LONG_PASSES], or NULL */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
@@ -76,6 +83,8 @@ struct server {
         _Atomic bool loader_stop; /* what takes long shall end */
         struct list changes; /* of the models, in the order of their asking; the first is under way */
         uint32_t n_changes;
+        struct list saves; /* of budgets, on their way to the disk */
+        gid_t admin_gid;   /* members may see and set everybody's budgets; -1: there is no such group */
         struct listener *listener;
         struct backend *backend;
         const char *backend_name; /* what it chose of this machine */
@@ -87,12 +96,15 @@ struct server {
         struct list peers;
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
-        uint64_t serials; /* of streams, by age */
+        uint32_t n_long; /* long passes that are under way */
+        uint64_t serials; /* of streams, by age; what people call them by */
+        struct history history;
         uint32_t handles; /* of models */
         struct metrics metrics;
 
         struct sched_pick *picks; /* [rows_max] */
         uint32_t *allowances;     /* [rows_max], of the running iteration */
+        struct step_budget *budgets; /* [rows_max], of the same */
         uint32_t rows_max, prompt_rows_max;
 
         uint64_t started;   /* nsec */
@@ -121,7 +133,7 @@ int server_run(struct server *server);
 /* Looks after everything but the forward pass, from memory: completions of the loop, rings of peers. Returns whether
  * anything was there, or negative errno. */
 int server_poll(struct server *server);
-/* Frees what was marked; nothing while a forward pass runs. */
+/* Frees what was marked. Not between the layers of a short pass; a long one refers to streams that are in no grave. */
 void server_reap(struct server *server);
 
 /* First call: take no new work, end when the generations have, at the latest after the configured time. Second: now. */

@@ -44,8 +44,6 @@ static int stream_init_text(struct stream *stream) {
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
-        const struct model_info *info = model_info(offer->model);
-
         *stream = (struct stream) {
                 .peer = peer,
                 .offer = offer,
@@ -61,7 +59,8 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
+        trace_init(&stream->trace, stream->serial);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, &offer->sched);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -130,7 +129,7 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         if (r == 0)
                 r = stream_init_text(stream);
         if (r == 0)
-                r = stream_update_cap(stream);
+                r = stream_update_policy(stream);
         if (r != 0) {
                 stream->request = (struct request) REQUEST_NULL;
                 stream_free(stream);
@@ -156,7 +155,7 @@ static void stream_release(struct stream *stream) {
         list_unlink(&stream->place);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
-        offer->admit = true;
+        offers_admit(offer->server);
 }
 
 void stream_free(struct stream *stream) {
@@ -177,6 +176,7 @@ void stream_free(struct stream *stream) {
         stop_matcher_deinit(&stream->stops);
         sampler_free(stream->sampler);
         free(stream->caps);
+        trace_deinit(&stream->trace);
         outbox_deinit(&stream->outbox);
         user_charge_deinit(&stream->charge);
         user_charge_deinit(&stream->prompt_charge);
@@ -190,6 +190,26 @@ static void stream_bury(struct stream *stream) {
                 list_append(&stream_server(stream)->graves, &stream->grave);
 }
 
+static const char *done_name(enum wire_done how) {
+        static const char *const names[] = {
+                [WIRE_DONE_EOG] = "end",
+                [WIRE_DONE_LENGTH] = "length",
+                [WIRE_DONE_STOP] = "stop",
+                [WIRE_DONE_CANCELLED] = "cancelled",
+        };
+
+        return names[how];
+}
+
+/* For `moectl explain`. Without memory for it, it is forgotten. */
+static void stream_record(struct stream *stream, const char *outcome, const char *sentence) {
+        struct record *record;
+
+        stream->trace.ended = now_nsec();
+        if (record_new(&record, stream, outcome, sentence) == 0)
+                history_add(&stream_server(stream)->history, record);
+}
+
 void stream_abandon(struct stream *stream) {
         stream->peer->n_streams--;
         list_unlink(&stream->link);
@@ -198,6 +218,8 @@ void stream_abandon(struct stream *stream) {
         stream->cancelled = true;
         if (stream->state == STREAM_TOKENIZING || stream->rows_flying > 0)
                 return;
+        if (stream->state != STREAM_ENDED)
+                stream_record(stream, done_name(WIRE_DONE_CANCELLED), NULL);
         stream_release(stream);
         stream->state = STREAM_ENDED;
         stream_bury(stream);
@@ -271,9 +293,10 @@ static void stream_conclude(struct stream *stream) {
         stream->tokens = (struct token_list) TOKEN_LIST_NULL;
 }
 
-static void stream_end(struct stream *stream, enum wire_done how) {
+static void stream_end_for(struct stream *stream, enum wire_done how, const char *sentence) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
+        stream_record(stream, done_name(how), sentence);
         stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
@@ -285,7 +308,16 @@ static void stream_end(struct stream *stream, enum wire_done how) {
         stream_flush(stream);
 }
 
+static void stream_end(struct stream *stream, enum wire_done how) {
+        stream_end_for(stream, how, NULL);
+}
+
+void stream_end_full(struct stream *stream, const char *sentence) {
+        stream_end_for(stream, WIRE_DONE_LENGTH, sentence);
+}
+
 void stream_fail(struct stream *stream, int error, const char *sentence) {
+        stream_record(stream, "error", sentence);
         stream_conclude(stream);
         stream_server(stream)->metrics.requests_failed++;
         if (!stream->peer) {
@@ -305,6 +337,7 @@ void stream_cancel(struct stream *stream) {
 
 static int stream_check_tokens(const struct stream *stream, struct reason *reason) {
         const struct model_info *info = model_info(stream->offer->model);
+        uint32_t prompt_max = stream_server(stream)->config->limits.prompt_max;
 
         if (stream->job_result < 0)
                 return reason_return(reason, ENOMEM, "the daemon has no memory to tokenise the prompt");
@@ -314,6 +347,9 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
                 return reason_return(reason, EINVAL, "the prompt has no tokens");
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
+        if (prompt_max > 0 && stream->tokens.n > prompt_max)
+                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows "
+                                     "no more", stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -346,34 +382,71 @@ void stream_tokenized(struct stream *stream) {
         stream->offer->n_waiting++;
         stream->offer->admit = true;
         event.value = stream->n_prompt;
+        /* Its low 48 bits. */
+        event.token = (int32_t) (uint32_t) stream->serial;
+        event.detail = (uint16_t) (stream->serial >> 32);
         event.cap_milli = stream_cap_milli(stream);
         stream_put(stream, outbox_put(&stream->outbox, &event));
         stream_flush(stream);
+}
+
+const char *stream_state_name(const struct stream *stream) {
+        switch (stream->state) {
+        case STREAM_TOKENIZING:
+                return "tokenizing";
+        case STREAM_WAITING:
+                return "waiting";
+        case STREAM_RUNNING:
+                return outbox_empty(&stream->outbox) ? "running" : "stalled";
+        default:
+                return "ended";
+        }
 }
 
 uint32_t stream_cap_milli(const struct stream *stream) {
         return stream->n_caps ? stream->caps[stream->n_caps - 1].cap_milli : 0;
 }
 
-int stream_update_cap(struct stream *stream) {
-        uint32_t cap, row = stream->rows_seen;
-        struct stream_cap *grown;
+/* The first row that is not under way. */
+static uint32_t stream_next_row(const struct stream *stream) {
+        if (!stream->sequence)
+                return stream->rows_seen;
+        return MAX(stream->rows_seen, sequence_length(stream->sequence) + stream->rows_flying);
+}
 
-        cap = sched_cap_milli(&stream->peer->policy, stream->experts_milli, stream->sched.experts_used);
-        if (stream->sequence)
-                row = MAX(row, sequence_length(stream->sequence) + stream->rows_flying);
-        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].cap_milli == cap)
-                return 0;
-        if (stream->n_caps > 0 && stream->caps[stream->n_caps - 1].row == row) {
-                stream->caps[stream->n_caps - 1].cap_milli = cap;
+/* Whether rows that come later go on as those before did. */
+static bool same_stretch(const struct stream_cap *a, const struct stream_cap *b) {
+        return a->cap_milli == b->cap_milli && a->adaptive == b->adaptive && (!a->adaptive || a->min_milli == b->min_milli);
+}
+
+int stream_update_cap(struct stream *stream) {
+        const struct policy *policy = &stream->peer->policy;
+        struct stream_cap now = { .row = stream_next_row(stream), .min_milli = policy->experts_min_milli,
+                                  .adaptive = policy->adaptive };
+        struct stream_cap *last = NULL, *grown;
+
+        now.cap_milli = sched_cap_milli(stream->sched.principal, policy, stream->experts_milli,
+                                        model_info(stream->offer->model)->experts_used, &now.rule);
+        if (stream->n_caps > 0)
+                last = &stream->caps[stream->n_caps - 1];
+        if (last && same_stretch(last, &now))
+                now.row = last->row;
+        if (last && last->row == now.row) {
+                *last = now;
                 return 0;
         }
         grown = realloc(stream->caps, (stream->n_caps + 1) * sizeof(*grown));
         if (!grown)
                 return -ENOMEM;
         stream->caps = grown;
-        stream->caps[stream->n_caps++] = (struct stream_cap) { .row = row, .cap_milli = cap };
+        stream->caps[stream->n_caps++] = now;
         return 0;
+}
+
+int stream_update_policy(struct stream *stream) {
+        int r = trace_rules(&stream->trace, stream_next_row(stream), &stream->peer->rules);
+
+        return r < 0 ? r : stream_update_cap(stream);
 }
 
 void stream_move(struct stream *stream, struct tenant *tenant) {
@@ -414,6 +487,8 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        stream->sched.position = sequence_length(stream->sequence);
+        stream->sched.cap_milli = stream_cap_milli(stream);
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -423,6 +498,7 @@ void stream_evict(struct stream *stream) {
         struct stream *other;
 
         stream_server(stream)->metrics.evictions++;
+        stream->trace.evictions++;
         stream_release(stream);
         stream->state = STREAM_WAITING;
         offer->n_waiting++;
@@ -443,21 +519,28 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret) {
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
         uint32_t position = sequence_length(stream->sequence), segment = 0;
+        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers;
 
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
         for (uint32_t i = 0; i < rows; i++) {
-                uint32_t row = position + i;
+                const struct stream_cap *cap;
 
-                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= row)
+                while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= position + i)
                         segment++;
-                allowances[i] = sched_allowance(stream->caps[segment].cap_milli, stream->sched.moe_layers,
-                                                row - stream->caps[segment].row);
+                cap = &stream->caps[segment];
+                allowances[i] = sched_allowance(cap->cap_milli, moe_layers, position + i - cap->row);
+                budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
+                                                    .min_milli = cap->min_milli };
         }
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
+                .budgets = budgets,
                 .count = rows,
                 .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
                 .logits = stream_logits(stream, position, rows),
@@ -474,13 +557,15 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
+        stream->trace.recomputed += part->count - fresh;
         if (prompt)
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
                 stream->peer->activations += part->used;
-                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
                 stream->peer->tokens_prompt += prompt ? fresh : 0;
         }
 }
@@ -509,12 +594,18 @@ static bool stream_put_token(struct stream *stream, int32_t token, float logprob
         return found;
 }
 
+static void stream_note_first(struct stream *stream) {
+        if (stream->trace.first == 0)
+                stream->trace.first = now_nsec();
+}
+
 static void stream_choose(struct stream *stream, const struct step_part *part) {
         const struct model_info *info = model_info(stream->offer->model);
         bool logprobs = stream->flags & WIRE_GENERATE_LOGPROBS, found;
         float logprob = 0.0f;
         int32_t token;
 
+        stream_note_first(stream);
         token = sampler_choose(stream->sampler, part->logits_out, stream->tokens.ids, (uint32_t) stream->tokens.n,
                                logprobs ? &logprob : NULL);
         if (!(stream->flags & WIRE_GENERATE_IGNORE_EOG) &&
@@ -551,6 +642,7 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
         size_t length;
         const char *text;
 
+        stream_note_first(stream);
         if (stream->n_generated == 0)
                 detokenizer_push(&stream->detokenizer, stream->tokens.ids[0], &length);
         for (uint32_t i = 0; i < part->logits; i++) {
@@ -596,6 +688,28 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_choose(stream, part);
         else
                 stream_tell_progress(stream);
+}
+
+void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
+        uint64_t rows = 0;
+
+        for (uint32_t i = 0; i < n; i++)
+                rows += parts[i].count;
+        for (uint32_t i = 0; i < n; i++) {
+                streams[i]->trace.passes++;
+                streams[i]->trace.rows += parts[i].count;
+                streams[i]->trace.batch_rows += rows;
+        }
+}
+
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {

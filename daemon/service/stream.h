@@ -10,6 +10,7 @@
 #include "server.h"
 #include "stop.h"
 #include "tokenizer.h"
+#include "trace.h"
 #include "user.h"
 #include "worker.h"
 
@@ -22,10 +23,13 @@ enum stream_state {
         STREAM_ENDED,      /* only events are left, or nothing */
 };
 
-/* The cap of the rows from `row` on; the first `row` of a stretch counts as its row 0, so that each keeps its promise
- * by itself. Kept, because a row that is computed again gets what it got the first time. */
+/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its row 0,
+ * so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed again gets what
+ * it got the first time. */
 struct stream_cap {
-        uint32_t row, cap_milli;
+        uint32_t row, cap_milli, min_milli;
+        bool adaptive;
+        enum cap_rule rule; /* what made it so */
 };
 
 struct stream {
@@ -41,7 +45,7 @@ struct stream {
         struct user_charge charge, prompt_charge;
         struct sched_stream sched;
         uint64_t id;     /* the client's */
-        uint64_t serial; /* by age */
+        uint64_t serial; /* by age: what ps shows */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
 
@@ -64,6 +68,7 @@ struct stream {
         bool cancelled;         /* to be ended when the forward pass is over */
         uint64_t activations;
         struct outbox outbox;
+        struct trace trace;
 };
 
 /* Makes a stream of a checked request, which it takes over, and begins to tokenise it. On failure returns a positive
@@ -81,8 +86,13 @@ void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
 
+/* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
+void stream_end_full(struct stream *stream, const char *sentence);
+
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
+/* The policy of its peer is new. -ENOMEM. */
+int stream_update_policy(struct stream *stream);
 /* Books it on another tenant from now on. */
 void stream_move(struct stream *stream, struct tenant *tenant);
 
@@ -96,15 +106,24 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
-/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` has room for them. */
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_part *ret);
+/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` and `budgets` have room for
+ * them. */
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
+/* Notes how many rows the forward pass has that these parts are of. */
+void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 
 /* Sends what waits. When all is out the stream goes on, or is buried if it has ended. */
 void stream_flush(struct stream *stream);
+/* "tokenizing", "waiting", "running", "stalled" (its client does not read), "ended". */
+const char *stream_state_name(const struct stream *stream);
 /* The cap that its next row has, mean experts per token and layer × 1000. */
 uint32_t stream_cap_milli(const struct stream *stream);

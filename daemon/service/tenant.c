@@ -22,10 +22,6 @@ void tenants_deinit(struct tenants *tenants) {
                 tenant_free(tenant);
 }
 
-static bool principal_equal(const struct policy_principal *a, const struct policy_principal *b) {
-        return a->kind == b->kind && a->id == b->id && strcmp(a->unit, b->unit) == 0;
-}
-
 /* Forgets the one that has been idle for longest: each goes to the tail of the list when its last reference goes. */
 static void tenants_trim(struct tenants *tenants) {
         struct tenant *tenant, *next;
@@ -44,7 +40,7 @@ int tenants_get(struct tenants *tenants, const struct policy_match *match, struc
         struct tenant *tenant;
 
         list_for_each(tenant, &tenants->list, link)
-                if (principal_equal(&tenant->who, &match->principal)) {
+                if (policy_principal_equal(&tenant->who, &match->principal)) {
                         tenant->principal.policy = match->policy;
                         *ret = tenant_ref(tenant);
                         return 0;

@@ -22,9 +22,11 @@ struct tenant {
         struct policy_principal who;
         char name[POLICY_NAME_MAX];
         struct principal principal;
+        uint64_t row_layers; /* rows computed for it, times the layers with experts that each went through */
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
         uint32_t pages;     /* scratch of pages.c */
+        uint64_t kv_bytes;  /* scratch of quota.c */
 };
 
 void tenants_init(struct tenants *tenants);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,15 +9,18 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
+#include "explain.h"
 #include "offer.h"
 #include "peer.h"
 #include "report.h"
+#include "save.h"
 #include "stream.h"
 #include "verbs.h"
 
 enum {
         TOKENIZE_TEXT_MAX = 64 * 1024, /* bytes: done on the loop's thread */
         ENTRIES_DEFAULT = 256,
+        EXPLAIN_DEFAULT = 20, /* requests */
         VERB_LATER = INT_MAX, /* from a handler: verbs_reply() will be called */
 };
 
@@ -32,7 +36,7 @@ struct call {
 
 enum verb_flags {
         VERB_FIRST = 1 << 0, /* before hello, and only then */
-        VERB_ADMIN = 1 << 1, /* root, and the daemon's own user */
+        VERB_ROOT = 1 << 1,  /* root, and the daemon's own user */
 };
 
 struct verb {
@@ -232,60 +236,132 @@ static int verb_detokenize(struct call *call) {
         return 0;
 }
 
+/* Of everybody's streams, as far as the caller may see them, the one with that number. */
+static struct stream *find_numbered(struct peer *caller, uint64_t number) {
+        struct stream *stream;
+        struct peer *peer;
+
+        list_for_each(peer, &caller->server->peers, link) {
+                if (!peer_is_admin(caller) && peer->user != caller->user)
+                        continue;
+                stream = peer_find_numbered(peer, number);
+                if (stream)
+                        return stream;
+        }
+        return NULL;
+}
+
 static int verb_cancel(struct call *call) {
         struct stream *stream;
-        uint64_t request;
+        uint64_t request, number;
+        int r;
 
-        if (control_get_u64(call->args, "request", &request) != 0)
+        r = control_get_u64(call->args, "number", &number);
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (r != 0 && control_get_u64(call->args, "request", &request) != 0)
                 return wrong(call, "request", "an unsigned integer");
-        stream = peer_find_stream(call->peer, request);
+        stream = r == 0 ? find_numbered(call->peer, number) : peer_find_stream(call->peer, request);
         control_put_bool(call->reply, "found", stream != NULL);
-        if (stream) {
-                stream_cancel(stream);
-                peer_publish(call->peer);
-        }
+        if (!stream)
+                return 0;
+        if (stream->peer != call->peer)
+                log_line(LOG_INFO, peer_log_fields(call->peer), "request %" PRIu64 " of pid %d is cancelled", stream->serial,
+                         (int) stream->peer->credentials.pid);
+        stream_cancel(stream);
+        peer_publish(stream->peer);
         return 0;
 }
 
-static bool is_admin(const struct peer *peer) {
-        return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
+static int verb_ps(struct call *call) {
+        report_peers(call->reply, call->peer->server, peer_is_admin(call->peer) ? NULL : call->peer->user);
+        return 0;
 }
 
-static int verb_ps(struct call *call) {
-        struct peer *peer;
+static int stats_experts(struct call *call, const char *name) {
+        struct offer *offer = server_offer_named(call->peer->server, name);
+        uint32_t from = 0;
+        int r;
 
-        control_begin_array(call->reply, "peers");
-        list_for_each(peer, &call->peer->server->peers, link) {
-                if (peer->dead || (!is_admin(call->peer) && peer->credentials.uid != call->peer->credentials.uid))
-                        continue;
-                control_begin_map(call->reply, NULL);
-                report_peer(call->reply, peer);
-                control_end(call->reply);
-        }
-        control_end(call->reply);
+        if (!peer_is_root(call->peer))
+                return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
+                                     "asked");
+        if (!offer)
+                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+        r = optional_u32(call, "from", &from);
+        if (r == 0)
+                report_experts(call->reply, offer, from);
+        return r;
+}
+
+/* Times of passes tell of those who were in them. */
+static int stats_cost(struct call *call) {
+        if (!peer_is_admin(call->peer))
+                return reason_return(call->reason, EPERM, "only root and members of moed-admin may see what passes cost");
+        report_cost(call->reply, call->peer->server);
         return 0;
 }
 
 static int verb_stats(struct call *call) {
+        char name[CONFIG_MODEL_NAME_MAX + 1];
+        bool cost = false;
+
+        if (control_get_bool(call->args, "cost", &cost) == CONTROL_E_TYPE)
+                return wrong(call, "cost", "true or false");
+        if (cost)
+                return stats_cost(call);
+        switch (control_get_name(call->args, "experts", name, sizeof(name))) {
+        case 0:
+                return stats_experts(call, name);
+        case CONTROL_E_TYPE:
+                return wrong(call, "experts", "the name of a model");
+        }
         report_stats(call->reply, call->peer->server);
         return 0;
 }
 
+/* "ExpertsMax": "2.5", as in moed.conf(5). Keys that are none are refused, not passed over: a limit that is not set
+ * because of a slip must not look as if it were. */
+static int read_policy_key(struct call *call, struct control_text key_text, struct control_value value_text,
+                           struct policy *policy, uint32_t *keys) {
+        char name[32], value[64], list[POLICY_LIST_MAX];
+        struct reason reason = REASON_INIT;
+        struct control_text text;
+        enum policy_key key;
+        uint64_t n;
+
+        if (key_text.size >= sizeof(name) || control_as_string(value_text, &text) != 0 || text.size >= sizeof(value))
+                return reason_return(call->reason, EINVAL, "in \"set\" keys and values must be short strings");
+        snprintf(name, sizeof(name), "%.*s", (int) key_text.size, key_text.data);
+        snprintf(value, sizeof(value), "%.*s", (int) text.size, text.data);
+        if (policy_key_find(name, &key)) {
+                policy_key_list(list);
+                return reason_return(call->reason, EINVAL, "'%s' cannot be set; known are %s", name, list);
+        }
+        if (policy_key_parse(key, value, &n, &reason))
+                return reason_return(call->reason, EINVAL, "%s=%s: %s", policy_key_name(key), value, reason.text);
+        policy_key_put(policy, key, n);
+        *keys |= 1u << key;
+        return 0;
+}
+
 static int read_policy(struct call *call, struct control_map set, struct policy *policy, uint32_t *keys) {
+        struct control_value value;
+        struct control_text key;
+        char list[POLICY_LIST_MAX];
         int r;
 
-        r = control_get_u32(set, "experts_max_milli", &policy->experts_max_milli);
-        if (r == CONTROL_E_TYPE)
-                return wrong(call, "experts_max_milli", "an unsigned integer");
-        if (r == 0)
-                *keys |= 1 << POLICY_KEY_EXPERTS_MAX;
-        r = control_get_u32(set, "weight", &policy->weight);
-        if (r == CONTROL_E_TYPE)
-                return wrong(call, "weight", "an unsigned integer");
-        if (r == 0)
-                *keys |= 1 << POLICY_KEY_WEIGHT;
-        if (*keys == 0)
-                return reason_return(call->reason, EINVAL, "nothing to set: give experts_max_milli or weight");
+        for (uint32_t i = 0; control_map_at(set, i, &key, &value) == 0; i++) {
+                if (key.size == strlen("principal") && memcmp(key.data, "principal", key.size) == 0)
+                        continue;
+                r = read_policy_key(call, key, value, policy, keys);
+                if (r != 0)
+                        return r;
+        }
+        if (*keys == 0) {
+                policy_key_list(list);
+                return reason_return(call->reason, EINVAL, "nothing to set; known are %s", list);
+        }
         return 0;
 }
 
@@ -293,7 +369,7 @@ static int policy_error(int r) {
         return r == POLICY_E_UNKNOWN || r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
 }
 
-static int budget_set(struct call *call, struct control_map set) {
+static int budget_set(struct call *call, struct control_map set, bool save) {
         struct server *server = call->peer->server;
         struct policy policy = POLICY_DEFAULT;
         struct policy_principal principal;
@@ -308,36 +384,53 @@ static int budget_set(struct call *call, struct control_map set) {
                 return r;
         r = policy_principal_parse(&principal, name, call->reason);
         if (r == 0)
-                r = policy_book_set(&server->policies, &principal, name, keys, &policy, "moectl budget set",
-                                    call->reason);
+                r = policy_book_set(&server->policies, &principal, name, keys, &policy, save, call->reason);
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s set", name);
         return server_apply_policies(server);
 }
 
-static int budget_reset(struct call *call, const char *name) {
+static int budget_reset(struct call *call, const char *name, bool save) {
         struct server *server = call->peer->server;
         struct policy_principal principal;
         int r;
 
         r = policy_principal_parse(&principal, name, call->reason);
-        if (r == 0) {
-                r = policy_book_reset(&server->policies, &principal);
-                if (r == POLICY_E_ABSENT)
-                        reason_set(call->reason, "nothing was set for %s at run time", name);
-        }
+        if (r == 0)
+                r = policy_book_reset(&server->policies, &principal, save, call->reason);
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s reset", name);
         return server_apply_policies(server);
 }
 
-static int verb_budget(struct call *call) {
+/* Whether the reply shall be about one principal. */
+static int budget_scope(struct call *call, struct policy_principal *ret, bool *ret_one) {
+        char name[POLICY_NAME_MAX];
+        int r;
+
+        r = control_get_name(call->args, "principal", name, sizeof(name));
+        if (r == CONTROL_E_TYPE)
+                return wrong(call, "principal", "default, uid:…, gid:… or unit:…");
+        *ret_one = r == 0;
+        if (r != 0)
+                return 0;
+        r = policy_principal_parse(ret, name, call->reason);
+        if (r != 0)
+                return policy_error(r);
+        if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may see the budgets of others; "
+                                     "yours is that of %s", call->peer->tenant->name);
+        return 0;
+}
+
+/* What is to be changed. 0 when nothing is. */
+static int budget_change(struct call *call, bool *ret_saved) {
         char name[POLICY_NAME_MAX];
         struct control_map set;
-        bool admin = is_admin(call->peer);
         int set_r, reset_r, r = 0;
+        bool save = false;
 
         set_r = control_get_map(call->args, "set", &set);
         reset_r = control_get_name(call->args, "reset", name, sizeof(name));
@@ -345,16 +438,62 @@ static int verb_budget(struct call *call) {
                 return wrong(call, "set", "a map");
         if (reset_r == CONTROL_E_TYPE)
                 return wrong(call, "reset", "default, uid:…, gid:… or unit:…");
-        if ((set_r == 0 || reset_r == 0) && !admin)
-                return reason_return(call->reason, EPERM, "only root may change budgets");
-        if (set_r == 0)
-                r = budget_set(call, set);
+        if (control_get_bool(call->args, "save", &save) == CONTROL_E_TYPE)
+                return wrong(call, "save", "true or false");
+        if (set_r != 0 && reset_r != 0)
+                return 0;
+        if (!peer_is_admin(call->peer))
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may change budgets");
+        if (save)
+                r = save_check(call->peer->server, call->reason);
+        if (r == 0 && set_r == 0)
+                r = budget_set(call, set, save);
         if (r == 0 && reset_r == 0)
-                r = budget_reset(call, name);
+                r = budget_reset(call, name, save);
+        *ret_saved = r == 0 && save;
+        return r;
+}
+
+static int verb_budget(struct call *call) {
+        struct peer *peer = call->peer;
+        struct policy_principal one;
+        bool has_one, saved = false;
+        int r;
+
+        r = budget_scope(call, &one, &has_one);
+        if (r == 0)
+                r = budget_change(call, &saved);
+        if (r == 0 && saved) {
+                r = save_budgets(peer->server, peer, call->id);
+                return r == 0 ? VERB_LATER : r;
+        }
         if (r != 0)
                 return r;
-        report_budgets(call->reply, call->peer->server, admin ? NULL : call->peer->tenant);
+        report_budgets(call->reply, peer->server, has_one ? &one : NULL, peer_is_admin(peer) ? NULL : peer->tenant);
         return 0;
+}
+
+static int verb_explain(struct call *call) {
+        uint32_t limit = EXPLAIN_DEFAULT;
+        uint64_t number;
+        bool found;
+        int number_r, r;
+
+        r = optional_u32(call, "limit", &limit);
+        if (r != 0)
+                return r;
+        number_r = control_get_u64(call->args, "number", &number);
+        if (number_r == CONTROL_E_TYPE)
+                return wrong(call, "number", "an unsigned integer");
+        if (number_r != 0) {
+                explain_list(call->reply, call->peer, limit);
+                return 0;
+        }
+        r = explain_request(call->reply, call->peer, number, &found);
+        if (r < 0 || found)
+                return r;
+        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended last",
+                             number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {
@@ -402,9 +541,10 @@ static const struct verb verbs[] = {
         { "ps",         verb_ps,         0 },
         { "stats",      verb_stats,      0 },
         { "budget",     verb_budget,     0 },
-        { "reload",     verb_reload,     VERB_ADMIN },
-        { "load",       verb_load,       VERB_ADMIN },
-        { "unload",     verb_unload,     VERB_ADMIN },
+        { "explain",    verb_explain,    0 },
+        { "reload",     verb_reload,     VERB_ROOT },
+        { "load",       verb_load,       VERB_ROOT },
+        { "unload",     verb_unload,     VERB_ROOT },
 };
 
 static int verbs_call(struct call *call) {
@@ -421,7 +561,7 @@ static int verbs_call(struct call *call) {
                         return reason_return(call->reason, EPROTO, "the first message must be hello");
                 if ((verb->flags & VERB_FIRST) && call->peer->greeted)
                         return reason_return(call->reason, EPROTO, "hello is said once");
-                if ((verb->flags & VERB_ADMIN) && !is_admin(call->peer))
+                if ((verb->flags & VERB_ROOT) && !peer_is_root(call->peer))
                         return reason_return(call->reason, EPERM, "only root may do this");
                 return verb->handle(call);
         }

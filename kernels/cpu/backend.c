@@ -145,9 +145,13 @@ static int cpu_copy(struct stream *s, const struct op_copy *op) {
 static int cpu_route(struct stream *s, const struct op_route *op) {
         int r = host_check_route(op);
 
-        if (r == 0)
-                op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
-        return r;
+        if (r)
+                return r;
+        op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
+        if (op->budget.state.address)
+                route_spend(op);
+        host_tally(op);
+        return 0;
 }
 
 static void cpu_free(struct backend *base) {

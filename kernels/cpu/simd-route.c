@@ -189,11 +189,10 @@ static uint32_t choice_take(struct choice *c, const struct op_route *op, int32_t
 static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
         int32_t *ids = (int32_t *) host_address(op->ids) + (size_t) t * op->k;
         float *weights = (float *) host_address(op->weights) + (size_t) t * op->k;
-        int32_t cap = ((const int32_t *) host_address(op->caps))[t];
         float *chosen = c->keys, sum = 0.0f, factor = op->scale; /* the keys have served */
         uint32_t *used = host_address(op->used), count;
 
-        count = choice_take(c, op, ids, chosen, MIN((uint32_t) MAX(cap, 0), op->k));
+        count = choice_take(c, op, ids, chosen, route_cap(op, t));
         if (op->gate == ROUTE_SOFTMAX_CHOSEN) {
                 vf_store(chosen + count, vf_set(-INFINITY));
                 softmax(chosen, count);
@@ -207,7 +206,7 @@ static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
                 weights[j] = j < count ? chosen[j] * factor : 0.0f;
         }
         ((int32_t *) host_address(op->counts))[t] = (int32_t) count;
-        if (used)
+        if (used && !route_has_budget(op, t))
                 used[t] += count;
 }
 

@@ -175,9 +175,13 @@ static int op_gather(struct stream *s, const struct op_gather *op) {
 static int op_route(struct stream *s, const struct op_route *op) {
         int r = host_check_route(op);
 
-        if (r == 0)
-                ref_route(op, 0, op->n);
-        return r;
+        if (r)
+                return r;
+        ref_route(op, 0, op->n);
+        if (op->budget.state.address)
+                route_spend(op);
+        host_tally(op);
+        return 0;
 }
 
 /* Scratch of one (row, expert) pair. */

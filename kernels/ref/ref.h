@@ -5,6 +5,8 @@
  * items do not touch each other, so that any split of them over threads gives the same bits. No function
  * fails: shapes were checked before (host.h). */
 
+#include "base/util.h"
+#include "host.h"
 #include "op.h"
 
 /* Items: rows. */
@@ -18,6 +20,20 @@ void ref_hyper_in(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_hyper_out(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
+
+/* All rows, one after the other: spends budgets on what the router has chosen as if their rows could have all. */
+void route_spend(const struct op_route *op);
+
+static inline bool route_has_budget(const struct op_route *op, uint32_t t) {
+        return op->budget.state.address && ((const int32_t *) host_address(op->budget.floors))[t] >= 0;
+}
+
+/* How many experts to choose for a row. */
+static inline uint32_t route_cap(const struct op_route *op, uint32_t t) {
+        int32_t cap = ((const int32_t *) host_address(op->caps))[t];
+
+        return route_has_budget(op, t) ? op->k : MIN((uint32_t) MAX(cap, 0) / 1000, op->k);
+}
 
 /* Whether scores are compared by the logits that they rise with, which no rounding makes equal. */
 static inline bool route_by_logits(const struct op_route *op) {

@@ -101,8 +101,7 @@ static void choice_limit_table(struct choice *c, const struct op_route *op, uint
 static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
         int32_t *ids = (int32_t *) host_address(op->ids) + (size_t) t * op->k;
         float *weights = (float *) host_address(op->weights) + (size_t) t * op->k;
-        int32_t cap = ((const int32_t *) host_address(op->caps))[t];
-        uint32_t count = MIN((uint32_t) MAX(cap, 0), op->k);
+        uint32_t count = route_cap(op, t);
         uint32_t *used = host_address(op->used);
         float sum = 0.0f, factor = op->scale;
 
@@ -128,7 +127,7 @@ static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
                 weights[j] = j < count ? weights[j] * factor : 0.0f;
         }
         ((int32_t *) host_address(op->counts))[t] = (int32_t) count;
-        if (used)
+        if (used && !route_has_budget(op, t))
                 used[t] += count;
 }
 

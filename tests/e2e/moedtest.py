@@ -91,6 +91,11 @@ class Daemon:
         assert self.process.poll() is None, "the daemon did not start:\n" + self.log()
         return self
 
+    def restart(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == 0, self.log()
+        return self.start()
+
     def __enter__(self):
         return self.start()
 

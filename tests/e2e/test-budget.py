@@ -4,7 +4,7 @@
 
 import time
 
-from moedtest import Daemon, finish, other_user, prompts, wait_until
+from moedtest import Daemon, finish, join, other_user, prompts, wait_until
 
 
 def model(d):
@@ -33,16 +33,37 @@ def requests_are_capped_exactly(d):
     m = model(d)
     layers, most = m["moe_layers"], m["experts_used"]
     outputs = set()
+    d.moectl("budget", "set", "default", "Adaptive=no")
     for cap in (1, 1.5, 2, 2.25, most):
         got = d.run(prompts()[2], "--max-tokens", 100, "--ignore-eog", "--experts", cap)
         check(got, cap, layers, most)
         outputs.add(tuple(got["tokens"]))
     assert len(outputs) > 1, "the cap changed nothing"
+    d.moectl("budget", "reset", "default")
+
+
+def budgets_are_spent_unevenly_and_never_passed(d):
+    """Adaptive=yes, the default: what is not spent in the end is at most what two tokens at the full count take."""
+    m = model(d)
+    layers, most = m["moe_layers"], m["experts_used"]
+    counts = set()
+    for cap in (1, 1.5, 2, 2.25, most):
+        got = d.run(prompts()[2], "--max-tokens", 100, "--ignore-eog", "--experts", cap)
+        allowed = allowance(cap, layers, got["prompt_tokens"] + len(got["tokens"]) - 1)
+        assert allowed - 2 * most * layers <= got["activations"] <= allowed, (cap, got["activations"], allowed)
+        assert all(layers <= round(experts * layers) <= layers * most for experts in got["experts"])
+        assert cap not in (1, most) or set(got["experts"]) == {cap}
+        counts.update(got["experts"])
+        # The same budget as a score's, and so the same bits.
+        again = d.json("score", "--experts", cap, "--tokens", join(prompts()[2] + got["tokens"]))
+        assert again["activations"] == got["activations"] and again["experts"][-100:] == got["experts"]
+    assert len(counts) > 5, counts
 
 
 def a_request_cannot_pass_the_policy(d):
     m = model(d)
     d.moectl("budget", "set", "default", "ExpertsMax=1.5")
+    d.moectl("budget", "set", "default", "Adaptive=no")
     check(d.run(prompts()[1], "--max-tokens", 50, "--ignore-eog", "--experts", 4), 1.5, m["moe_layers"], m["experts_used"])
     check(d.run(prompts()[1], "--max-tokens", 50, "--ignore-eog", "--experts", 1), 1, m["moe_layers"], m["experts_used"])
     check(d.run(prompts()[1], "--max-tokens", 50, "--ignore-eog"), 1.5, m["moe_layers"], m["experts_used"])
@@ -85,13 +106,14 @@ def weights_divide_the_machine(d, uid):
     d.moectl("budget", "set", "uid:%d" % uid, "Weight=300")
     d.moectl("budget", "set", "uid:0", "Weight=100")
     # Prompts, so that not every stream gets a row in every iteration anyway.
-    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 4)
+    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 6)
     light, heavy = d.helper("load", *args), d.helper("load", *args, user=uid)
 
     def rows():
         return {b["principal"]: b["prompt"] + b["generated"] for b in d.json("budget")["budgets"]}
 
     wait_until(lambda: len(rows()) >= 2 and d.stats()["streams_running"] >= 40, "both are busy")
+    time.sleep(2)  # whoever came last goes first for a while
     a = rows()
     time.sleep(2)
     b = rows()
@@ -105,6 +127,7 @@ def weights_divide_the_machine(d, uid):
 def main():
     with Daemon(config="[Daemon]\nRowsMax=32\nPromptRowsMax=32\n") as d:
         requests_are_capped_exactly(d)
+        budgets_are_spent_unevenly_and_never_passed(d)
         a_request_cannot_pass_the_policy(d)
         a_cap_set_at_run_time_holds_for_the_rows_from_then_on(d)
         the_totals_agree(d)

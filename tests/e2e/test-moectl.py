@@ -14,8 +14,8 @@ import time
 from moedtest import MOECTL, SOURCE, Daemon, finish, greedy, join, prompts, wait_until
 
 USAGE, DATAERR, UNAVAILABLE, IOERR, TEMPFAIL, NOPERM = 64, 65, 69, 74, 75, 77
-VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "stats", "budget", "tokenize", "bench", "inspect", "convert", "doctor",
-         "reload")
+VERBS = ("run", "chat", "score", "models", "load", "unload", "ps", "cancel", "stats", "top", "budget", "explain", "tokenize",
+         "bench", "inspect", "calibrate", "convert", "doctor", "reload")
 
 
 def alone(*args, **kwargs):
@@ -49,15 +49,15 @@ def mistakes_are_exit_code_64():
     for args in ((), ("nope",), ("run",), ("run", "--nope", "x"), ("run", "--temp", "hot", "x"), ("run", "--temp", "nan", "x"),
                  ("run", "--max-tokens", "-1", "x"), ("run", "--tokens", "1,,2"), ("run", "--tokens", "1", "x"), ("run", "--tokens", "1", "--chat"), ("score",), ("score", "--tokens", "1,2", "x"),
                  ("run", "--experts", "-1", "x"), ("run", "--seed"), ("models", "x"), ("budget", "set"), ("budget", "sing"),
-                 ("budget", "set", "uid:0", "Weight=x"), ("budget", "set", "uid:0", "Weight=1.5"),
-                 ("budget", "set", "uid:0", "Colour=red"), ("tokenize",), ("tokenize", "--decode", "1", "x"),
-                 ("bench", "--clients", "0")):
+                 ("budget", "set", "uid:0", "Weight"), ("budget", "set", "uid:0", "=1"), ("budget", "reset"),
+                 ("budget", "show", "uid:0", "x"), ("tokenize",), ("tokenize", "--decode", "1", "x"),
+                 ("bench", "--clients", "0"), ("cancel",), ("cancel", "x"), ("cancel", "1", "-2")):
         p = alone(*args)
         assert p.returncode == USAGE and p.stdout == "" and "--help" in p.stderr, (args, p.returncode, p.stderr)
 
 
 def no_daemon_is_exit_code_69():
-    for args in (("run", "x"), ("chat",), ("score", "x"), ("models",), ("ps",), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
+    for args in (("run", "x"), ("chat",), ("score", "x"), ("models",), ("ps",), ("cancel", "1"), ("stats",), ("budget",), ("tokenize", "x"), ("bench",)):
         p = alone(*args)
         assert p.returncode == UNAVAILABLE and p.stdout == "", (args, p.returncode)
         assert "/nonexistent/moed.sock" in p.stderr and "doctor" in p.stderr, p.stderr
@@ -163,9 +163,31 @@ def budgets_are_set_and_reset(d):
     assert d.run(prompts()[0], "--max-tokens", 4, "--experts", 2)["cap"] == 1.5
     d.moectl("budget", "reset", me)
     assert d.run(prompts()[0], "--max-tokens", 4)["cap"] > 1.5
-    for who in ("uid:no-such-user-here", "nobody"):
-        p = d.moectl("budget", "set", who, "Weight=1", check=False)
-        assert p.returncode == USAGE and p.stderr, (who, p.returncode, p.stderr)
+    for what in (("uid:no-such-user-here", "Weight=1"), ("nobody", "Weight=1"), (me, "Weight=x"), (me, "Weight=1.5"),
+                 (me, "Weight=2", "Colour=red"), (me, "Class=best"), (me, "Weight=" + 99 * "1")):
+        p = d.moectl("budget", "set", *what, check=False)
+        assert p.returncode == USAGE and p.stderr, (what, p.returncode, p.stderr)
+    assert "known are ExpertsMax, ExpertsMin, " in d.moectl("budget", "set", me, "Colour=red", check=False).stderr
+    assert not d.json("budget")["rules"]
+
+
+def every_key_of_a_budget_is_shown_with_its_rule(d):
+    me = "uid:%d" % os.getuid()
+    values = {"ExpertsMax": "1.500", "ExpertsMin": "1", "Weight": "300", "Class": "batch", "LatencyTarget": "80ms",
+              "ActivationRate": "1000000", "ActivationBurst": "5000000", "OnEmpty": "wait", "Adaptive": "no",
+              "KvMax": "64M", "QueueMax": "7", "SessionMax": "1G"}
+    defaults = {key["key"]: key["value"] for key in d.json("budget", "show", me)["budgets"][0]["keys"]}
+    assert set(defaults) == set(values) and defaults["ExpertsMax"] == "infinity" and defaults["Adaptive"] == "yes"
+    d.moectl("budget", "set", me, *("%s=%s" % pair for pair in values.items()))
+    budget, = d.json("budget", "show", me)["budgets"]
+    assert {key["key"]: key["value"] for key in budget["keys"]} == values
+    assert {(key["rule"], key["source"]) for key in budget["keys"]} == {(me, "moectl budget set")}
+    assert budget["kv_max"] == 64 << 20 and budget["latency_target_nsec"] == 80000000 and budget["adaptive"] == 0
+    shown = d.moectl("budget", "show", me).stdout
+    for key, value in values.items():
+        assert re.search(r"%s +%s +%s +moectl budget set" % (key, re.escape(value), me), shown), shown
+    d.moectl("budget", "reset", me)
+    assert {key["key"]: key["value"] for key in d.json("budget", "show", me)["budgets"][0]["keys"]} == defaults
 
 
 def endless(d, **kwargs):
@@ -332,7 +354,8 @@ with Daemon() as daemon:
     for test in (run_json_is_one_object_with_every_figure, cap_shows_in_the_figures, text_is_the_same_with_and_without_json,
                  prompt_comes_from_operands_or_standard_input, wrong_model_name_is_told_with_the_right_ones,
                  too_long_is_exit_code_65, tokenize_and_back, tables_and_json_agree, doctor_is_content_with_a_daemon,
-                 bench_measures_each_client, budgets_are_set_and_reset, ctrl_c_cancels_the_request_and_not_the_daemon,
+                 bench_measures_each_client, budgets_are_set_and_reset,
+                 every_key_of_a_budget_is_shown_with_its_rule, ctrl_c_cancels_the_request_and_not_the_daemon,
                  ctrl_c_with_json_prints_what_there_was, reader_that_leaves_ends_the_run_quietly, full_disk_is_exit_code_74,
                  run_chat_asks_as_chat_does, chat_remembers_and_forgets, chat_on_a_terminal_leaves_at_the_second_ctrl_c,
                  text_on_a_terminal_ends_its_line):

@@ -193,6 +193,8 @@ with Daemon() as d:
         c.submit(1, 100 + i, 64 * i, generate(model, 2, tokens_of(prompt)))
         events = c.until_end()
         assert events[0]["event"] == ACCEPTED and events[0]["value"] == len(prompt)
+        told = c.ask("explain", number=events[0]["token"])
+        assert told["number"] == events[0]["token"] > 0 and events[0]["detail"] == 0 and told["prompt"] == len(prompt) and told["outcome"] == "length"
         tokens = [e for e in events if e["event"] == TOKEN]
         assert [e["token"] for e in tokens] == expected
         assert all(e["value"] == layers["moe_layers"] * layers["experts_used"] for e in tokens)

@@ -225,7 +225,7 @@ static void arrays_init(struct arrays *a) {
         a->kv = allocate(FLOATS * sizeof(float));
         for (int i = 0; i < ROWS; i++) {
                 a->positions[i] = i;
-                a->caps[i] = 8;
+                a->caps[i] = 8000;
         }
         for (int i = 0; i < PAGES; i++)
                 a->pages[i] = i;

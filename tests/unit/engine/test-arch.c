@@ -38,8 +38,8 @@ TEST(a_model_says_what_it_is) {
         assert_se(strcmp(info->architecture, "qwen3moe") == 0 && strcmp(info->name, "tiny") == 0);
         assert_se(info->vocab == TINY_VOCAB && info->layers == TINY_LAYERS && info->moe_layers == TINY_LAYERS);
         assert_se(info->experts == TINY_EXPERTS && info->experts_used == TINY_EXPERTS_USED);
-        /* Two heads of 8 values of K and V each, F32. */
-        assert_se(info->kv_bytes_per_token == TINY_LAYERS * 2 * (8 + 8) * 4);
+        /* Two heads of 8 values of K and V each, F32; what is left of a budget. */
+        assert_se(info->kv_bytes_per_token == TINY_LAYERS * (2 * (8 + 8) * 4 + 8));
         assert_se(info->kv_pages == 5 && model_kv_pages_free(model) == 5);
         assert_se(info->context == 5 * KV_PAGE_TOKENS);
         assert_se(info->weight_bytes == info->parameters * 4 && info->file_bytes > info->weight_bytes);

@@ -8,13 +8,14 @@
 #include "base/util.h"
 #include "engine.h"
 #include "fixture-model.h"
+#include "prefix.h"
 #include "test.h"
 
 /* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever
  * else is in the batch, however its prompt is cut, and however many threads compute. */
 
 enum {
-        PROMPT = 45,       /* longer than a page and than the largest chunk */
+        PROMPT = 77,       /* longer than two pages and than the largest chunk */
         PROMPT_LONG = 140, /* longer than what the largest compressed entry is made of */
         DECODED = 4,       /* tokens fed one at a time after it */
         TOKENS_MAX = PROMPT_LONG + DECODED,
@@ -34,6 +35,8 @@ struct way {
         uint32_t chunk;
         bool neighbours;
         uint32_t again; /* not 0: in the end all is computed once more, so many rows at a time */
+        bool beside;    /* neighbours are in a larger step that is under way at the same time */
+        bool shared;    /* goes on from whole pages of its prompt that another sequence has computed */
 };
 
 static const struct way ways[] = {
@@ -45,6 +48,10 @@ static const struct way ways[] = {
         { "chunks of 7, 15 neighbours", 7, true },
         { "again in chunks of 11", PROMPT_LONG, false, 11 },
         { "again as a whole", PROMPT_LONG, false, TOKENS_MAX },
+        { "whole, between the layers of another step", PROMPT_LONG, .beside = true },
+        { "chunks of 7, between the layers of another step", 7, .beside = true },
+        { "from shared pages", PROMPT_LONG, .shared = true },
+        { "from shared pages in chunks of 7, 15 neighbours", 7, true, .shared = true },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -61,14 +68,19 @@ static const struct machine machines[] = {
 struct subject {
         int32_t tokens[TOKENS_MAX];
         uint32_t allowances[TOKENS_MAX];
+        struct step_budget budgets[TOKENS_MAX];
 };
 
-/* Tokens and allowances that differ from one sequence to the next. */
+/* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others share
+ * a budget that changes in between. */
 static void make_subject(struct subject *s, const struct model_info *info, uint32_t seed) {
-        for (uint32_t i = 0; i < TOKENS_MAX; i++) {
+        for (uint32_t i = 0, cap = 0; i < TOKENS_MAX; i++) {
                 seed = seed * 1664525u + 1013904223u;
                 s->tokens[i] = (int32_t) ((seed >> 8) % info->vocab);
                 s->allowances[i] = (seed >> 4) % (info->moe_layers * info->experts_used + 1);
+                if (i % 8 == 0)
+                        cap = (seed >> 6) % (1000 * info->experts_used + 500);
+                s->budgets[i] = (struct step_budget) { i % 24 < 8 ? STEP_BUDGET_NONE : cap, 1000 * (i / 16 % 3) };
         }
 }
 
@@ -85,6 +97,7 @@ static struct step_part next_part(struct sequence *sequence, const struct subjec
 
         return (struct step_part) {
                 .sequence = sequence, .tokens = s->tokens + at, .allowances = s->allowances + at,
+                .budgets = s->budgets + at,
                 .count = at < prompt ? MIN(chunk, prompt - at) : 1, .prompt = at < prompt ? MIN(chunk, prompt - at) : 0,
                 .logits = 1,
         };
@@ -109,6 +122,7 @@ static const float *compute_again(struct step *step, struct sequence *sequence, 
         for (uint32_t at = 0; at < tokens_of_all(); at += part.count) {
                 part.tokens = s->tokens + at;
                 part.allowances = s->allowances + at;
+                part.budgets = s->budgets + at;
                 part.count = MIN(chunk, tokens_of_all() - at);
                 part.prompt = at < prompt ? MIN(part.count, prompt - at) : 0;
                 run(step, &part, 1);
@@ -133,6 +147,72 @@ static uint32_t add_neighbours(struct step_part *parts, struct sequence **sequen
         return n;
 }
 
+/* A sequence that has the same prompt but for its last token, stored page by page, and went on otherwise. */
+struct elder {
+        struct prefix_cache *cache;
+        struct prefix_owner owner;
+        struct prefix_cursor cursor;
+        struct sequence *sequence;
+        struct subject subject;
+};
+
+static void key_of(const struct subject *s, uint32_t page, struct prefix_key *ret) {
+        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
+                ret->rows[i] = (struct prefix_row) { s->tokens[page * KV_PAGE_TOKENS + i],
+                                                     s->allowances[page * KV_PAGE_TOKENS + i] };
+}
+
+static void make_elder(struct elder *e, struct step *step, struct model *model, const struct subject *s) {
+        uint32_t last = prompt - 1;
+        struct prefix_key key;
+
+        assert_se(prefix_cache_new(&e->cache, model) == 0 && prefix_enter(&e->cursor, e->cache, 0) == 0);
+        prefix_owner_init(&e->owner);
+        e->sequence = new_sequence(model);
+        e->subject = *s;
+        e->subject.tokens[last] = (s->tokens[last] + 1) % (int32_t) model_info(model)->vocab;
+        while (sequence_length(e->sequence) < tokens_of_all()) {
+                struct step_part part = next_part(e->sequence, &e->subject, 11);
+
+                run(step, &part, 1);
+                while ((e->cursor.pages + 1) * KV_PAGE_TOKENS <= MIN(last, sequence_length(e->sequence))) {
+                        key_of(&e->subject, e->cursor.pages, &key);
+                        assert_se(prefix_store(&e->cursor, &key, e->sequence, &e->owner) == 0);
+                }
+        }
+}
+
+/* The sequence begins with all of the elder's pages, which then goes. */
+static void follow_elder(struct elder *e, struct sequence *sequence, const struct subject *s) {
+        struct prefix_cursor cursor;
+        struct prefix_key key;
+
+        assert_se(prefix_enter(&cursor, e->cache, 0) == 0);
+        while (cursor.pages < (prompt - 1) / KV_PAGE_TOKENS) {
+                key_of(s, cursor.pages, &key);
+                assert_se(prefix_follow(&cursor, &key, sequence, &e->owner) == 0);
+        }
+        prefix_leave(&cursor);
+        prefix_leave(&e->cursor);
+        sequence_free(e->sequence);
+        prefix_cache_free(e->cache);
+        assert_se(sequence_length(sequence) > 0);
+}
+
+/* Both at once, layer by layer in turn. */
+static void run_beside(struct step *step, struct step_part *parts, uint32_t n, struct step *larger,
+                       struct step_part *others, uint32_t n_others) {
+        int r = 1, r_larger = 1;
+
+        assert_se(n_others > 0 && step_begin(larger, others, n_others) == 0 && step_begin(step, parts, n) == 0);
+        while (r > 0 || r_larger > 0) {
+                if (r_larger > 0)
+                        assert_se((r_larger = step_advance(larger)) >= 0);
+                if (r > 0)
+                        assert_se((r = step_advance(step)) >= 0);
+        }
+}
+
 /* The logits after the prompt and after each decoded token: [DECODED + 1][vocab]. */
 static float *logits_of(struct model *model, const struct way *way) {
         uint32_t vocab = model_info(model)->vocab, kept = 0;
@@ -140,12 +220,18 @@ static float *logits_of(struct model *model, const struct way *way) {
         struct subject subjects[NEIGHBOURS + 1];
         struct step_part parts[NEIGHBOURS + 1];
         float *logits = calloc((DECODED + 1) * (size_t) vocab, sizeof(*logits));
-        struct step *step;
+        struct step_part others[NEIGHBOURS];
+        struct elder elder;
+        struct step *step, *larger;
 
-        assert_se(logits && step_new(&step, model) == 0);
+        assert_se(logits && step_new(&step, model) == 0 && step_new_beside(&larger, step, 2 * ROWS) == 0);
         for (uint32_t i = 0; i <= NEIGHBOURS; i++) {
                 make_subject(&subjects[i], model_info(model), i + 1);
                 sequences[i] = new_sequence(model);
+        }
+        if (way->shared) {
+                make_elder(&elder, step, model, &subjects[0]);
+                follow_elder(&elder, sequences[0], &subjects[0]);
         }
         for (uint32_t round = 0; sequence_length(sequences[0]) < tokens_of_all(); round++) {
                 uint32_t n = way->neighbours ? add_neighbours(parts, sequences, subjects, 1, 8, round) : 0,
@@ -154,7 +240,11 @@ static float *logits_of(struct model *model, const struct way *way) {
                 parts[own] = next_part(sequences[0], &subjects[0], way->chunk);
                 if (way->neighbours)
                         n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
-                run(step, parts, n);
+                if (way->beside)
+                        run_beside(step, parts, n, larger, others,
+                                   add_neighbours(others, sequences, subjects, 1, NEIGHBOURS + 1, round));
+                else
+                        run(step, parts, n);
                 if (sequence_length(sequences[0]) >= prompt)
                         memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out,
                                vocab * sizeof(*logits));
@@ -166,6 +256,7 @@ static float *logits_of(struct model *model, const struct way *way) {
         for (uint32_t i = 0; i <= NEIGHBOURS; i++)
                 sequence_free(sequences[i]);
         step_free(step);
+        step_free(larger);
         return logits;
 }
 
@@ -297,7 +388,8 @@ static void feed_to(struct step *step, struct sequence *q, const struct subject 
                     float *logits, uint32_t vocab) {
         uint32_t at = sequence_length(q);
         struct step_part part = { .sequence = q, .tokens = subject->tokens + at,
-                                  .allowances = subject->allowances + at, .count = end - at, .logits = true };
+                                  .allowances = subject->allowances + at, .budgets = subject->budgets + at,
+                                  .count = end - at, .logits = true };
 
         assert_se(sequence_reserve(q, end - at) == 0);
         run(step, &part, 1);
@@ -335,27 +427,28 @@ TEST(a_compressed_sequence_is_cut_to_whole_pages_and_goes_on_as_if_never_longer)
         backend->ops->free(backend);
 }
 
-static void check_kv(const char *name, enum quant_type type, uint64_t expected) {
+/* `moe_layers` keep what is left of a budget as well. */
+static void check_kv(const char *name, enum quant_type type, uint32_t moe_layers, uint64_t expected) {
         struct model_options options = { .kv_type = type, .kv_bytes = 32 << 20, .rows_max = 1 };
         struct backend *backend;
         struct model *model;
 
         assert_se(backend_ref_new(&backend) == 0);
         assert_se(model_open(&model, backend, shared_model(name), &options, NULL) == 0);
-        assert_se(model_info(model)->kv_bytes_per_token == expected);
+        assert_se(model_info(model)->kv_bytes_per_token == expected + moe_layers * 8);
         model_free(model);
         backend->ops->free(backend);
 }
 
 TEST(a_token_costs_its_latent_and_the_key_of_an_indexer) {
         /* Latent 32 and rope 8; three layers. */
-        check_kv("deepseek_v3", QUANT_F16, 3 * 40 * 2);
-        check_kv("deepseek_v3", QUANT_F32, 3 * 40 * 4);
-        check_kv("deepseek_v32", QUANT_F16, 3 * (40 + 64) * 2);
+        check_kv("deepseek_v3", QUANT_F16, 2, 3 * 40 * 2);
+        check_kv("deepseek_v3", QUANT_F32, 2, 3 * 40 * 4);
+        check_kv("deepseek_v32", QUANT_F16, 2, 3 * (40 + 64) * 2);
         /* The third of four layers has none. */
-        check_kv("glm_moe_dsa", QUANT_F16, 4 * 40 * 2 + 3 * 64 * 2);
+        check_kv("glm_moe_dsa", QUANT_F16, 3, 4 * 40 * 2 + 3 * 64 * 2);
         /* Keys of 32; two layers with an entry a page and sums of one, two with 8 entries a page and sums of
          * two, and the same for an indexer of 64. */
-        check_kv("deepseek_v4", QUANT_F16,
+        check_kv("deepseek_v4", QUANT_F16, 5,
                  5 * 32 * 2 + 2 * (32 * 2 + 3 * 32 * 4) / 32 + 2 * ((32 + 64) * 8 * 2 + 2 * 3 * (32 + 64) * 4) / 32);
 }

@@ -202,7 +202,7 @@ TEST(a_step_freed_half_way_leaves_its_sequences) {
 struct seen {
         uint32_t layers, rows;
         int32_t counts[TINY_LAYERS][64];
-        float first_input[64];
+        uint64_t uses[TINY_LAYERS * TINY_EXPERTS];
 };
 
 static void see(const struct step_view *view, void *context) {
@@ -220,12 +220,43 @@ static void see(const struct step_view *view, void *context) {
 
                         assert_se(j < count ? id >= 0 && id < TINY_EXPERTS && weight > 0.0f
                                             : id == -1 && weight == 0.0f);
+                        if (j < count)
+                                seen->uses[seen->layers * TINY_EXPERTS + (uint32_t) id]++;
                 }
         }
         seen->layers++;
 }
 
 /* P1: no row evaluates more than its allowance says, in any layer, and the account is what was evaluated. */
+TEST(a_step_that_is_given_up_leaves_its_sequences_and_the_steps_beside_it) {
+        struct engine e = engine_open(3, 4);
+        struct sequence *a = sequence(&e, 8), *b = sequence(&e, 8);
+        struct step_part short_part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 4 };
+        struct step_part long_part = { .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8 };
+        struct step *larger;
+
+        assert_se(step_new_beside(&larger, e.step, 8) == 0);
+        step_give_up(larger);
+        assert_se(step_begin(e.step, &long_part, 1) == ENGINE_E_ROWS);
+        assert_se(step_begin(larger, &long_part, 1) == 0 && step_advance(larger) == 1);
+        assert_se(step_begin(e.step, &long_part, 1) == -EINVAL); /* its sequence is in the other */
+        assert_se(step_begin(e.step, &short_part, 1) == 0 && step_advance(e.step) == 1);
+        step_give_up(larger);
+        assert_se(sequence_length(b) == 0 && step_advance(larger) == -EINVAL);
+        while (step_advance(e.step) > 0)
+                continue;
+        assert_se(sequence_length(a) == 4);
+        assert_se(step_begin(larger, &long_part, 1) == 0);
+        step_free(e.step); /* in any order */
+        e.step = larger;
+        while (step_advance(larger) > 0)
+                continue;
+        assert_se(sequence_length(b) == 8);
+        sequence_free(a);
+        sequence_free(b);
+        engine_close(&e);
+}
+
 TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct engine e = engine_open(8, 32);
         struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);
@@ -268,6 +299,88 @@ TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
                         assert_se(isfinite(parts[i].logits_out[j]));
         sequence_free(a);
         sequence_free(b);
+        engine_close(&e);
+}
+
+static void check_uses(const struct engine *e, const struct seen *seen, uint64_t times) {
+        for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                for (uint32_t i = 0; i < TINY_EXPERTS; i++)
+                        assert_se(model_expert_uses(e->model, l)[i] == times * seen->uses[l * TINY_EXPERTS + i]);
+}
+
+TEST(what_experts_are_used_is_counted_by_layer_and_kept_while_the_model_sleeps) {
+        struct engine e = engine_open(8, 32);
+        struct sequence *s = sequence(&e, 32);
+        struct step_part part = { .sequence = s, .tokens = tokens, .allowances = allow(5), .count = 7 };
+        struct seen seen = { 0 }, last = { 0 };
+        struct step_observer observer = { .layer = see, .context = &seen };
+        uint64_t distinct = 0;
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0);
+        for (uint32_t i = 0; i < ELEMENTS(seen.uses); i++)
+                distinct += seen.uses[i] > 0;
+        assert_se(step_experts_read(e.step) == distinct && distinct > ALL && distinct < 7 * 5);
+        check_uses(&e, &seen, 1);
+        sequence_truncate(s, 0);
+        assert_se(sequence_reserve(s, 32) == 0 && step_observe(e.step, NULL) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0);
+        check_uses(&e, &seen, 2);
+
+        /* One row shares with nobody: the experts read are those it used. */
+        part.count = 1;
+        observer.context = &last;
+        assert_se(step_observe(e.step, &observer) == 0);
+        assert_se(step_run(e.step, &part, 1) == 0 && step_experts_read(e.step) == 5 && part.used == 5);
+        for (uint32_t i = 0; i < ELEMENTS(seen.uses); i++)
+                seen.uses[i] = 2 * seen.uses[i] + last.uses[i];
+        step_free(e.step);
+        e.step = NULL;
+        sequence_free(s);
+        model_sleep(e.model);
+        assert_se(model_wake(e.model) == 0);
+        check_uses(&e, &seen, 1);
+        engine_close(&e);
+}
+
+static const struct step_budget *budget(uint32_t milli) {
+        static struct step_budget budgets[64];
+
+        for (unsigned i = 0; i < 64; i++)
+                budgets[i] = (struct step_budget) { .cap_milli = milli, .min_milli = 1000 };
+        return budgets;
+}
+
+/* P1: whatever the router wants, the rows so far never use more than their caps, in any layer. */
+TEST(a_budget_is_spent_unevenly_and_never_passed) {
+        struct engine e = engine_open(8, 64);
+        struct seen seen;
+        struct step_observer observer = { .layer = see, .context = &seen };
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        for (uint32_t milli = 0; milli <= 3500; milli += 250) {
+                struct sequence *s = sequence(&e, 64);
+                struct step_part part = {
+                        .sequence = s, .tokens = tokens, .allowances = allow(0), .budgets = budget(milli),
+                        .count = 64,
+                };
+                uint64_t sums[TINY_LAYERS] = { 0 }, used = 0;
+                bool uneven = false;
+
+                seen = (struct seen) { 0 };
+                assert_se(step_run(e.step, &part, 1) == 0);
+                for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                        for (uint32_t i = 0; i < 64; i++) {
+                                sums[l] += (uint64_t) seen.counts[l][i];
+                                used += (uint64_t) seen.counts[l][i];
+                                assert_se(1000 * sums[l] <= (uint64_t) MIN(milli, 3000u) * (i + 1));
+                                assert_se(seen.counts[l][i] >= (milli >= 1000));
+                                uneven |= seen.counts[l][i] != (int32_t) milli / 1000;
+                        }
+                assert_se(part.used == used && (milli < 3000 || used == 64 * ALL));
+                assert_se(uneven || milli != 2000);
+                sequence_free(s);
+        }
         engine_close(&e);
 }
 
@@ -336,19 +449,24 @@ TEST(logits_of_several_rows_are_those_that_each_has_alone) {
 TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         struct engine e = engine_open(8, 64);
         struct sequence *a = sequence(&e, 64), *b = sequence(&e, 64);
-        struct step_part part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 40 };
+        struct step_part part = {
+                .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 40,
+        };
         float logits[2][TINY_VOCAB];
 
         assert_se(step_run(e.step, &part, 1) == 0);
         sequence_truncate(a, 5);
         assert_se(sequence_length(a) == 5 && sequence_pages(a) == 1);
         part = (struct step_part) {
-                .sequence = a, .tokens = tokens + 5, .allowances = allow(ALL), .count = 3, .logits = 1,
+                .sequence = a, .tokens = tokens + 5, .allowances = allow(0), .budgets = budget(1500),
+                .count = 3, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[0], &part);
         part = (struct step_part) {
-                .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8, .logits = 1,
+                .sequence = b, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
+                .count = 8, .logits = 1,
         };
         assert_se(step_run(e.step, &part, 1) == 0);
         copy_logits(logits[1], &part);
@@ -382,6 +500,8 @@ TEST(a_lost_device_leaves_the_sequences_as_they_were) {
         fuse = 1;
         assert_se(step_run(e.step, &part, 1) == -EIO);
         assert_se(sequence_length(a) == 0 && sequence_pages(a) == 1);
+        for (uint32_t i = 0; i < TINY_EXPERTS; i++)
+                assert_se(model_expert_uses(e.model, 0)[i] == 0);
         e.backend->ops = ops;
         assert_se(step_run(e.step, &part, 1) == 0 && sequence_length(a) == 3);
         sequence_free(a);

@@ -179,7 +179,8 @@ struct model *tiny_open(const struct tiny *tiny, struct backend *backend, uint32
         struct model_options options = {
                 .kv_type = QUANT_F32,
                 .kv_bytes =
-                        (uint64_t) pages * KV_PAGE_TOKENS * TINY_LAYERS * KV_HEADS * 2 * HEAD * sizeof(float),
+                        (uint64_t) pages * KV_PAGE_TOKENS * TINY_LAYERS *
+                        (KV_HEADS * 2 * HEAD * sizeof(float) + sizeof(struct route_state)),
                 .rows_max = rows_max,
         };
         struct reason reason = REASON_INIT;

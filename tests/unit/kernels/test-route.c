@@ -2,6 +2,7 @@
 /* The router's choice on every backend, and what backends refuse. */
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -27,6 +28,7 @@ static struct choice choose(struct device *d, struct op_route op, const float *l
         op.n = 1;
         op.logits = device_put(d, logits, op.experts * sizeof(*logits));
         op.bias = bias ? device_put(d, bias, op.experts * sizeof(*bias)) : DEVICE_NULL;
+        cap *= 1000;
         op.caps = device_put(d, &cap, sizeof(cap));
         op.ids = device_put(d, NULL, sizeof(c.ids));
         op.weights = device_put(d, NULL, sizeof(c.weights));
@@ -196,6 +198,27 @@ TEST(scores_that_are_not_finite_come_last_and_weigh_nothing) {
         everywhere(check_not_finite);
 }
 
+/* Chosen once more, the tally is twice what the rows' experts come to; who keeps none loses nothing by it. */
+static void check_tally(struct device *d, const struct op_route *op) {
+        size_t pairs = (size_t) op->n * op->k;
+        uint32_t *tally = calloc(op->experts, sizeof(*tally)), *expected = calloc(op->experts, sizeof(*expected));
+        int32_t *ids = calloc(pairs, sizeof(*ids));
+        struct op_route uncounted = *op;
+
+        assert_se(tally && expected && ids);
+        uncounted.tally = DEVICE_NULL;
+        assert_se(d->ops->route(d->stream, op) == 0 && d->ops->route(d->stream, &uncounted) == 0);
+        device_get(d, ids, op->ids, pairs * sizeof(*ids));
+        device_get(d, tally, op->tally, op->experts * sizeof(*tally));
+        for (size_t i = 0; i < pairs; i++)
+                if (ids[i] >= 0)
+                        expected[ids[i]] += 2;
+        assert_se(memcmp(tally, expected, op->experts * sizeof(*tally)) == 0);
+        free(ids);
+        free(expected);
+        free(tally);
+}
+
 /* dim experts, heads of them chosen; option: bits 0 and 1 the gate, 2 a bias, 3 groups, 4 a table, 5 the
  * weights are the result, else the experts and how many */
 static float *try_route(struct device *d, const struct trial *t, size_t *ret_width) {
@@ -224,7 +247,7 @@ static float *try_route(struct device *d, const struct trial *t, size_t *ret_wid
                             : i % 13 == 0 ? logits[i] * 30.0f
                                           : rintf(logits[i] * 8.0f) / 4.0f * (i % 2 ? 1.0f : -1.0f);
         for (size_t i = 0; i < n; i++) {
-                caps[i] = (int32_t) (sample_u32(&s) % (k + 2));
+                caps[i] = (int32_t) (sample_u32(&s) % (k * 1000 + 2000));
                 token_ids[i] = (int32_t) (sample_u32(&s) % 6);
         }
         for (size_t i = 0; i < 5 * k; i++)
@@ -238,7 +261,9 @@ static float *try_route(struct device *d, const struct trial *t, size_t *ret_wid
         op.ids = device_put(d, NULL, n * (k + 1) * sizeof(int32_t));
         op.counts = device_offset(op.ids, n * k * sizeof(int32_t));
         op.weights = device_put(d, NULL, n * k * sizeof(float));
+        op.tally = device_put(d, NULL, experts * sizeof(uint32_t));
         assert_se(d->ops->route(d->stream, &op) == 0);
+        check_tally(d, &op);
         return trial_result(d, t->option & 32 ? op.weights : op.ids, t->count, k, ret_width);
 }
 

@@ -203,7 +203,9 @@ TEST(further_mistakes_are_told_likewise) {
         refused("[Budget uid:0]\nExpertsMax=1.", "three decimals");
         refused("[Budget uid:0]\nExpertsMax=1024.001", "up to 1024");
         refused("[Budget uid:0]\nWeight=0", "Weight=0: 1 to 10000");
-        refused("[Budget uid:0]\nLatencyTarget=5ms", "not a key of [Budget]; it knows ExpertsMax, Weight");
+        refused("[Budget uid:0]\nWeigh=5", "Weigh=: not a key of [Budget]; it knows ExpertsMax, ExpertsMin, Weight");
+        refused("[Budget uid:0]\nweight=5", "weight=: not a key of [Budget]");
+        refused("[Budget uid:0]\nClass=urgent", "Class=urgent: interactive, batch or idle is allowed");
         refused("[Budget someone]\nWeight=1", "[Budget someone]: 'someone' is no principal");
         refused("[Budget]\nWeight=1", "is no principal");
         refused("[Daemons]\nRowsMax=0", "[Daemons]: no such section; there are [Daemon], [Limits], [Model NAME]");
@@ -358,7 +360,7 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
                  &report);
         assert_se(c && c->rows_max == 20 && c->threads == 10 && c->spin_usec == 5);
         assert_se(strcmp(config_default_model(c)->name, "m") == 0);
-        assert_se(c->budgets.n_rules == 1 && c->budgets.rules[0].keys == 3);
+        assert_se(c->budgets.n_rules == 1 && c->budgets.rules[0].keys == (1u << POLICY_KEY_EXPERTS_MAX | 1u << POLICY_KEY_WEIGHT));
         assert_se(strstr(c->budgets.rules[0].sources[POLICY_KEY_WEIGHT], "moed.conf.d/20-b.conf:4"));
         config_free(c);
         write_file("moed.conf.d/20-b.conf", "[Daemon]\nRowsMax=a\n");
@@ -366,7 +368,8 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
         config_report_deinit(&report);
 }
 
-/* Uncommented, the [Daemon] and [Limits] of the example must be valid and say just what holds without them. */
+/* Uncommented, the [Daemon], [Limits] and [Budget default] of the example must be valid and say just what holds without
+ * them. */
 TEST(the_example_shows_the_defaults) {
         char text[16384] = "", line[512];
         FILE *f = fopen(EXAMPLE, "r");
@@ -388,6 +391,12 @@ TEST(the_example_shows_the_defaults) {
         assert_se(example->drain_timeout_nsec == defaults->drain_timeout_nsec);
         assert_se(example->socket_mode == defaults->socket_mode);
         assert_se(memcmp(&example->limits, &defaults->limits, sizeof(example->limits)) == 0);
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++) {
+                struct policy built_in = POLICY_DEFAULT;
+
+                assert_se(example->budgets.rules[0].keys & (1u << key));
+                assert_se(policy_key_get(&example->budgets.rules[0].policy, key) == policy_key_get(&built_in, key));
+        }
         config_free(example);
         config_free(defaults);
         config_report_deinit(&report);
@@ -412,6 +421,65 @@ TEST(a_user_instance_reads_the_users_own_folder) {
         assert_se(setenv("XDG_CONFIG_HOME", path_of("elsewhere"), 1) == 0);
         assert_se(config_load(&c, NULL, CONFIG_USER, &report) == 0 && !c->source && c->rows_max == 512);
         config_free(c);
+}
+
+TEST(saved_budgets_are_read_apart_from_the_configuration) {
+        struct config_report report;
+        struct config *c;
+
+        assert_se(unsetenv("STATE_DIRECTORY") == 0);
+        folder_make();
+        write_file("moed.conf.saved", "[Budget uid:0]\nWeight=9\n");
+        c = load("[Budget uid:0]\nWeight=5\n", &report);
+        assert_se(c && c->budgets.rules[0].policy.weight == 5);
+        assert_se(c->saved.n_rules == 1 && c->saved.rules[0].policy.weight == 9);
+        assert_se(strcmp(c->saved_path, path_of("moed.conf.saved")) == 0);
+        assert_se(strstr(c->saved.rules[0].sources[POLICY_KEY_WEIGHT], "moed.conf.saved:2"));
+        config_free(c);
+
+        assert_se(mkdir(path_of("state"), 0700) == 0);
+        assert_se(setenv("STATE_DIRECTORY", path_of("state:/nowhere"), 1) == 0);
+        write_file("state/budget.conf", "[Budget uid:0]\nWeight=10\n");
+        c = load(NULL, &report);
+        assert_se(c && c->saved.rules[0].policy.weight == 10);
+        config_free(c);
+        write_file("state/budget.conf", "[Budget uid:0]\nWeight=0\n[Daemon]\nRowsMax=1\n");
+        assert_se(!load(NULL, &report) && report.n_errors == 2);
+        assert_se(reported(&report, true, "state/budget.conf:3: [Daemon]: only [Budget PRINCIPAL] may stand in this file"));
+        config_report_deinit(&report);
+
+        /* The user's instance, without the service manager. */
+        report = (struct config_report) CONFIG_REPORT_NULL;
+        assert_se(unsetenv("STATE_DIRECTORY") == 0 && unsetenv("XDG_STATE_HOME") == 0 && setenv("HOME", folder, 1) == 0);
+        assert_se(config_load(&c, NULL, CONFIG_USER, &report) == 0);
+        assert_se(strcmp(c->saved_path, path_of(".local/state/moed/budget.conf")) == 0 && c->saved.n_rules == 0);
+        config_free(c);
+        assert_se(unsetenv("HOME") == 0 && config_load(&c, NULL, CONFIG_USER, &report) == 0 && !c->saved_path);
+        config_free(c);
+}
+
+TEST(every_budget_that_is_written_is_read_back) {
+        struct config_report report;
+        struct config *c = load("[Budget uid:0]\nExpertsMax=1.001\nExpertsMin=0.5\nWeight=7\nClass=batch\nLatencyTarget=1001us\n"
+                                "ActivationRate=123\nActivationBurst=auto\nOnEmpty=wait\nAdaptive=no\nKvMax=65537\n"
+                                "QueueMax=1\nSessionMax=1T\n[Budget unit:a\\x2db]\n[Budget gid:0]\nWeight=2\n",
+                                &report);
+        struct config *again;
+        char *text;
+
+        assert_se(c && policy_table_write(&c->budgets, &text) == 0);
+        assert_se(config_new(&again) == 0 && config_parse_saved(again, "saved", text, strlen(text), &report) == 0);
+        assert_se(report.n_errors == 0 && again->saved.n_rules == 3);
+        for (size_t i = 0; i < 3; i++) {
+                struct policy_rule *a = &c->budgets.rules[i], *b = &again->saved.rules[i];
+
+                assert_se(policy_principal_equal(&a->principal, &b->principal) && a->keys == b->keys);
+                for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                        assert_se(policy_key_get(&a->policy, key) == policy_key_get(&b->policy, key));
+        }
+        free(text);
+        config_free(c);
+        config_free(again);
 }
 
 TEST(models_of_the_command_line_join_those_of_the_file) {
