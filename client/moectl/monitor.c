@@ -13,7 +13,7 @@
 static const struct pane_column principal_columns[] = {
         { "PRINCIPAL" },       { "CONN", true },  { "RUN", true },   { "WAIT", true },     { "EXPERTS", true },
         { "CAP", true },       { "WEIGHT", true }, { "SHARE", true }, { "TOKENS/S", true }, { "PROMPT/S", true },
-        { "KV-PAGES", true },
+        { "CACHED", true },    { "KV-PAGES", true },
 };
 
 static const struct pane_column request_columns[] = {
@@ -75,6 +75,22 @@ static void milli_cell(struct pane *pane, const struct json *json, const char *k
                 pane_number(pane, none, "-");
 }
 
+/* Of all prompt tokens, how many came from the prefix cache: in percent, NAN when there were none. */
+static double cached_share(const struct json *json, const char *cached, const char *computed) {
+        double found = (double) json_get_uint(json, cached, 0), all = found + (double) json_get_uint(json, computed, 0);
+
+        return json_get(json, cached) && all > 0 ? 100 * found / all : NAN;
+}
+
+static void cached_cell(struct pane *pane, const struct json *budget) {
+        double share = cached_share(budget, "cached", "prompt");
+
+        if (isnan(share))
+                pane_number(pane, -1, "-");
+        else
+                pane_number(pane, share, "%.0f%%", share);
+}
+
 static void line(struct monitor *m, unsigned i, const char *format, ...) _printf_(3, 4);
 static void line(struct monitor *m, unsigned i, const char *format, ...) {
         _cleanup_(freep) char *escaped = NULL;
@@ -104,11 +120,15 @@ static void line_work(struct monitor *m, const struct monitor_sample *before, co
 static void line_load(struct monitor *m, const struct json *stats) {
         uint64_t pages = json_get_uint(stats, "kv_pages", 0), free_pages = json_get_uint(stats, "kv_pages_free", 0);
         uint64_t used = pages - MIN(pages, free_pages);
+        double share = cached_share(stats, "tokens_cached", "tokens_prompt");
+        char cached[48] = "";
 
+        if (!isnan(share))
+                snprintf(cached, sizeof(cached), "; %.0f%% of prompts from the cache", share);
         line(m, 2, "%" PRIu64 " requests run, %" PRIu64 " wait; %" PRIu64 " connections of %" PRIu64 " users; KV %" PRIu64
-             " of %" PRIu64 " pages (%.1f%%)", json_get_uint(stats, "streams_running", 0),
+             " of %" PRIu64 " pages (%.1f%%)%s", json_get_uint(stats, "streams_running", 0),
              json_get_uint(stats, "streams_waiting", 0), json_get_uint(stats, "peers", 0), json_get_uint(stats, "users", 0),
-             used, pages, pages ? 100.0 * (double) used / (double) pages : 0.0);
+             used, pages, pages ? 100.0 * (double) used / (double) pages : 0.0, cached);
 }
 
 static void line_models(struct monitor *m, const struct json *models) {
@@ -209,6 +229,7 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         pane_number(pane, share, "%.1f%%", share);
         rate_cell(pane, grown(old, budget, "generated") / seconds);
         rate_cell(pane, grown(old, budget, "prompt") / seconds);
+        cached_cell(pane, budget);
         pane_number(pane, (double) t.kv_pages, "%" PRIu64, t.kv_pages);
 }
 
