@@ -180,8 +180,8 @@ static const struct json *budget_named(const struct json *budget, const char *na
         return NULL;
 }
 
-/* What it got of the machine: time by the daemon's own account, where it tells it, else rows. One who was not there before
- * got all of it since. */
+/* What it got of the machine: time by the daemon's own account, where it tells it, else rows. One who was not there
+ * before got all of it since. */
 static double service(const struct monitor_sample *before, const struct json *now) {
         static const struct json nothing = { .type = JSON_OBJECT };
         const struct json *old = budget_named(before->budget, json_get_text(now, "principal", ""));
@@ -212,7 +212,8 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         const char *name = json_get_text(budget, "principal", "");
         const struct json *old = budget_named(before->budget, name);
         struct tally t = tally_of(now->ps, name);
-        double seconds = seconds_between(before, now), rows = grown(old, budget, "row_layers");
+        double seconds = seconds_between(before, now);
+        double rows = grown(old, budget, "row_layers"), activations = grown(old, budget, "activations");
         double share = all > 0 ? 100 * service(before, budget) / all : 0;
 
         pane_row(pane, name, name);
@@ -221,7 +222,7 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         pane_number(pane, (double) t.running, "%" PRIu64, t.running);
         pane_number(pane, (double) t.waiting, "%" PRIu64, t.waiting);
         if (rows > 0)
-                pane_number(pane, grown(old, budget, "activations") / rows, "%.2f", grown(old, budget, "activations") / rows);
+                pane_number(pane, activations / rows, "%.2f", activations / rows);
         else
                 pane_number(pane, -1, "-");
         milli_cell(pane, budget, "experts_max_milli", INFINITY);

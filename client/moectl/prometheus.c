@@ -24,7 +24,7 @@ struct metric {
 #define GAUGE(_key, _help) { #_key, #_key, "gauge", _help }
 
 static const struct metric daemon_metrics[] = {
-        { NULL, "info", "gauge", "Version of the daemon, and the instruction set that it chose.", 0, { "version", "backend" } },
+        { NULL, "info", "gauge", "Version of the daemon, and the instructions it chose.", 0, { "version", "backend" } },
         { "uptime_msec", "uptime_seconds", "gauge", "Time since the daemon started.", 1e-3 },
         GAUGE(models, "Models on offer."),
         { "peers", "connections", "gauge", "Programs that are connected." },
@@ -87,7 +87,7 @@ static const struct metric model_metrics[] = {
 
 static const struct metric principal_metrics[] = {
         COUNTER(activations, "Experts evaluated for the principal, over rows and layers."),
-        COUNTER(row_layers, "Its rows, times the layers with experts that each went through: by this, the mean of experts."),
+        COUNTER(row_layers, "Its rows times layers with experts: activations over this are the mean of experts."),
         { "served_nsec", "served_seconds_total", "counter", "Computing time that it was charged.", SECONDS_OF_NSEC },
         { "prompt", "tokens_prompt_total", "counter", "Its rows that were prompt." },
         { "cached", "tokens_cached_total", "counter", "Its prompt tokens found in the prefix cache." },
