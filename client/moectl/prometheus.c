@@ -93,6 +93,7 @@ static const struct metric principal_metrics[] = {
         { "cached", "tokens_cached_total", "counter", "Its prompt tokens found in the prefix cache." },
         { "generated", "tokens_generated_total", "counter", "Its rows that were generated." },
         GAUGE(connections, "Its programs that are connected."),
+        GAUGE(kv_bytes, "What it holds of the memory for keys and values."),
         GAUGE(streams, "Its generations, waiting ones included."),
         { "experts_max_milli", "experts_max", "gauge", "ExpertsMax=; 0: no limit.", 1e-3 },
         { "experts_min_milli", "experts_min", "gauge", "ExpertsMin=.", 1e-3 },

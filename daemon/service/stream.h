@@ -86,6 +86,9 @@ void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
 
+/* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
+void stream_end_full(struct stream *stream, const char *sentence);
+
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
 /* The policy of its peer is new. -ENOMEM. */
@@ -112,6 +115,9 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 void stream_advance(struct stream *stream, const struct step_part *part);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 

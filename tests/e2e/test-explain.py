@@ -78,9 +78,10 @@ def a_change_in_the_middle_begins_a_stretch(d):
         (4000, "model", None), (2000, "ExpertsMax", "ExpertsMax=2 of %s (moectl budget set)" % ME),
         (1000, "ExpertsMax", "ExpertsMax=1 of %s (moectl budget set)" % ME)], got
     assert 0 == got[0][0] < got[1][0] < got[2][0]
-    # P1 over the stretches, exactly.
+    # P1 over the stretches; what adaptive counts save up, and do not spend in the end, is two tokens' worth.
     layers, ends = told["moe_layers"], [s[0] for s in got[1:]] + [told["rows"]]
-    assert told["activations"] == sum((end - s[0]) * s[1] * layers // 1000 for s, end in zip(got, ends)), told
+    allowed = sum((end - s[0]) * s[1] * layers // 1000 for s, end in zip(got, ends))
+    assert 0 <= allowed - told["activations"] <= 2 * 4 * layers, (allowed, told)
 
 
 def its_share_of_the_batches_is_told(d):
