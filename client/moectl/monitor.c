@@ -295,13 +295,17 @@ static void prompt_cell(struct pane *pane, const struct json *request) {
                 pane_number(pane, (double) all, "%" PRIu64, all);
 }
 
+/* "waiting, 2, 1.5 s": behind how many, and for how long at a guess. */
 static void state_cell(struct pane *pane, const struct json *request) {
-        uint64_t position = json_get_uint(request, "position", 0);
-        char text[48];
+        uint64_t position = json_get_uint(request, "position", 0), estimate = json_get_uint(request, "estimate_nsec", 0);
+        char text[64];
+        size_t used = 0;
 
-        snprintf(text, sizeof(text), "%s", json_get_text(request, "state", ""));
+        used += (size_t) snprintf(text, sizeof(text), "%.16s", json_get_text(request, "state", ""));
         if (position > 0)
-                snprintf(text, sizeof(text), "%.20s, %" PRIu64, json_get_text(request, "state", ""), position);
+                used += (size_t) snprintf(text + used, sizeof(text) - used, ", %" PRIu64, position);
+        if (estimate > 0)
+                snprintf(text + used, sizeof(text) - used, ", %.1f s", (double) estimate / 1e9);
         pane_text(pane, text);
 }
 

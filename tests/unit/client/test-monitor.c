@@ -90,7 +90,7 @@ static struct monitor_sample second(void) {
                       "{\"peers\": [{\"principal\": \"uid:1\", \"name\": \"x\", \"streams\": 2, \"queued\": 1, \"kv_pages\": 3,"
                       "\"requests\": [{\"number\": 7, \"generated\": 35, \"prompt\": 5, \"prompt_done\": 5, \"state\": \"running\"},"
                       "{\"number\": 8, \"generated\": 0, \"prompt\": 9, \"prompt_done\": 4, \"state\": \"waiting\","
-                      "\"position\": 2}]}]}");
+                      "\"position\": 2, \"estimate_nsec\": 1500000000}]}]}");
 }
 
 static bool cells_are(const struct pane *pane, const char *id, const char *const texts[]) {
@@ -121,7 +121,7 @@ TEST(rates_are_what_came_between_two_looks) {
                                                                        "-", "75%", "0" }));
         assert_se(cells_are(&m.requests, "7", (const char *[]) { "7", "uid:1", "x", "", "running", "5", "35", "12.5", "-", "-",
                                                                  "0" }));
-        assert_se(cells_are(&m.requests, "8", (const char *[]) { "8", "uid:1", "x", "", "waiting, 2", "4/9", "0", "-", "-",
+        assert_se(cells_are(&m.requests, "8", (const char *[]) { "8", "uid:1", "x", "", "waiting, 2, 1.5 s", "4/9", "0", "-", "-",
                                                                  "-", "0" }));
         monitor_deinit(&m);
         monitor_sample_deinit(&before);
