@@ -690,6 +690,16 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_tell_progress(stream);
 }
 
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
+}
+
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
         uint64_t rows = 0;
 
@@ -700,16 +710,6 @@ void streams_count_pass(struct stream *const *streams, const struct step_part *p
                 streams[i]->trace.rows += parts[i].count;
                 streams[i]->trace.batch_rows += rows;
         }
-}
-
-void stream_given_up(struct stream *stream) {
-        stream->rows_flying = 0;
-        if (stream->cancelled)
-                stream_end(stream, WIRE_DONE_CANCELLED);
-        else
-                stream_schedule(stream);
-        if (stream->peer)
-                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {
