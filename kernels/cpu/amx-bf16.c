@@ -62,8 +62,33 @@ struct format_bf16 {
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
 
+/* Constants are loaded: compilers would make many of them from a general register, each time, in the one part of the
+ * processor that is left to floating-point numbers beside the matrix unit's products. */
+#define ALL_WORDS(_name, _value) _Alignas(64) static const uint16_t _name[32] = {[0 ... 31] = (_value)}
+ALL_WORDS(words_15, 15);
+
+ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
+        __m512i v;
+
+        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*from));
+        return v;
+}
+
+#define constant(_name) constant_at((const __m512i *) (_name))
+
 ALWAYS_INLINE __m512 half(uint16_t h) {
         return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
+}
+
+/* The low nibbles of 16 bytes, then the high ones. */
+ALWAYS_INLINE __m512i nibble_words(const uint8_t *q) {
+        __m256i w = _mm256_cvtepu8_epi16(load128(q));
+
+        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant(words_15))), _mm256_srli_epi16(w, 4));
+}
+
+ALWAYS_INLINE void put(uint16_t *dst, __m512i codes, __m512i table) {
+        _mm512_store_si512(dst, _mm512_permutexvar_epi16(codes, table));
 }
 
 /* Sixteen and sixteen whole numbers of a byte, times a and b. */
@@ -79,6 +104,15 @@ ALWAYS_INLINE void unpack_q8_0(uint16_t *dst, const uint8_t *block) {
         __m512 d = half(b->d);
 
         put_bytes(dst, load256(b->q), d, d);
+}
+
+/* The values of a block's codes, looked up in a table of all. */
+ALWAYS_INLINE void unpack_mxfp4(uint16_t *dst, const uint8_t *block) {
+        const struct block_mxfp4 *b = (const struct block_mxfp4 *) block;
+        __m512 levels = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(quant_levels_fp4)));
+        __m256i table = (__m256i) _mm512_cvtneps_pbh(levels * _mm512_set1_ps(half_e8m0(b->e)));
+
+        put(dst, nibble_words(b->q), _mm512_castsi256_si512(table));
 }
 
 /* 32 columns read in place. */
@@ -413,10 +447,13 @@ ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
         }
 
 BLOCKS_OF_32(q8_0, sizeof(struct block_q8_0))
+BLOCKS_OF_32(mxfp4, sizeof(struct block_mxfp4))
 BLOCKS_OF_32(bf16, STEP * sizeof(uint16_t))
 
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type) {
-        static dot_fn *const dot[_QUANT_MAX] = {[QUANT_Q8_0] = of_q8_0, [QUANT_BF16] = of_bf16};
+        static dot_fn *const dot[_QUANT_MAX] = {
+                [QUANT_Q8_0] = of_q8_0, [QUANT_MXFP4] = of_mxfp4, [QUANT_BF16] = of_bf16,
+        };
 
         if (dot[type] && job->cols % STEP == 0)
                 dot[type](job);

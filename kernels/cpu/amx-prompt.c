@@ -17,7 +17,7 @@ enum {
         ROWS = AMX_GROUPS * GROUP_ROWS, /* weight rows at a time */
         HALF_PAGE = PANEL_ALIGN / 2,    /* of a group's bytes of a block, or a panel's */
         MANY_PANELS = 4,                /* from so many on, weights are unpacked in two steps */
-        SLOTS = 16,                     /* pieces of other work between a step's products */
+        SLOTS = 8,                      /* pieces of other work between the products of half a block */
 };
 
 _Static_assert(sizeof(requant_tiles) == PANEL_ALIGN && REQUANT_COLS * PANEL_ROWS == PANEL_ALIGN, "pages");
@@ -135,17 +135,16 @@ ALWAYS_INLINE void add_rows(const struct products *p, uint32_t panel, int group,
         }
 }
 
-/* Piece i of SLOTS; those of the panel whose acc is in half `first` of its page come first. */
-ALWAYS_INLINE void add_piece(const struct products *p, int i, uint32_t first) {
-        uint32_t panel = i < SLOTS / 2 ? first : 1 - first;
-
+/* Piece i of a panel's SLOTS. */
+ALWAYS_INLINE void add_piece(const struct products *p, uint32_t panel, int i) {
         if (panel < p->panels)
-                add_rows(p, panel, i / 4 % 2, i % 4 * 4);
+                add_rows(p, panel, i / 4, i % 4 * 4);
 }
 
 static void add_all(const struct products *p) {
-        for (int i = 0; i < SLOTS; i++)
-                add_piece(p, i, 0);
+        for (uint32_t panel = 0; panel < p->panels; panel++)
+                for (int i = 0; i < SLOTS; i++)
+                        add_piece(p, panel, i);
 }
 
 /* What goes on beside the products. */
@@ -157,18 +156,15 @@ struct beside {
 
 #define SLOT(_i)                                                                                             \
         do {                                                                                                 \
-                add_piece(beside.before, (_i), 1 - first);                                                   \
+                add_piece(beside.before, 1 ^ loaded, (_i));                                                  \
                 if (beside.groups > 0)                                                                       \
-                        unpack_part(k, &half[0], beside.group, (_i) % 8, f);                                 \
+                        unpack_part(k, &half[0], beside.group, (_i), f);                                     \
                 if (beside.groups > 1)                                                                       \
-                        unpack_part(k, &half[1], 1, (_i) % 8, f);                                            \
-                if (beside.groups > 0 && (_i) == SLOTS - 3)                                                  \
-                        compute_parameters(job, k, beside.group, f);                                         \
-                if (beside.groups > 1 && (_i) == SLOTS - 1)                                                  \
-                        compute_parameters(job, k, 1, f);                                                    \
+                        unpack_part(k, &half[1], 1, (_i), f);                                                \
         } while (0)
 
-/* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. */
+/* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. What is stored
+ * meanwhile lies in the other half of its page than what is loaded. */
 ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sums, const requant_tiles *tiles, const char *x0,
                             const char *x1, bool two, uint32_t first, struct beside beside, struct format f) {
         struct requant_half half[AMX_GROUPS];
@@ -179,31 +175,34 @@ ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sum
                 AMX_ZERO(2);
                 AMX_ZERO(3);
         }
-        UNROLL for (int turn = 0; turn < 2; turn++) {
-                size_t at = (first ^ (uint32_t) turn) * HALF_PAGE;
+        for (uint32_t turn = 0; turn < 2; turn++) {
+                uint32_t loaded = first ^ turn;
+                size_t at = loaded * HALF_PAGE;
                 const char *a = (const char *) tiles + at, *b0 = x0 + at, *b1 = x1 + at;
 
                 if (beside.groups > 0)
-                        half[0] = half_at(job, k, beside.group, 1 ^ first ^ (uint32_t) turn, f);
+                        half[0] = half_at(job, k, beside.group, 1 ^ loaded, f);
                 if (beside.groups > 1)
-                        half[1] = half_at(job, k, 1, 1 ^ first ^ (uint32_t) turn, f);
+                        half[1] = half_at(job, k, 1, 1 ^ loaded, f);
                 UNROLL for (int v = 0; v < 2; v++) {
                         AMX_LOAD_AT(4, a, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
                         AMX_LOAD_AT(6, b0, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
                         AMX_DOT_S8_S8(0, 4, 6);
-                        SLOT(8 * turn + 4 * v);
+                        SLOT(4 * v);
                         AMX_LOAD_AT(5, a, PANEL_ALIGN + v * AMX_TILE_BYTES, AMX_ROW_BYTES);
                         AMX_DOT_S8_S8(1, 5, 6);
-                        SLOT(8 * turn + 4 * v + 1);
+                        SLOT(4 * v + 1);
                         if (two) {
                                 AMX_LOAD_AT(7, b1, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
                                 AMX_DOT_S8_S8(2, 4, 7);
                         }
-                        SLOT(8 * turn + 4 * v + 2);
+                        SLOT(4 * v + 2);
                         if (two)
                                 AMX_DOT_S8_S8(3, 5, 7);
-                        SLOT(8 * turn + 4 * v + 3);
+                        SLOT(4 * v + 3);
                 }
+                if (beside.groups > 1 || (beside.groups > 0 && turn == 1))
+                        compute_parameters(job, k, beside.groups > 1 ? (int) turn : beside.group, f);
         }
         AMX_STORE_AT(0, sums, 0, AMX_ROW_BYTES);
         AMX_STORE_AT(1, sums, AMX_TILE_BYTES, AMX_ROW_BYTES);
@@ -313,7 +312,7 @@ ALWAYS_INLINE void begin(const struct dot_job *job, struct work *k, struct forma
                 for (uint32_t h = 0; h < 2; h++) {
                         struct requant_half half = half_at(job, k, g, h, f);
 
-                        for (int i = 0; i < 8; i++)
+                        for (int i = 0; i < SLOTS; i++)
                                 unpack_part(k, &half, g, i, f);
                 }
                 compute_parameters(job, k, g, f);
@@ -375,13 +374,12 @@ REQUANTISED(q4_1, 32, q)
 REQUANTISED(q5_0, 32, q)
 REQUANTISED(q5_1, 32, q)
 REQUANTISED(iq4_nl, 32, q)
-REQUANTISED(mxfp4, 32, q)
 
 dot_fn *dot_requantised_amx(enum quant_type type) {
         static dot_fn *const dot[_QUANT_MAX] = {
                 [QUANT_Q4_K] = of_q4_k, [QUANT_Q5_K] = of_q5_k, [QUANT_Q6_K] = of_q6_k,     [QUANT_IQ4_XS] = of_iq4_xs,
                 [QUANT_Q4_0] = of_q4_0, [QUANT_Q4_1] = of_q4_1, [QUANT_Q5_0] = of_q5_0,     [QUANT_Q5_1] = of_q5_1,
-                [QUANT_MXFP4] = of_mxfp4, [QUANT_IQ4_NL] = of_iq4_nl,
+                [QUANT_IQ4_NL] = of_iq4_nl,
         };
 
         return dot[type];

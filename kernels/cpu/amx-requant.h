@@ -9,7 +9,6 @@
  * the latter are preferred. Constants are loaded: compilers would make them in that same port, each time. */
 
 #include "group-256.h"
-#include "quant-part.h"
 
 enum {
         REQUANT_COLS = 256,
@@ -73,8 +72,6 @@ CONSTANT(int16_t, even_16, FOUR(0, 2, 4, 6, 8, 10, 12, 14));
 CONSTANT(int16_t, even_q4_0, FOUR(-8, -6, -4, -2, 0, 2, 4, 6));
 CONSTANT(int16_t, even_iq4, FOUR(-127, -83, -49, -22, 1, 25, 53, 89));
 CONSTANT(int16_t, odd_iq4, FOUR(-104, -65, -35, -10, 13, 38, 69, 113));
-CONSTANT(int16_t, even_fp4, FOUR(0, 2, 4, 8, 0, -2, -4, -8));
-CONSTANT(int16_t, odd_fp4, FOUR(1, 3, 6, 12, -1, -3, -6, -12));
 #define EVEN_32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 CONSTANT(int16_t, even_32, EVEN_32, EVEN_32);
 #define EVEN_Q5_0 -16, -14, -12, -10, -8, -6, -4, -2, 0, 2, 4, 6, 8, 10, 12, 14
@@ -228,11 +225,11 @@ ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], c
 
 /* Blocks of 32, `there` of the eight; `levels`: the largest magnitude of a level. */
 ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at, uint32_t there,
-                                 size_t block_bytes, float levels, float one, __m512 (*factor)(__m512i head)) {
+                                 size_t block_bytes, float levels, float one) {
         __m512 d[8], largest = _mm512_setzero_ps();
 
         for (uint32_t j = 0; j < 8; j++) {
-                d[j] = j < there ? factor(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
+                d[j] = j < there ? low_halves(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
                 largest = larger(largest, d[j]);
         }
         store_parameters(t, scale, d, NULL, largest * _mm512_set1_ps(levels), one);
@@ -253,29 +250,19 @@ ALWAYS_INLINE void parameters_min_32(struct requant_tables *t, float scale[16], 
         store_parameters(t, scale, d, m, largest, 256.0f);
 }
 
-/* quant-part.h: half_e8m0() */
-ALWAYS_INLINE __m512 factor_e8m0(__m512i head) {
-        __m512i e = _mm512_and_si512(head, _mm512_set1_epi32(255));
-        __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-        __mmask16 tiny = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
-
-        return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(bits, tiny, _mm512_set1_epi32(0x200000), e));
-}
-
-#define PARAMETERS_32(_name, _levels, _one, _factor)                                                         \
+#define PARAMETERS_32(_name, _levels, _one)                                                                  \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
-                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _levels, _one, _factor); \
+                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _levels, _one);          \
         }
 #define PARAMETERS_MIN_32(_name, _top)                                                                       \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
                 parameters_min_32(t, scale, g, at, there, sizeof(struct block_##_name), _top);               \
         }
-PARAMETERS_32(q4_0, 8.0f, 256.0f, low_halves)
-PARAMETERS_32(q5_0, 16.0f, 256.0f, low_halves)
-PARAMETERS_32(iq4_nl, 127.0f, 32768.0f, low_halves)
-PARAMETERS_32(mxfp4, 12.0f, 256.0f, factor_e8m0)
+PARAMETERS_32(q4_0, 8.0f, 256.0f)
+PARAMETERS_32(q5_0, 16.0f, 256.0f)
+PARAMETERS_32(iq4_nl, 127.0f, 32768.0f)
 PARAMETERS_MIN_32(q4_1, 15.0f)
 PARAMETERS_MIN_32(q5_1, 31.0f)
 
@@ -345,10 +332,10 @@ ALWAYS_INLINE __m512i high_bytes_of(__m512i x, __m512i y) {
         return _mm512_ternarylogic_epi32(_mm512_srli_epi16(x, 8), y, constant_at(high_bytes), 0xf8);
 }
 
-/* What codes stand for: levels of the even ones, and of the odd ones, if those are not one more each. */
+/* What codes stand for: levels of the even ones; and of the odd ones, unless those are one more each. Levels that are not
+ * evenly spaced are too large for a in whole numbers: it is a fraction of 2^15 then, and they are taken times 256. */
 struct levels {
         const int16_t *even, *odd;
-        bool fine; /* levels are too large for a in whole numbers: it is a fraction of 2^15, and they are times 256 */
 };
 
 ALWAYS_INLINE __m512i make_table(__m512i parameters, const void *a_places, const void *b_places, struct levels levels) {
@@ -356,16 +343,14 @@ ALWAYS_INLINE __m512i make_table(__m512i parameters, const void *a_places, const
         __m512i b = _mm512_shuffle_epi8(parameters, constant_at(b_places));
         __m512i even = constant_at(levels.even), x, y;
 
-        if (levels.fine)
+        if (levels.odd)
                 x = _mm512_sub_epi16(_mm512_mulhrs_epi16(_mm512_slli_epi16(even, 8), a), b);
         else
                 x = _mm512_sub_epi16(_mm512_mullo_epi16(even, a), b);
         if (!levels.odd)
                 y = _mm512_add_epi16(x, a);
-        else if (levels.fine)
-                y = _mm512_sub_epi16(_mm512_mulhrs_epi16(_mm512_slli_epi16(constant_at(levels.odd), 8), a), b);
         else
-                y = _mm512_sub_epi16(_mm512_mullo_epi16(constant_at(levels.odd), a), b);
+                y = _mm512_sub_epi16(_mm512_mulhrs_epi16(_mm512_slli_epi16(constant_at(levels.odd), 8), a), b);
         return high_bytes_of(x, y);
 }
 
@@ -415,11 +400,10 @@ ALWAYS_INLINE void values_32(const struct requant_half *h, int row, int v, __m51
                 values_16(h, row, _by_32, (struct levels) {__VA_ARGS__});                                    \
         }
 VALUES_16(q4_k, true, even_16)
-VALUES_16(iq4_xs, false, even_iq4, odd_iq4, true)
+VALUES_16(iq4_xs, false, even_iq4, odd_iq4)
 VALUES_16(q4_0, false, even_q4_0)
 VALUES_16(q4_1, false, even_16)
-VALUES_16(iq4_nl, false, even_iq4, odd_iq4, true)
-VALUES_16(mxfp4, false, even_fp4, odd_fp4)
+VALUES_16(iq4_nl, false, even_iq4, odd_iq4)
 
 /* Of Q5_K: qh lies before the nibbles, its bits by sub-block. */
 ALWAYS_INLINE void values_of_q5_k(const struct requant_half *h, int row) {
