@@ -159,8 +159,12 @@ struct step_part {
         const uint32_t *used_rows; /* [count], by each of them; owned by the step */
 };
 
-/* One per model; reused for all its steps. */
+/* Reused for one step after the other. */
 int step_new(struct step **ret, struct model *model);
+/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of `other`,
+ * over other sequences, with calls of step_advance() for either in any order. They share the memory that only one layer
+ * needs. */
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max);
 void step_free(struct step *step);
 void step_freep(struct step **step);
 
@@ -171,6 +175,8 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Ends a step that has begun as if the device had failed; nothing if none has. */
+void step_give_up(struct step *step);
 /* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
  * counts once. */
 uint64_t step_experts_read(const struct step *step);

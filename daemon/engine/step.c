@@ -14,23 +14,62 @@ static const struct backend_ops *ops_of(const struct step *s) {
         return s->model->backend->ops;
 }
 
-int step_new(struct step **ret, struct model *model) {
+static int room_new(struct step_room **ret, struct model *model) {
+        struct step_room *room = calloc(1, sizeof(*room));
+        int r;
+
+        if (!room)
+                return -ENOMEM;
+        r = model->backend->ops->stream_new(model->backend, &room->stream);
+        if (r) {
+                free(room);
+                return r;
+        }
+        *ret = room;
+        return 0;
+}
+
+static void room_unref(struct step_room *room, const struct backend_ops *ops) {
+        if (!room || --room->n_ref > 0)
+                return;
+        ops->stream_free(room->stream);
+        ops->buffer_free(room->memory.buffer);
+        free(room);
+}
+
+static int step_new_in(struct step **ret, struct model *model, struct step_room *room, uint32_t rows_max) {
         _cleanup_(step_freep) struct step *s = calloc(1, sizeof(*s));
         int r;
 
         if (!s)
                 return -ENOMEM;
         s->model = model;
-        r = ops_of(s)->stream_new(model->backend, &s->stream);
-        if (r) {
-                s->stream = NULL;
-                return r;
-        }
+        s->room = room;
+        s->stream = room->stream;
+        s->rows_max = rows_max;
+        room->n_ref++;
         r = step_memory_init(s);
         if (r)
                 return r;
         *ret = steal_ptr(s);
         return 0;
+}
+
+int step_new(struct step **ret, struct model *model) {
+        struct step_room *room;
+        int r;
+
+        r = room_new(&room, model);
+        if (r)
+                return r;
+        room->n_ref = 1;
+        r = step_new_in(ret, model, room, model->rows_max);
+        room_unref(room, model->backend->ops);
+        return r;
+}
+
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max) {
+        return step_new_in(ret, other->model, other->room, rows_max);
 }
 
 /* The step is over, well or badly: its sequences are free again. */
@@ -44,13 +83,11 @@ static void release_parts(struct step *s) {
 void step_free(struct step *s) {
         if (!s)
                 return;
-        if (s->stream) {
-                if (s->parts)
-                        (void) ops_of(s)->stream_sync(s->stream);
-                ops_of(s)->stream_free(s->stream);
-        }
+        if (s->parts)
+                (void) ops_of(s)->stream_sync(s->stream);
         release_parts(s);
         step_memory_deinit(s);
+        room_unref(s->room, ops_of(s));
         free(s);
 }
 
@@ -98,7 +135,7 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
                 uint32_t end;
 
                 r = check_part(s, &parts[i]);
-                if (!r && parts[i].count > s->model->rows_max - b->rows)
+                if (!r && parts[i].count > s->rows_max - b->rows)
                         r = ENGINE_E_ROWS;
                 if (r) {
                         release_parts(s);
@@ -232,6 +269,7 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
         }
         s->observed = s->observer;
         s->layer = 0;
+        step_memory_place(s);
         stage(s);
         r = enqueue_begin(s);
         return r ? abandon(s, r) : 0;
@@ -282,11 +320,17 @@ static int finish(struct step *s) {
         return 0;
 }
 
+void step_give_up(struct step *s) {
+        if (s->parts)
+                (void) abandon(s, 0);
+}
+
 int step_advance(struct step *s) {
         int r;
 
         if (!s->parts)
                 return -EINVAL;
+        step_memory_place(s);
         if (s->layer == s->model->info.layers) {
                 r = finish(s);
                 return r ? abandon(s, r) : 0;

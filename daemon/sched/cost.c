@@ -79,7 +79,9 @@ static void cost_fit(struct cost *cost) {
 }
 
 static void cost_update_short(struct cost *cost) {
-        cost->short_rows = cost_prompt_rows(cost, 0, cost->shape.experts_used * 1000, COST_SHORT_NSEC, 4096);
+        struct cost_load nothing = {};
+
+        cost->short_rows = cost_prompt_rows(cost, &nothing, 0, cost->shape.experts_used * 1000, COST_SHORT_NSEC, 4096);
 }
 
 void cost_init(struct cost *cost, const struct cost_shape *shape) {
@@ -152,17 +154,19 @@ uint64_t cost_share_nsec(const struct cost *cost, const struct cost_load *beside
         return to_nsec(load_sum(cost, &own, experts) * cost->speed);
 }
 
-uint32_t cost_prompt_rows(const struct cost *cost, uint32_t position, uint32_t cap_milli, uint64_t nsec, uint32_t max) {
+uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position, uint32_t cap_milli,
+                          uint64_t nsec, uint32_t max) {
+        uint64_t alone = cost_nsec(cost, beside);
         uint32_t low = 1, high = MAX(max, 1u);
 
         while (low < high) {
                 uint32_t middle = low + (high - low + 1) / 2;
-                struct cost_load load = {};
+                struct cost_load load = *beside;
 
                 cost_load_add(cost, &load, &(struct cost_rows) {
                         .rows = middle, .position = position, .prompt = true, .cap_milli = cap_milli,
                 });
-                if (cost_nsec(cost, &load) <= nsec)
+                if (cost_nsec(cost, &load) <= nsec || cost_nsec(cost, &load) - nsec <= alone)
                         low = middle;
                 else
                         high = middle - 1;

@@ -63,7 +63,7 @@ struct cost {
 };
 
 /* What is short enough to be waited for. */
-#define COST_SHORT_NSEC UINT64_C(100000000)
+#define COST_SHORT_NSEC UINT64_C(150000000)
 
 /* Coefficients are guesses until passes are observed. */
 void cost_init(struct cost *cost, const struct cost_shape *shape);
@@ -78,8 +78,10 @@ uint64_t cost_nsec(const struct cost *cost, const struct cost_load *load);
  * the part that there is for any pass. */
 uint64_t cost_share_nsec(const struct cost *cost, const struct cost_load *beside, const struct cost_rows *rows);
 
-/* Rows of a prompt from `position` on whose pass stays within `nsec`, at least 1, at most `max`. */
-uint32_t cost_prompt_rows(const struct cost *cost, uint32_t position, uint32_t cap_milli, uint64_t nsec, uint32_t max);
+/* Rows of a prompt from `position` on that make a pass of the load `beside`, or one of their own where that is empty, take
+ * `nsec` longer at most: at least 1, at most `max`. */
+uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position, uint32_t cap_milli,
+                          uint64_t nsec, uint32_t max);
 
 /* A pass of this load took so long. `experts`: distinct ones, over all layers, or 0 where nobody counted. What is far off
  * counts for less: it waited for a disk or for a processor. `keep`: it was made to be measured and tells for good. */

@@ -35,7 +35,7 @@ static void principal_insert(struct list *principals, struct principal *principa
 static void model_begin(struct sched_model *model) {
         if (model->formed)
                 model->beside = model->load;
-        model->load = (struct cost_load) {};
+        model->load = model->decoding = (struct cost_load) {};
         model->formed = false;
 }
 
@@ -148,7 +148,6 @@ static uint32_t grant_decode(struct sched_stream *stream) {
 
         stream_rotate(&principal->decodes, stream);
         principal->decodes_left--;
-        principal->turn_long = true;
         if (principal->prompts_left > 0)
                 principal->passed_over++;
         return principal_reserve(stream, 1);
@@ -162,6 +161,7 @@ static uint32_t grant_prompt(struct forming *forming, struct sched_stream *strea
         rows = principal_reserve(stream, rows);
         forming->prompt_left -= rows;
         principal->passed_over = 0;
+        principal->turn_long = true;
         stream_rotate(&principal->prompts, stream);
         if (stream->granted + rows == stream->pending)
                 principal->prompts_left--;
@@ -188,6 +188,8 @@ static void forming_grant(struct forming *forming, struct sched_stream *stream) 
         uint64_t nsec = cost_share_nsec(&model->cost, &model->beside, &rows);
 
         cost_load_add(&model->cost, &model->load, &rows);
+        if (stream->decoding)
+                cost_load_add(&model->cost, &model->decoding, &rows);
         model->formed = true;
         forming_pick(forming, stream, n);
         if (!stream->decoding) {
@@ -220,6 +222,14 @@ static void held_move_up(struct forming *forming, uint64_t slack) {
                         principal->counter += MIN(forming->top - principal->counter, behind - slack);
 }
 
+static void model_formed(struct sched_model *model) {
+        if (model->formed)
+                return;
+        model->formed = true;
+        model->ride_rows = cost_prompt_rows(&model->cost, &model->decoding, 0, model->cost.shape.experts_used * 1000,
+                                            COST_SHORT_NSEC, UINT16_MAX);
+}
+
 /* What the pass will take, over all models that have rows in it. */
 static uint64_t forming_forecast(const struct forming *forming) {
         uint64_t nsec = 0;
@@ -231,7 +241,7 @@ static uint64_t forming_forecast(const struct forming *forming) {
                 model->formed = false;
         }
         for (uint32_t i = 0; i < forming->n_picks; i++)
-                forming->picks[i].stream->model->formed = true;
+                model_formed(forming->picks[i].stream->model);
         return nsec;
 }
 

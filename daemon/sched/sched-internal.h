@@ -30,6 +30,8 @@ void principal_part(struct principal *principal);
 /* Takes out a stream that is runnable. */
 void stream_leave(struct scheduler *scheduler, struct sched_stream *stream);
 
+/* Rows of prompts up to which short passes are for them. */
+uint32_t model_short_rows(const struct sched_model *model);
 /* `rows` next rows of the stream, as the cost model wants them. */
 struct cost_rows stream_rows(const struct sched_stream *stream, uint32_t rows);
 /* The one whose rows a further long pass of the principal would have first; NULL: none can or need begin. */

@@ -112,6 +112,7 @@ void stream_leave(struct scheduler *scheduler, struct sched_stream *stream) {
         list_unlink(&stream->link);
         if (stream->decoding) {
                 principal->n_decodes--;
+                stream->model->n_decodes--;
                 scheduler->n_decodes--;
         } else {
                 principal->n_prompts--;
@@ -126,6 +127,7 @@ static void stream_join(struct scheduler *scheduler, struct sched_stream *stream
         if (stream->decoding) {
                 list_append(&principal->decodes, &stream->link);
                 principal->n_decodes++;
+                stream->model->n_decodes++;
                 scheduler->n_decodes++;
         } else {
                 list_append(&principal->prompts, &stream->link);

@@ -82,7 +82,7 @@ struct principal {
         uint32_t decodes_left, prompts_left; /* of them without their rows in the short pass being formed */
         uint32_t passed_over;      /* decode rows given since a prompt that waits last got some */
         uint32_t turn;             /* counts the layers of its passes, see pass_choose() */
-        bool turn_long;            /* its next turn is for a long pass, if it has both */
+        bool turn_long;            /* of its prompts, those that ride had their turn */
         bool begins;               /* its prompts are for a long pass that can begin */
         uint64_t formed_nsec;      /* what the short pass being formed has of it */
         struct list link;          /* in scheduler.principals */
@@ -102,7 +102,7 @@ enum {
 /* The service that one who comes back has ahead of the others. */
 #define SCHED_CREDIT_NSEC UINT64_C(500000000)
 /* The time between tokens that is kept beside long passes for who has no LatencyTarget=. */
-#define SCHED_GAP_NSEC UINT64_C(500000000)
+#define SCHED_GAP_NSEC UINT64_C(300000000)
 /* How long a layer of a long pass is to take at most: while others have work, and while none have. */
 #define SCHED_LAYER_NSEC UINT64_C(100000000)
 #define SCHED_LAYER_ALONE_NSEC UINT64_C(250000000)
@@ -111,7 +111,11 @@ enum {
 struct sched_model {
         struct cost cost;
         uint32_t long_rows_max;   /* of a long pass */
+        uint32_t short_rows_max;  /* of a prompt in short passes, whatever it costs; 0: any */
         struct list idle_passes;  /* that could begin */
+        uint32_t n_decodes;       /* runnable streams of it that decode */
+        uint32_t ride_rows;       /* of a prompt that a short pass takes along with what `decoding` has in COST_SHORT_NSEC */
+        struct cost_load decoding; /* rows of the latest short pass that were no prompts */
         struct cost_load load;    /* of the short pass being formed, */
         struct cost_load beside;  /* and of the latest: what prices are told by */
         bool formed;              /* `load` has something */
@@ -147,7 +151,8 @@ struct sched_pick {
 struct sched_pass {
         struct sched_model *model;
         struct principal *principal;  /* NULL: it is idle */
-        uint64_t layer_nsec;          /* what each layer is charged */
+        uint64_t layer_nsec;          /* what each layer will take */
+        uint64_t others_nsec;         /* of the whole, what others have paid already whose prompts it took along */
         uint32_t layers_left;
         struct cost_load load;
         struct list link;             /* in model->idle_passes or principal->passes */

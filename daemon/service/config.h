@@ -67,7 +67,8 @@ struct config {
         uint32_t threads;            /* 0: as many as the machine has to give */
         uint64_t kv_memory;          /* bytes of KV pages per model */
         enum config_kv_type kv_type;
-        uint32_t rows_max, prompt_rows_max; /* 0: as suits the backend */
+        uint32_t rows_max, prompt_rows_max; /* 0: as many as are computed in a short time */
+        uint32_t long_rows_max;      /* 0: none */
         uint32_t context_max;        /* tokens; 0: the model's own */
         bool context_extend;         /* context_max may be more than that */
         uint32_t spin_usec;

@@ -23,11 +23,13 @@ struct tenant *pages_count(struct offer *offer) {
         return most;
 }
 
+/* Of those that no forward pass holds; NULL: all are held. */
 static struct stream *pages_youngest(struct offer *offer, const struct tenant *tenant) {
         struct stream *stream, *youngest = NULL;
 
         list_for_each(stream, &offer->running, place)
-                if (stream->tenant == tenant && (!youngest || stream->serial > youngest->serial))
+                if (stream->tenant == tenant && stream->rows_flying == 0 &&
+                    (!youngest || stream->serial > youngest->serial))
                         youngest = stream;
         return youngest;
 }
@@ -144,6 +146,8 @@ bool pages_extend(struct stream *stream) {
                 return false;
         while ((r = sequence_reserve(stream->sequence, need)) == ENGINE_E_PAGES) {
                 victim = pages_youngest(offer, pages_count(offer));
+                if (!victim)
+                        victim = stream;
                 stream_evict(victim);
                 if (victim == stream)
                         return false;

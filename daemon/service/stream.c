@@ -702,6 +702,16 @@ void streams_count_pass(struct stream *const *streams, const struct step_part *p
         }
 }
 
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
+}
+
 void stream_not_advanced(struct stream *stream, int error) {
         char sentence[128];
 

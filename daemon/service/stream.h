@@ -115,6 +115,9 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 void stream_advance(struct stream *stream, const struct step_part *part);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 

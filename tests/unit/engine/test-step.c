@@ -228,6 +228,35 @@ static void see(const struct step_view *view, void *context) {
 }
 
 /* P1: no row evaluates more than its allowance says, in any layer, and the account is what was evaluated. */
+TEST(a_step_that_is_given_up_leaves_its_sequences_and_the_steps_beside_it) {
+        struct engine e = engine_open(3, 4);
+        struct sequence *a = sequence(&e, 8), *b = sequence(&e, 8);
+        struct step_part short_part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 4 };
+        struct step_part long_part = { .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8 };
+        struct step *larger;
+
+        assert_se(step_new_beside(&larger, e.step, 8) == 0);
+        step_give_up(larger);
+        assert_se(step_begin(e.step, &long_part, 1) == ENGINE_E_ROWS);
+        assert_se(step_begin(larger, &long_part, 1) == 0 && step_advance(larger) == 1);
+        assert_se(step_begin(e.step, &long_part, 1) == -EINVAL); /* its sequence is in the other */
+        assert_se(step_begin(e.step, &short_part, 1) == 0 && step_advance(e.step) == 1);
+        step_give_up(larger);
+        assert_se(sequence_length(b) == 0 && step_advance(larger) == -EINVAL);
+        while (step_advance(e.step) > 0)
+                continue;
+        assert_se(sequence_length(a) == 4);
+        assert_se(step_begin(larger, &long_part, 1) == 0);
+        step_free(e.step); /* in any order */
+        e.step = larger;
+        while (step_advance(larger) > 0)
+                continue;
+        assert_se(sequence_length(b) == 8);
+        sequence_free(a);
+        sequence_free(b);
+        engine_close(&e);
+}
+
 TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct engine e = engine_open(8, 32);
         struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);

@@ -196,12 +196,12 @@ TEST(rows_for_a_time_are_as_many_as_fit) {
         uint32_t rows;
 
         cost_init(&cost, &shape);
-        rows = cost_prompt_rows(&cost, 100, 8000, 2000000000, 2048);
+        rows = cost_prompt_rows(&cost, &(struct cost_load) {}, 100, 8000, 2000000000, 2048);
         assert_se(rows > 1 && rows < 2048);
         cost_load_add(&cost, &load, &(struct cost_rows) { .rows = rows, .position = 100, .prompt = true, .cap_milli = 8000 });
         assert_se(cost_nsec(&cost, &load) <= 2000000000);
         cost_load_add(&cost, &load, &(struct cost_rows) { .rows = 1, .position = 100 + rows, .prompt = true, .cap_milli = 8000 });
         assert_se(cost_nsec(&cost, &load) > 2000000000);
-        assert_se(cost_prompt_rows(&cost, 0, 8000, 0, 2048) == 1);
-        assert_se(cost_prompt_rows(&cost, 0, 8000, UINT64_MAX, 2048) == 2048);
+        assert_se(cost_prompt_rows(&cost, &(struct cost_load) {}, 0, 8000, 0, 2048) == 1);
+        assert_se(cost_prompt_rows(&cost, &(struct cost_load) {}, 0, 8000, UINT64_MAX, 2048) == 2048);
 }
