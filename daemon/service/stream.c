@@ -519,13 +519,10 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
-                 struct step_part *ret) {
-        uint32_t position = sequence_length(stream->sequence), segment = 0;
-        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers;
+void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                  struct step_budget *budgets) {
+        uint32_t segment = 0, moe_layers = model_info(stream->offer->model)->moe_layers;
 
-        /* Without memory for another stretch, the last one goes on. */
-        (void) stream_update_cap(stream);
         for (uint32_t i = 0; i < rows; i++) {
                 const struct stream_cap *cap;
 
@@ -536,6 +533,15 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
                 budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
                                                     .min_milli = cap->min_milli };
         }
+}
+
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
+        uint32_t position = sequence_length(stream->sequence);
+
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
+        stream_allow(stream, position, rows, allowances, budgets);
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,

@@ -106,6 +106,9 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
+/* Writes what each of `rows` rows from `position` on may use: `allowances` and `budgets` of struct step_part. */
+void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                  struct step_budget *budgets);
 /* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` and `budgets` have room for
  * them. */
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
