@@ -715,6 +715,16 @@ void streams_group(struct stream *const *streams, struct step_part *parts, uint3
         }
 }
 
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
+}
+
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
         uint64_t rows = 0;
 
@@ -725,16 +735,6 @@ void streams_count_pass(struct stream *const *streams, const struct step_part *p
                 streams[i]->trace.rows += parts[i].count;
                 streams[i]->trace.batch_rows += rows;
         }
-}
-
-void stream_given_up(struct stream *stream) {
-        stream->rows_flying = 0;
-        if (stream->cancelled)
-                stream_end(stream, WIRE_DONE_CANCELLED);
-        else
-                stream_schedule(stream);
-        if (stream->peer)
-                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {
