@@ -94,7 +94,9 @@ void prefixes_count(struct stream *stream) {
 void prefixes_begin(struct stream *stream, struct sequence *sequence) {
         struct offer *offer = stream->offer;
 
-        if (offer->shares_prefixes && prefix_enter(&stream->prefix, offer->prefixes, stream->user->uid) == 0)
+        /* What rides depends on neighbours: its pages are of no use to anybody else. */
+        if (offer->shares_prefixes && stream->ride_experts == 0 &&
+            prefix_enter(&stream->prefix, offer->prefixes, stream->user->uid) == 0)
                 follow(stream, sequence);
 }
 

@@ -49,6 +49,7 @@ struct stream {
         uint64_t serial; /* by age: what ps shows */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
+        uint32_t ride_experts; /* not 0: it rides on the experts of its user's other requests (struct step_part) */
 
         struct request request; /* until it is tokenised */
         struct job job;
@@ -122,6 +123,8 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 void stream_advance(struct stream *stream, const struct step_part *part);
 /* Tells the client how much of its prompt is there. */
 void stream_tell_progress(struct stream *stream);
+/* Gives the parts whose streams ride, and those that they may ride on, the same group: those of one user. */
+void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
 /* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
