@@ -97,6 +97,11 @@ struct step {
         struct step_seen seen;
 };
 
+/* Whether row `i` of a part has a budget, not an allowance. */
+static inline bool step_has_budget(const struct step_part *part, uint32_t i) {
+        return part->budgets && part->budgets[i].cap_milli != STEP_BUDGET_NONE;
+}
+
 /* What a row is between layers: its values, and where they are. */
 static inline uint32_t step_width(const struct step *s) {
         const struct arch_params *h = &s->model->arch.params;

@@ -21,6 +21,7 @@
 struct change;
 struct listener;
 struct long_pass;
+struct prefix_cache;
 struct sampler_scratch;
 struct stream;
 
@@ -64,6 +65,10 @@ struct offer {
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
         uint32_t n_scoring; /* of the running ones */
+        bool behind; /* streams are held back while others compute what they have in common */
+        struct prefix_cache *prefixes;
+        bool shares_prefixes; /* else nothing is put into it, and nothing looked for */
+        struct list accounts; /* struct prefix_account */
         bool admit; /* a stream or pages came: waiting ones may have a chance */
         struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
         struct stream **streams; /* whose they are */

@@ -22,7 +22,9 @@ def check(got, cap, layers, experts_used):
     assert abs(got["cap"] - cap) < 1e-9, got["cap"]
     rows = got["prompt_tokens"] + len(got["tokens"]) - 1
     if cap <= experts_used:
-        assert got["activations"] == allowance(cap, layers, rows), (got["activations"], allowance(cap, layers, rows))
+        # What was found in the prefix cache was not computed.
+        expected = allowance(cap, layers, rows) - allowance(cap, layers, got["cached_tokens"])
+        assert got["activations"] == expected, (got["activations"], expected)
     used = 0
     for i, experts in enumerate(got["experts"]):
         used += round(experts * layers)
