@@ -64,6 +64,8 @@ struct offer {
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
         uint32_t n_scoring; /* of the running ones */
+        uint64_t queued;    /* nsec: since when the first that waits has been the first; 0: none waits */
+        uint64_t turn_nsec; /* how long that takes, in the mean of late; 0: nobody has waited yet */
         bool admit; /* a stream or pages came: waiting ones may have a chance */
         struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
         struct stream **streams; /* whose they are */
