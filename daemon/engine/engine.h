@@ -147,6 +147,10 @@ struct step_part {
         /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
          * plan of the model's calibration gives that layer of the sum of their caps. */
         const struct step_budget *budgets;
+        /* Not 0: rows that have budgets ride (op_route). They take ride_experts at least, and else only experts that other
+         * rows with the same group number have anyway: so what they compute depends on who else is in the step. Groups are
+         * 1 to the number of parts, or 0 for none. */
+        uint32_t ride_experts, group;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
          * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */

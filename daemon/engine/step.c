@@ -129,12 +129,12 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
         struct step_batch *b = &s->batch;
         int r;
 
-        b->rows = b->n_wanted = b->position_max = s->page_stride = 0;
+        b->rows = b->n_wanted = b->position_max = b->n_groups = s->page_stride = 0;
         s->parts = parts;
         for (uint32_t i = 0; i < n_parts; i++) {
                 uint32_t end;
 
-                r = check_part(s, &parts[i]);
+                r = parts[i].group > n_parts ? -EINVAL : check_part(s, &parts[i]);
                 if (!r && parts[i].count > s->rows_max - b->rows)
                         r = ENGINE_E_ROWS;
                 if (r) {
@@ -145,6 +145,8 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
                 s->n_parts = i + 1;
                 end = parts[i].sequence->length + parts[i].count;
                 b->rows += parts[i].count;
+                if (parts[i].ride_experts > 0)
+                        b->n_groups = MAX(b->n_groups, parts[i].group);
                 b->n_wanted += parts[i].logits;
                 b->position_max = MAX(b->position_max, end - 1);
                 s->page_stride = MAX(s->page_stride, DIV_ROUND_UP(end, (uint32_t) KV_PAGE_TOKENS));
@@ -162,7 +164,9 @@ static void place_arrays(struct step *s) {
         b->sequences = b->positions + b->rows;
         b->ones = b->sequences + b->rows;
         b->floors = b->ones + b->rows;
-        b->prompts = b->floors + b->rows;
+        b->groups = b->floors + b->rows;
+        b->bases = b->groups + b->rows;
+        b->prompts = b->bases + b->rows;
         b->wanted = b->prompts + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
@@ -170,8 +174,10 @@ static void place_arrays(struct step *s) {
         b->device_sequences = device_offset(at, 2 * stride);
         b->device_ones = device_offset(at, 3 * stride);
         b->device_floors = device_offset(at, 4 * stride);
-        b->device_prompts = device_offset(at, 5 * stride);
-        b->device_wanted = device_offset(at, 6 * stride);
+        b->device_groups = device_offset(at, 5 * stride);
+        b->device_bases = device_offset(at, 6 * stride);
+        b->device_prompts = device_offset(at, 7 * stride);
+        b->device_wanted = device_offset(at, 8 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
@@ -199,6 +205,8 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->sequences[row] = (int32_t) part;
         b->ones[row] = 1000;
         b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
+        b->groups[row] = (int32_t) p->group;
+        b->bases[row] = (int32_t) MIN(p->ride_experts, info->experts_used);
         b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
                 b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);

@@ -39,7 +39,7 @@ struct step_activations {
         struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
 
-enum { STEP_ARRAYS = 7 }; /* of struct step_batch, beside the caps */
+enum { STEP_ARRAYS = 9 }; /* of struct step_batch, beside the caps */
 
 /* What the host says about a batch: i32 arrays one after the other, and so on the device after one upload. */
 struct step_batch {
@@ -47,12 +47,13 @@ struct step_batch {
         int32_t *staged;                                      /* [(STEP_ARRAYS + moe_layers) × rows_max] */
         int32_t *ids, *positions, *sequences;                 /* [rows] */
         int32_t *ones;                                        /* [rows] a cap of one expert */
-        int32_t *floors;                                      /* [rows] as op_route has them */
+        int32_t *floors, *groups, *bases;                     /* [rows] as op_route has them */
+        uint32_t n_groups;
         int32_t *prompts;                                     /* [rows] whether it is a row of a prompt */
         int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
         int32_t *caps;                                        /* [moe_layers][rows] thousandths of an expert */
         struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_floors,
-                device_prompts, device_wanted, device_caps;
+                device_groups, device_bases, device_prompts, device_wanted, device_caps;
 };
 
 /* What an observer is shown, on the host. */

@@ -33,6 +33,7 @@ static int iterate_run(struct server *server, struct offer *offer) {
         uint64_t begin = now_nsec(), before = server->metrics.step_nsec;
         int r, error;
 
+        streams_group(offer->streams, offer->parts, offer->n_parts);
         r = step_begin(offer->step, offer->parts, offer->n_parts);
         if (r != 0)
                 return r < 0 ? r : -EINVAL;

@@ -41,8 +41,8 @@ static void pass_rest(struct long_pass *pass) {
         step_free(pass->step);
         pass->step = NULL;
         free(pass->allowances);
-        pass->allowances = NULL;
         free(pass->budgets);
+        pass->allowances = NULL;
         pass->budgets = NULL;
 }
 
@@ -111,7 +111,10 @@ static int pass_begin(struct server *server, struct long_pass *pass) {
                             &pass->parts[i]);
                 rows += pass->picks[i].rows;
         }
-        return r ? r : step_begin(pass->step, pass->parts, n);
+        if (r)
+                return r;
+        streams_group(pass->streams, pass->parts, n);
+        return step_begin(pass->step, pass->parts, n);
 }
 
 static void pass_finish(struct server *server, struct long_pass *pass, int error) {

@@ -289,6 +289,7 @@ static void report_tenant(struct control_builder *reply, const struct server *se
         report_policy(reply, &match, all);
         control_put_u64(reply, "activations", p->activations);
         control_put_u64(reply, "row_layers", tenant->row_layers);
+        control_put_u64(reply, "served_nsec", p->served_nsec);
         control_put_u64(reply, "prompt", p->rows_prompt);
         control_put_u64(reply, "generated", p->rows_generated);
         control_put_u64(reply, "connections", tenant->n_connections);

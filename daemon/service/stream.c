@@ -124,6 +124,7 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         stream->flags = request->flags;
         stream->max_tokens = request->max_tokens;
         stream->experts_milli = request->experts_milli;
+        stream->ride_experts = request->ride_experts;
         stream->request = *request;
         r = stream_charge_prompt(stream, reason);
         if (r == 0)
@@ -519,28 +520,37 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
-                 struct step_part *ret) {
-        uint32_t position = sequence_length(stream->sequence), segment = 0;
-        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers;
+void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                  struct step_budget *budgets) {
+        uint32_t segment = 0, moe_layers = model_info(stream->offer->model)->moe_layers;
 
-        /* Without memory for another stretch, the last one goes on. */
-        (void) stream_update_cap(stream);
         for (uint32_t i = 0; i < rows; i++) {
                 const struct stream_cap *cap;
+                bool adaptive;
 
                 while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= position + i)
                         segment++;
                 cap = &stream->caps[segment];
+                adaptive = cap->adaptive || stream->ride_experts > 0;
                 allowances[i] = sched_allowance(cap->cap_milli, moe_layers, position + i - cap->row);
-                budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
+                budgets[i] = (struct step_budget) { .cap_milli = adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
                                                     .min_milli = cap->min_milli };
         }
+}
+
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
+        uint32_t position = sequence_length(stream->sequence);
+
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
+        stream_allow(stream, position, rows, allowances, budgets);
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
                 .budgets = budgets,
+                .ride_experts = stream->ride_experts,
                 .count = rows,
                 .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
                 .logits = stream_logits(stream, position, rows),
@@ -576,6 +586,7 @@ static bool stream_put_token(struct stream *stream, int32_t token, float logprob
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_TOKEN,
+                .detail = stream->ride_experts > 0 ? WIRE_TOKEN_RODE : 0,
                 .token = token,
                 .value = used,
                 .logprob = logprob,
@@ -637,6 +648,7 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_SCORE,
+                .detail = stream->ride_experts > 0 ? WIRE_TOKEN_RODE : 0,
                 .cap_milli = stream_cap_milli(stream),
         };
         size_t length;
@@ -690,15 +702,16 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_tell_progress(stream);
 }
 
-void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
-        uint64_t rows = 0;
+void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n) {
+        uint32_t groups = 0;
 
-        for (uint32_t i = 0; i < n; i++)
-                rows += parts[i].count;
         for (uint32_t i = 0; i < n; i++) {
-                streams[i]->trace.passes++;
-                streams[i]->trace.rows += parts[i].count;
-                streams[i]->trace.batch_rows += rows;
+                if (streams[i]->ride_experts == 0 || parts[i].group > 0)
+                        continue;
+                groups++;
+                for (uint32_t j = 0; j < n; j++)
+                        if (streams[j]->user == streams[i]->user)
+                                parts[j].group = groups;
         }
 }
 
@@ -710,6 +723,18 @@ void stream_given_up(struct stream *stream) {
                 stream_schedule(stream);
         if (stream->peer)
                 peer_publish(stream->peer);
+}
+
+void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
+        uint64_t rows = 0;
+
+        for (uint32_t i = 0; i < n; i++)
+                rows += parts[i].count;
+        for (uint32_t i = 0; i < n; i++) {
+                streams[i]->trace.passes++;
+                streams[i]->trace.rows += parts[i].count;
+                streams[i]->trace.batch_rows += rows;
+        }
 }
 
 void stream_not_advanced(struct stream *stream, int error) {

@@ -384,6 +384,42 @@ TEST(a_budget_is_spent_unevenly_and_never_passed) {
         engine_close(&e);
 }
 
+/* The first rides with two experts on the second, which has all three. */
+TEST(rows_ride_on_experts_of_their_group_and_on_no_others) {
+        struct engine e = engine_open(8, 64);
+        struct seen seen = { 0 };
+        struct step_observer observer = { .layer = see, .context = &seen };
+        struct sequence *a = sequence(&e, 40), *b = sequence(&e, 40);
+        struct step_part parts[2] = {
+                { .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(3000), .ride_experts = 1,
+                  .count = 20 },
+                { .sequence = b, .tokens = tokens + 7, .allowances = allow(ALL), .count = 20 },
+        };
+        uint64_t used[3];
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        for (uint32_t i = 0; i < 3; i++) {
+                seen = (struct seen) { 0 };
+                parts[0].group = i > 0;
+                parts[1].group = i > 1;
+                assert_se(step_run(e.step, parts, 2) == 0 && parts[1].used == 20 * ALL);
+                used[i] = parts[0].used;
+                for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                        for (uint32_t r = 0; r < 20; r++)
+                                assert_se(i > 0 || seen.counts[l][r] == 1);
+                sequence_truncate(a, 0);
+                sequence_truncate(b, 0);
+                assert_se(sequence_reserve(a, 20) == 0 && sequence_reserve(b, 20) == 0);
+        }
+        /* No group is none to ride on; rows of the same sequence are; those of another add to them. */
+        assert_se(used[0] == 20 * TINY_LAYERS && used[1] > used[0] && used[2] > used[1]);
+        parts[0].group = 3;
+        assert_se(step_begin(e.step, parts, 2) == -EINVAL);
+        sequence_free(a);
+        sequence_free(b);
+        engine_close(&e);
+}
+
 static void copy_logits(float *dst, const struct step_part *part) {
         memcpy(dst, part->logits_out, TINY_VOCAB * sizeof(*dst));
 }
