@@ -38,11 +38,34 @@ void curve_gains(const struct measurement *m, uint32_t layer, double *ret) {
         }
 }
 
-void curve_pairs_routed(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
-                        struct curve_pair *ret) {
-        for (uint32_t t = begin; t < end; t++)
-                for (uint32_t j = 1; j < m->k; j++)
-                        *ret++ = (struct curve_pair) { .value = measurement_share(m, layer, t)[j], .row = t };
+void curve_row(const float *share, uint32_t k, bool normalized, float *ret) {
+        float sum = 0.0f, squares = 0.0f, all = 0.0f;
+
+        for (uint32_t j = 0; j < k; j++)
+                all += share[j] * share[j];
+        for (uint32_t j = 0; j < k; j++) {
+                float rest;
+
+                sum += share[j];
+                squares += share[j] * share[j];
+                rest = normalized && sum > 0.0f ? 1.0f / sum - 1.0f : 0.0f;
+                ret[j] = squares * rest * rest + all - squares;
+        }
+}
+
+void curve_pairs(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end, const double *demand,
+                 struct curve_pair *ret) {
+        float errors[ROUTE_EXPERTS_MAX];
+
+        for (uint32_t t = begin; t < end; t++) {
+                double factor = demand ? exp(demand[t - begin]) : 1.0, least = INFINITY;
+
+                curve_row(measurement_share(m, layer, t), m->k, m->normalized, errors);
+                for (uint32_t j = 1; j < m->k; j++) {
+                        least = fmin(least, (double) (errors[j - 1] - errors[j]));
+                        *ret++ = (struct curve_pair) { .value = (float) (least * factor), .row = t };
+                }
+        }
 }
 
 static int pair_compare(const void *a, const void *b) {

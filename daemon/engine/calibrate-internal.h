@@ -9,7 +9,8 @@
 struct measurement {
         uint32_t rows, layers, k, width;
         float *error; /* [layers][rows][k] of the layer's output with 1 to k experts, squared, relative; 0 with k */
-        float *share; /* [layers][rows][k] what each expert weighs of all k, falling */
+        float *share; /* [layers][rows][k] what each expert weighs, falling; */
+        bool normalized; /* those of a row sum to 1, also when it has fewer */
         double *divergence; /* [layers][k] the model's, with 1 to k experts in this layer; negative: not measured */
         uint32_t predictor_layer;
         float *features;    /* [rows][width] what comes out of that layer, normed; NULL: not wanted */
@@ -42,11 +43,19 @@ struct curve_pair {
  * one row must fall. Sorts them. -ENOMEM. */
 int curve_errors(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end, const double *gains,
                  struct curve_pair *pairs, double *ret);
-/* The values of pairs by what their experts weigh. */
-void curve_pairs_routed(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end, struct curve_pair *ret);
+/* The error of a row with 1 to k experts if their outputs are of one size and have nothing in common, but for that size. */
+void curve_row(const float *share, uint32_t k, bool normalized, float *ret);
+/* The values of pairs as op_route sees them, with a budget: by how much each lessens that error, where a row stops it takes
+ * none of those behind either; times exp(demand) of the row, [end - begin], if not NULL. */
+void curve_pairs(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end, const double *demand,
+                 struct curve_pair *ret);
 
 /* calibrate-plan.c: the shares [lines][layers] of least total error for every line, of errors [lines][layers]. */
 int plan_solve(uint16_t *ret, const float *error, uint32_t layers, uint32_t experts_used);
 
-/* calibrate-predictor.c: fits it for the layers from `first` on; what it reports is of rows that it has not seen. */
+/* calibrate-predictor.c: fits it for the layers from `first` on; what it reports is of rows that it has not seen. What it
+ * gives is the caller's, also on failure. */
 int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m);
+/* What it says of rows, [end - begin]. */
+void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
+                      double *ret);

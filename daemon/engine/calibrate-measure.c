@@ -61,7 +61,7 @@ static int set_count(struct probe *p, uint32_t layer, uint32_t count) {
         size_t at = (size_t) layer * b->rows;
 
         for (uint32_t t = 0; t < b->rows; t++)
-                b->caps[at + t] = (int32_t) count;
+                b->caps[at + t] = (int32_t) count * 1000;
         return forward_ops(p->step)->upload(p->step->stream, device_offset(b->device_caps, at * sizeof(int32_t)),
                                             b->caps + at, b->rows * sizeof(int32_t));
 }
@@ -156,15 +156,14 @@ static int fall(const void *a, const void *b) {
 }
 
 static void note_shares(struct probe *p, uint32_t layer) {
+        float scale = p->step->model->arch.params.expert_scale;
         uint32_t k = p->m->k;
 
         for (uint32_t t = 0; t < rows_of(p); t++) {
-                float *ret = (float *) measurement_share(p->m, layer, p->first + t), sum = 0.0f;
+                float *ret = (float *) measurement_share(p->m, layer, p->first + t);
 
                 for (uint32_t j = 0; j < k; j++)
-                        sum += ret[j] = fmaxf(p->weights[(size_t) t * k + j], 0.0f);
-                for (uint32_t j = 0; j < k && sum > 0.0f; j++)
-                        ret[j] /= sum;
+                        ret[j] = fmaxf(p->weights[(size_t) t * k + j] / scale, 0.0f);
                 qsort(ret, k, sizeof(*ret), fall);
         }
 }
@@ -338,6 +337,7 @@ static int measurement_init(struct measurement *m, const struct model *model, ui
 
         *m = (struct measurement) {
                 .rows = rows, .layers = model->info.moe_layers, .k = model->info.experts_used,
+                .normalized = model->arch.params.normalize || model->arch.params.gate == ROUTE_SOFTMAX_CHOSEN,
                 .width = calibration_width(&model->arch), .predictor_layer = choose_predictor_layer(model),
         };
         values = (size_t) m->layers * rows * m->k;

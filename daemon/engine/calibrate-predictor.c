@@ -8,9 +8,9 @@
 #include "base/util.h"
 #include "calibrate-internal.h"
 
-/* A row's demand in a layer is what it takes to bring its error down to a level that is the same for all rows: errors fall
- * about geometrically with the count, log e(t, c) = a(t) - s c, so demand is a(t) / s but for a constant, which whoever
- * compares it with a running threshold does not notice. It is put so that demands are about half of the experts. */
+/* A row's demand in a layer is the logarithm of how much larger its error is than its router's weights let expect
+ * (curve_row), mean of all counts: how large its experts' outputs are beside the row, and how alike. What all rows of a layer
+ * have in common is left out: whoever compares with a running threshold does not notice. */
 
 /* Ridge regression: first the rows that are fitted to, then those that choose among a few strengths, then those that
  * nothing has seen. */
@@ -18,7 +18,7 @@ struct fit {
         const struct measurement *m;
         uint32_t choose, check; /* first rows of the second and the third part */
         double *demand;         /* [rows][layers] */
-        double *mean, *demand_mean; /* [width], [layers] of the first part */
+        double *mean;           /* [width] of the first part */
         double *gram, *factor;  /* [width][width], lower half */
         double *moment;         /* [layers][width] */
         double *weight;         /* [layers][width] a solution, */
@@ -28,7 +28,6 @@ struct fit {
 static void fit_deinit(struct fit *f) {
         free(f->demand);
         free(f->mean);
-        free(f->demand_mean);
         free(f->gram);
         free(f->factor);
         free(f->moment);
@@ -44,59 +43,38 @@ static int fit_init(struct fit *f, const struct measurement *m) {
         f->check = m->rows / 5 * 4;
         f->demand = calloc(m->rows * layers, sizeof(double));
         f->mean = calloc(width, sizeof(double));
-        f->demand_mean = calloc(layers, sizeof(double));
         f->gram = calloc(width * width, sizeof(double));
         f->factor = calloc(width * width, sizeof(double));
         f->moment = calloc(layers * width, sizeof(double));
         f->weight = calloc(layers * width, sizeof(double));
         f->best = calloc(layers * width, sizeof(double));
-        return f->demand && f->mean && f->demand_mean && f->gram && f->factor && f->moment && f->weight && f->best
-                       ? 0 : -ENOMEM;
-}
-
-static double log_error(const struct measurement *m, uint32_t layer, uint32_t row, uint32_t count) {
-        return log((double) measurement_error(m, layer, row)[count - 1] + 1e-12);
-}
-
-/* s of a layer, from the mean of its rows. */
-static double steepness(const struct measurement *m, uint32_t layer) {
-        double up = 0.0, down = 0.0, middle = m->k / 2.0;
-
-        for (uint32_t c = 1; c < m->k; c++) {
-                double mean = 0.0;
-
-                for (uint32_t t = 0; t < m->rows; t++)
-                        mean += log_error(m, layer, t, c) / m->rows;
-                up += (c - middle) * mean;
-                down += (c - middle) * (c - middle);
-        }
-        return down > 0.0 && up < 0.0 ? -up / down : 1.0;
+        return f->demand && f->mean && f->gram && f->factor && f->moment && f->weight && f->best ? 0 : -ENOMEM;
 }
 
 static void note_demand(struct fit *f, uint32_t layer) {
         const struct measurement *m = f->m;
-        double s = steepness(m, layer), mean = 0.0;
+        float expected[ROUTE_EXPERTS_MAX];
+        double mean = 0.0;
 
         for (uint32_t t = 0; t < m->rows; t++) {
+                const float *error = measurement_error(m, layer, t);
                 double *ret = &f->demand[(size_t) t * m->layers + layer];
 
-                for (uint32_t c = 1; c < m->k; c++)
-                        *ret += log_error(m, layer, t, c) / (s * (m->k - 1));
-                mean += *ret / m->rows;
+                curve_row(measurement_share(m, layer, t), m->k, m->normalized, expected);
+                for (uint32_t c = 0; c + 1 < m->k; c++)
+                        *ret += log(((double) error[c] + 1e-12) / ((double) expected[c] + 1e-12)) / (m->k - 1);
+                mean += t < f->choose ? *ret / f->choose : 0.0;
         }
         for (uint32_t t = 0; t < m->rows; t++)
-                f->demand[(size_t) t * m->layers + layer] += m->k / 2.0 - mean;
+                f->demand[(size_t) t * m->layers + layer] -= mean;
 }
 
 static void note_means(struct fit *f) {
         const struct measurement *m = f->m;
 
-        for (uint32_t t = 0; t < f->choose; t++) {
+        for (uint32_t t = 0; t < f->choose; t++)
                 for (uint32_t i = 0; i < m->width; i++)
                         f->mean[i] += (double) m->features[(size_t) t * m->width + i] / f->choose;
-                for (uint32_t l = 0; l < m->layers; l++)
-                        f->demand_mean[l] += f->demand[(size_t) t * m->layers + l] / f->choose;
-        }
 }
 
 static void centre(const struct fit *f, uint32_t row, double *ret) {
@@ -116,7 +94,7 @@ static void note_moments(struct fit *f, double *x) {
                         for (size_t j = 0; j <= i; j++)
                                 f->gram[i * width + j] += x[i] * x[j];
                 for (uint32_t l = 0; l < m->layers; l++) {
-                        double y = f->demand[(size_t) t * m->layers + l] - f->demand_mean[l];
+                        double y = f->demand[(size_t) t * m->layers + l];
 
                         for (size_t i = 0; i < width; i++)
                                 f->moment[l * width + i] += x[i] * y;
@@ -160,7 +138,7 @@ static void solve(struct fit *f, uint32_t layer) {
 }
 
 static double predict(const struct fit *f, const double *weight, uint32_t layer, const double *x) {
-        return f->demand_mean[layer] + dot(weight + (size_t) layer * f->m->width, x, f->m->width);
+        return dot(weight + (size_t) layer * f->m->width, x, f->m->width);
 }
 
 /* How much of the demand's variance in rows from `begin` to `end` a solution explains: mean of the layers from `first` on. */
@@ -217,23 +195,15 @@ static int give(const struct fit *f, struct predictor *ret) {
         for (size_t i = 0; i < (size_t) m->layers * m->width; i++)
                 weight[i] = (float) f->best[i];
         for (uint32_t l = 0; l < m->layers; l++)
-                bias[l] = (float) (f->demand_mean[l] - dot(f->best + (size_t) l * m->width, f->mean, m->width));
+                bias[l] = (float) -dot(f->best + (size_t) l * m->width, f->mean, m->width);
         *ret = (struct predictor) {
                 .layer = m->predictor_layer, .width = m->width, .weight = steal_ptr(weight), .bias = steal_ptr(bias),
         };
         return 0;
 }
 
-/* A row's jth expert is worth what is left of its demand then. */
-static void pairs_predicted(const struct fit *f, uint32_t layer, double *x, struct curve_pair *ret) {
-        for (uint32_t t = f->check; t < f->m->rows; t++) {
-                double demand;
-
-                centre(f, t, x);
-                demand = predict(f, f->best, layer, x);
-                for (uint32_t j = 1; j < f->m->k; j++)
-                        *ret++ = (struct curve_pair) { .value = (float) (demand - j), .row = t };
-        }
+static uint32_t half_of(const struct measurement *m) {
+        return MAX(m->k / 2, 1u);
 }
 
 /* As with the same count in all rows. */
@@ -245,28 +215,51 @@ static double fixed_error(const struct measurement *m, uint32_t layer, uint32_t 
         return sum / (m->rows - begin);
 }
 
-static int compare_ways(const struct fit *f, struct calibrate_report *report, double *x) {
+/* The error of a layer with half of the experts, spent where the router or, with a demand, the predictor says. */
+static int half_error(const struct fit *f, uint32_t layer, const double *gains, const double *demand,
+                      struct curve_pair *pairs, double *curve, double *sum) {
         const struct measurement *m = f->m;
-        uint32_t half = MAX(m->k / 2, 1u), lines = expert_plan_lines(m->k);
-        _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) (m->rows - f->check) * m->k, sizeof(*pairs));
-        _cleanup_(freep) double *gains = calloc(m->k, sizeof(*gains)), *curve = calloc(lines, sizeof(*curve));
+        int r;
+
+        curve_pairs(m, layer, f->check, m->rows, demand, pairs);
+        r = curve_errors(m, layer, f->check, m->rows, gains, pairs, curve);
+        *sum += curve[(half_of(m) - 1) * EXPERT_PLAN_PARTS];
+        return r;
+}
+
+static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first, struct calibrate_report *report) {
+        const struct measurement *m = f->m;
+        uint32_t n = m->rows - f->check;
+        _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) n * m->k, sizeof(*pairs));
+        _cleanup_(freep) double *gains = calloc(m->k, sizeof(*gains)), *demand = calloc(n, sizeof(*demand));
+        _cleanup_(freep) double *curve = calloc(expert_plan_lines(m->k), sizeof(*curve));
         int r = 0;
 
-        if (!pairs || !gains || !curve)
+        if (!pairs || !gains || !demand || !curve)
                 return -ENOMEM;
         for (uint32_t l = 0; l < m->layers && !r; l++) {
                 curve_gains(m, l, gains);
-                report->fixed += fixed_error(m, l, f->check, half, gains);
-                curve_pairs_routed(m, l, f->check, m->rows, pairs);
-                r = curve_errors(m, l, f->check, m->rows, gains, pairs, curve);
-                report->routed += curve[(half - 1) * EXPERT_PLAN_PARTS];
-                if (r)
-                        break;
-                pairs_predicted(f, l, x, pairs);
-                r = curve_errors(m, l, f->check, m->rows, gains, pairs, curve);
-                report->predicted += curve[(half - 1) * EXPERT_PLAN_PARTS];
+                report->fixed += fixed_error(m, l, f->check, half_of(m), gains);
+                r = half_error(f, l, gains, NULL, pairs, curve, &report->routed);
+                predictor_demand(p, m, l, f->check, m->rows, demand);
+                if (!r)
+                        r = half_error(f, l, gains, l < first ? NULL : demand, pairs, curve, &report->predicted);
         }
         return r;
+}
+
+void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
+                      double *ret) {
+        const float *weight = p->weight + (size_t) layer * p->width;
+
+        for (uint32_t t = begin; t < end; t++) {
+                const float *x = m->features + (size_t) t * p->width;
+                double sum = (double) p->bias[layer];
+
+                for (uint32_t i = 0; i < p->width; i++)
+                        sum += (double) weight[i] * (double) x[i];
+                ret[t - begin] = sum;
+        }
 }
 
 int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m) {
@@ -283,6 +276,6 @@ int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report
         note_moments(&f, x);
         choose_strength(&f, first, x);
         *report = (struct calibrate_report) { .predictor_r2 = explained(&f, f.best, first, f.check, m->rows, x) };
-        r = compare_ways(&f, report, x);
-        return r ? r : give(&f, ret);
+        r = give(&f, ret);
+        return r ? r : compare_ways(&f, ret, first, report);
 }

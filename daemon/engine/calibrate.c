@@ -10,29 +10,45 @@
 #include "calibrate-internal.h"
 #include "model.h"
 
-static int layer_curve(const struct measurement *m, uint32_t layer, struct curve_pair *pairs, double *gains, double *curve) {
-        curve_gains(m, layer, gains);
-        curve_pairs_routed(m, layer, 0, m->rows, pairs);
-        return curve_errors(m, layer, 0, m->rows, gains, pairs, curve);
+/* How the engine will spend what a layer gets: where its router says, or also its predictor. */
+struct way {
+        const struct measurement *m;
+        const struct predictor *predictor;
+        uint32_t first; /* the first layer that it serves */
+        struct curve_pair *pairs;
+        double *gains, *curve, *demand;
+};
+
+static int layer_curve(const struct way *w, uint32_t layer) {
+        const struct measurement *m = w->m;
+        bool predicted = w->predictor->weight && layer >= w->first;
+
+        if (predicted)
+                predictor_demand(w->predictor, m, layer, 0, m->rows, w->demand);
+        curve_gains(m, layer, w->gains);
+        curve_pairs(m, layer, 0, m->rows, predicted ? w->demand : NULL, w->pairs);
+        return curve_errors(m, layer, 0, m->rows, w->gains, w->pairs, w->curve);
 }
 
-static int make_errors(float *ret, const struct measurement *m) {
+static int make_errors(float *ret, const struct measurement *m, const struct predictor *predictor, uint32_t first) {
         uint32_t lines = expert_plan_lines(m->k);
         _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) m->rows * m->k, sizeof(*pairs));
         _cleanup_(freep) double *gains = calloc(m->k, sizeof(*gains)), *curve = calloc(lines, sizeof(*curve));
+        _cleanup_(freep) double *demand = calloc(m->rows, sizeof(*demand));
+        const struct way way = { m, predictor, first, pairs, gains, curve, demand };
         int r = 0;
 
-        if (!pairs || !gains || !curve)
+        if (!pairs || !gains || !curve || !demand)
                 return -ENOMEM;
         for (uint32_t l = 0; l < m->layers && !r; l++) {
-                r = layer_curve(m, l, pairs, gains, curve);
+                r = layer_curve(&way, l);
                 for (uint32_t i = 0; i < lines; i++)
                         ret[(size_t) i * m->layers + l] = (float) curve[i];
         }
         return r;
 }
 
-static int make_plan(struct calibration *c, const struct measurement *m) {
+static int make_plan(struct calibration *c, const struct measurement *m, uint32_t first) {
         size_t n = (size_t) expert_plan_lines(m->k) * m->layers;
         int r;
 
@@ -42,7 +58,7 @@ static int make_plan(struct calibration *c, const struct measurement *m) {
         c->error = calloc(n, sizeof(*c->error));
         if (!c->plan.shares || !c->error)
                 return -ENOMEM;
-        r = make_errors(c->error, m);
+        r = make_errors(c->error, m, &c->predictor, first);
         return r ? r : plan_solve(c->plan.shares, c->error, m->layers, m->k);
 }
 
@@ -54,25 +70,20 @@ static uint32_t first_served(const struct model *model, uint32_t layer) {
         return model->info.moe_layers;
 }
 
-static int make_predictor(struct calibration *c, struct calibrate_report *report, const struct measurement *m,
-                          const struct model *model) {
-        uint32_t first = first_served(model, m->predictor_layer);
-
-        return first == m->layers ? 0 : predictor_fit(&c->predictor, first, report, m);
-}
-
 int calibrate(struct calibration *ret, struct calibrate_report *ret_report, struct model *model, const int32_t *tokens,
               uint32_t n, const struct calibrate_options *options) {
         _cleanup_(measurement_deinit) struct measurement m = MEASUREMENT_NULL;
         _cleanup_(calibration_deinit) struct calibration c = CALIBRATION_NULL;
         struct calibrate_report report = { .predictor_r2 = NAN, .fixed = NAN, .routed = NAN, .predicted = NAN };
+        uint32_t first;
         int r;
 
         r = measure(&m, model, tokens, n, options);
+        first = first_served(model, m.predictor_layer);
+        if (!r && options->predictor && first < m.layers)
+                r = predictor_fit(&c.predictor, first, &report, &m);
         if (!r)
-                r = make_plan(&c, &m);
-        if (!r && options->predictor)
-                r = make_predictor(&c, &report, &m, model);
+                r = make_plan(&c, &m, first);
         if (r)
                 return r;
         *ret = c;

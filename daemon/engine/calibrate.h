@@ -10,7 +10,8 @@
  * next-token distribution. Their ratio turns a layer's own error into the model's, so that layers can be compared.
  *
  * The error of a layer at a mean share b is that of spending b as the engine will do it (op_route): a pair of token and
- * expert counts before another when it weighs more of what its token's router chose. What several layers do is taken as
+ * expert counts before another when it is worth more by the router's word, and the predictor's if there is one. What
+ * several layers do is taken as
  * the sum of what each does alone; it is minimised for every budget by dynamic programming over eighths of an expert.
  *
  * Returns 0, a negative errno (-EINTR: told to stop), or CALIBRATE_E_TEXT. */
@@ -42,7 +43,7 @@ struct calibrate_options {
 struct calibrate_report {
         double predictor_r2; /* share of the demand's variance that it explains, mean of the layers that it serves */
         /* Sum of the layers' errors with half of the experts: the same number in every layer and token; where the router
-         * says (what the plan is made for); where the predictor says. NAN without one. */
+         * says; where the predictor says, too. NAN without one. */
         double fixed, routed, predicted;
 };
 

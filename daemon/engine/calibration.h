@@ -29,7 +29,8 @@ enum {
 
 enum { CALIBRATION_TYPE_SHARES = 25 }; /* I16, by the format's number; no kernel computes with it */
 
-/* Tells a layer's demand for experts from what a token is after the first layers: demand = weight · normed + bias. */
+/* Tells from what a token is after the first layers how much its experts matter in a later one, beyond what the router
+ * there says: by the factor e^demand, demand = weight · normed + bias. */
 struct predictor {
         uint32_t layer;
         uint32_t width;  /* values of a row between layers */

@@ -74,8 +74,8 @@ static void print_text(const struct calibration *c, const struct calibrate_repor
         print_row(c, "error, as planned", planned_error, out);
         if (!c->predictor.weight)
                 return;
-        fprintf(out, "\nThe predictor explains %.1f %% of what tokens need. Error with half of the experts, layers alike: %.4g the "
-                     "same\nin every token, %.4g where the router says, %.4g where the predictor says.\n",
+        fprintf(out, "\nThe predictor explains %.1f %% of what the router leaves open. Error with half of the experts, layers "
+                     "alike:\n%.4g the same in every token, %.4g where the router says, %.4g where both say.\n",
                 100.0 * report->predictor_r2, report->fixed, report->routed, report->predicted);
 }
 

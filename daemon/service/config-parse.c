@@ -85,6 +85,7 @@ static const struct key {
         KEY(LIMITS, "RingEntriesMax", U32, limits.ring_entries_max, WIRE_ENTRIES_MIN, WIRE_ENTRIES_MAX),
         KEY(LIMITS, "ArenaMax", SIZE, limits.arena_max, 65536, UINT64_C(1) << 40),
         KEY(LIMITS, "PromptBytesMax", SIZE, limits.prompt_bytes_max, 1024, UINT64_C(1) << 32),
+        KEY(LIMITS, "PromptMax", U32, limits.prompt_max, 1, CONFIG_CONTEXT_MAX, "infinity"),
 #undef KEY
 };
 

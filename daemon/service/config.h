@@ -49,6 +49,7 @@ struct config_limits {
         uint32_t ring_entries_max; /* of one connection's rings; a power of two is the most that is used of it */
         uint64_t arena_max;        /* bytes */
         uint64_t prompt_bytes_max; /* bytes of one request's prompt */
+        uint32_t prompt_max;       /* tokens of it; 0: as many as the context holds */
 };
 
 struct config_model {

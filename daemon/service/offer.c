@@ -296,6 +296,7 @@ static void warming_run(struct job *job) {
 static void warming_drop(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
+        warming->server->n_warming--;
         model_file_rest(warming->file);
         model_file_unref(warming->file);
         free(warming);
@@ -304,8 +305,10 @@ static void warming_drop(struct loader_job *job) {
 static void warming_done(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
-        if (warming->result > 0 && model_file_wanted(warming->file))
+        if (warming->result > 0 && model_file_wanted(warming->file)) {
                 log_info("memory is short: weights that are not there are read when they are needed");
+                warming->server->memory_short = true;
+        }
         warming_drop(job);
 }
 
@@ -326,6 +329,7 @@ static int offer_warm(struct offer *offer) {
         list_for_each(other, &server->offers, link)
                 if (other->state == OFFER_READY)
                         warming->bytes += model_info(other->model)->file_bytes;
+        server->n_warming++;
         worker_submit(&server->sharer, &warming->job.job);
         return 0;
 }
@@ -450,6 +454,13 @@ static void offer_sleep(struct offer *offer) {
         offer->state = OFFER_IDLE;
         log_line(LOG_INFO, log_fields(offer), "model %s is idle: its memory is given back until the next request",
                  offer->name);
+}
+
+void offers_admit(struct server *server) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                offer->admit = true;
 }
 
 void offers_configure(struct server *server) {

@@ -10,6 +10,7 @@
 #include "iterate.h"
 #include "listener.h"
 #include "long-pass.h"
+#include "measure.h"
 #include "offer.h"
 #include "peer.h"
 #include "server.h"
@@ -326,6 +327,10 @@ int server_run(struct server *server) {
                 r = server_iterate(server);
                 if (r < 0)
                         return r;
+                if (r == 0 && !busy)
+                        r = measure_run(server);
+                if (r < 0)
+                        return r;
                 server_reap(server);
                 timeout = MIN(offers_rest(server, now_nsec()), server_bucket_wait(server));
                 if (!busy && r == 0 && list_empty(&server->graves) && !server->reapable) {
@@ -357,6 +362,7 @@ int server_apply_policies(struct server *server) {
         struct peer *peer;
         int r;
 
+        offers_admit(server);
         list_for_each(peer, &server->peers, link) {
                 if (peer->dead)
                         continue;

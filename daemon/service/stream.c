@@ -155,7 +155,7 @@ static void stream_release(struct stream *stream) {
         list_unlink(&stream->place);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
-        offer->admit = true;
+        offers_admit(offer->server);
 }
 
 void stream_free(struct stream *stream) {
@@ -293,10 +293,10 @@ static void stream_conclude(struct stream *stream) {
         stream->tokens = (struct token_list) TOKEN_LIST_NULL;
 }
 
-static void stream_end(struct stream *stream, enum wire_done how) {
+static void stream_end_for(struct stream *stream, enum wire_done how, const char *sentence) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
-        stream_record(stream, done_name(how), NULL);
+        stream_record(stream, done_name(how), sentence);
         stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
@@ -306,6 +306,14 @@ static void stream_end(struct stream *stream, enum wire_done how) {
         }
         stream_put_done(stream, how);
         stream_flush(stream);
+}
+
+static void stream_end(struct stream *stream, enum wire_done how) {
+        stream_end_for(stream, how, NULL);
+}
+
+void stream_end_full(struct stream *stream, const char *sentence) {
+        stream_end_for(stream, WIRE_DONE_LENGTH, sentence);
 }
 
 void stream_fail(struct stream *stream, int error, const char *sentence) {
@@ -329,6 +337,7 @@ void stream_cancel(struct stream *stream) {
 
 static int stream_check_tokens(const struct stream *stream, struct reason *reason) {
         const struct model_info *info = model_info(stream->offer->model);
+        uint32_t prompt_max = stream_server(stream)->config->limits.prompt_max;
 
         if (stream->job_result < 0)
                 return reason_return(reason, ENOMEM, "the daemon has no memory to tokenise the prompt");
@@ -338,6 +347,9 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
                 return reason_return(reason, EINVAL, "the prompt has no tokens");
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
+        if (prompt_max > 0 && stream->tokens.n > prompt_max)
+                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows "
+                                     "no more", stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -545,7 +557,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.model->cost.shape.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;
@@ -678,16 +690,6 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_tell_progress(stream);
 }
 
-void stream_given_up(struct stream *stream) {
-        stream->rows_flying = 0;
-        if (stream->cancelled)
-                stream_end(stream, WIRE_DONE_CANCELLED);
-        else
-                stream_schedule(stream);
-        if (stream->peer)
-                peer_publish(stream->peer);
-}
-
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {
         uint64_t rows = 0;
 
@@ -698,6 +700,16 @@ void streams_count_pass(struct stream *const *streams, const struct step_part *p
                 streams[i]->trace.rows += parts[i].count;
                 streams[i]->trace.batch_rows += rows;
         }
+}
+
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void stream_not_advanced(struct stream *stream, int error) {

@@ -86,6 +86,9 @@ void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
 
+/* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
+void stream_end_full(struct stream *stream, const char *sentence);
+
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
 /* The policy of its peer is new. -ENOMEM. */
