@@ -85,6 +85,7 @@ struct step {
          * each row used, [rows]. */
         uint32_t *host_tally, *host_used;
         uint64_t experts_read;
+        bool trial; /* what its rows choose is not counted */
         float *host_logits;  /* [n_wanted][vocab]; NULL where the device's memory is the host's */
         uint64_t host_pages_size, host_logits_size;
 

@@ -61,6 +61,8 @@ struct offer {
         struct sampler_scratch *scratch;
         struct sched_model sched;
         struct long_pass *passes; /* [LONG_PASSES], or NULL */
+        uint32_t n_trials;        /* passes that were measured at the start, two of each kind; */
+        uint64_t trial_nsec;      /* what the first of the two took */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
@@ -104,6 +106,8 @@ struct server {
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
         uint32_t n_long; /* long passes that are under way */
+        uint32_t n_warming; /* models whose weights are being read ahead */
+        bool memory_short;  /* there are models whose weights do not all fit */
         uint64_t serials; /* of streams, by age; what people call them by */
         struct history history;
         uint32_t handles; /* of models */
