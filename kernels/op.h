@@ -310,6 +310,9 @@ struct op_route_budget {
         struct op_rows rows;      /* the same rows */
         struct device_ptr state;  /* null: no row has a budget */
         struct device_ptr floors; /* i32 [n]; negative: this row has no budget */
+        /* f32, rows demand_stride floats apart, or null: a row's experts are worth e^demand times what is said above */
+        struct device_ptr demand;
+        uint32_t demand_stride;
 };
 
 struct route_state {

@@ -78,6 +78,7 @@ static uint64_t carve_activations(struct step *s, struct device_ptr base) {
                 .gate = carve(s, base, &size, ffn),
                 .up = carve(s, base, &size, ffn),
                 .router = carve(s, base, &size, h->experts),
+                .demand = carve(s, base, &size, s->model->predictor ? s->model->arch.moe_layers : 0),
                 .expert_ids = carve(s, base, &size, h->experts_used),
                 .expert_weights = carve(s, base, &size, h->experts_used),
                 .expert_counts = carve(s, base, &size, 1),

@@ -88,6 +88,13 @@ static uint32_t state_spend(struct route_state *s, int32_t cap, uint32_t wanted,
         return count;
 }
 
+/* The threshold as a row sees it that has a demand. */
+static float row_threshold(const struct op_route *op, const struct route_state *s, uint32_t t) {
+        const float *demand = host_address(op->budget.demand);
+
+        return demand ? s->threshold * expf(-demand[(size_t) t * op->budget.demand_stride]) : s->threshold;
+}
+
 static uint32_t spend_row(const struct op_route *op, struct choice *c, struct route_state *s, uint32_t t,
                           uint32_t position) {
         int32_t cap = MAX(((const int32_t *) host_address(op->caps))[t], 0), most = (int32_t) op->k * ROUTE_SAVED_MAX;
@@ -101,7 +108,7 @@ static uint32_t spend_row(const struct op_route *op, struct choice *c, struct ro
         choice_sort(c);
         for (uint32_t j = 0; j < c->n; j++)
                 total += c->weights[j];
-        wanted = choice_worth(c, is_normalized(op), is_normalized(op) ? total : op->scale, s->threshold);
+        wanted = choice_worth(c, is_normalized(op), is_normalized(op) ? total : op->scale, row_threshold(op, s, t));
         wanted = MAX(wanted, MIN((uint32_t) floor, c->n));
         count = state_spend(s, cap, wanted, position);
         if (count < c->n)

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "engine.h"
 #include "gguf-builder.h"
+#include "kv.h"
 #include "test.h"
 #include "tiny.h"
 
@@ -331,4 +332,93 @@ TEST(the_fingerprint_tells_models_apart_by_metadata_and_by_weights) {
         model = tiny_write(&(struct tiny) { 0 });
         assert_se(stat(model, &st) == 0 && (f = fopen(model, "r+")) && fseek(f, st.st_size / 2, SEEK_SET) == 0);
         assert_se(fputc('!', f) == '!' && fclose(f) == 0 && fingerprint_of(model) != fingerprint);
+}
+
+enum { ROWS = 60, CAP = 1500 };
+
+/* Which experts the rows of a text used. */
+struct uses {
+        int32_t counts[LAYERS][ROWS];
+        uint32_t rows; /* seen in the steps before */
+        float logits[TINY_VOCAB];
+};
+
+static void see(const struct step_view *view, void *context) {
+        struct uses *uses = context;
+
+        memcpy(uses->counts[view->layer] + uses->rows, view->expert_counts, view->rows * sizeof(int32_t));
+}
+
+/* A text on the tiny model with what lies beside it, so many rows at a time, with a neighbour that takes other caps. */
+static void use(const char *path, struct backend *b, uint32_t chunk, struct uses *ret) {
+        const struct model_options options = { .kv_type = QUANT_F32, .kv_bytes = 1 << 20, .rows_max = 2 * ROWS };
+        const struct step_observer observer = { .layer = see, .context = ret };
+        struct step_budget budgets[ROWS], others[ROWS];
+        uint32_t none[ROWS] = { 0 };
+        int32_t tokens[ROWS];
+        struct step_part parts[2];
+        struct model *model;
+        struct step *step;
+
+        for (int i = 0; i < ROWS; i++) {
+                tokens[i] = (i * i * 3 + i / 4) % TINY_VOCAB;
+                budgets[i] = (struct step_budget) { .cap_milli = CAP, .min_milli = 1000 };
+                others[i] = (struct step_budget) { .cap_milli = 2250, .min_milli = 1000 };
+        }
+        assert_se(model_open(&model, b, path, &options, NULL) == 0 && step_new(&step, model) == 0);
+        assert_se(step_observe(step, &observer) == 0);
+        for (int i = 0; i < 2; i++) {
+                parts[i] = (struct step_part) { .allowances = none, .logits = 1 };
+                assert_se(sequence_new(&parts[i].sequence, model) == 0);
+                assert_se(sequence_reserve(parts[i].sequence, ROWS) == 0);
+        }
+        for (ret->rows = 0; ret->rows < ROWS; ret->rows += parts[0].count) {
+                parts[0].tokens = parts[1].tokens = tokens + ret->rows;
+                parts[0].budgets = budgets;
+                parts[1].budgets = others;
+                parts[0].count = parts[1].count = MIN(chunk, ROWS - ret->rows);
+                /* The neighbour's rows come behind ours, where the next of ours will be put over them. */
+                assert_se(step_run(step, parts, ret->rows + 2 * parts[0].count <= ROWS ? 2 : 1) == 0);
+        }
+        memcpy(ret->logits, parts[0].logits_out, sizeof(ret->logits));
+        step_free(step);
+        sequence_free(parts[0].sequence);
+        sequence_free(parts[1].sequence);
+        model_free(model);
+}
+
+TEST(a_predictor_moves_experts_between_tokens_and_no_layer_passes_its_share) {
+        const char *model = tiny_write(&(struct tiny) { 0 }), *path = side_car(model);
+        static struct uses plain, predicted, chunks;
+        struct calibration c = good;
+        struct backend *b;
+
+        fill();
+        c.predictor.weight = NULL;
+        assert_se(backend_ref_new(&b) == 0);
+        assert_se(calibration_write(&c, fingerprint_of(model), path, false) == 0);
+        use(model, b, ROWS, &plain);
+        for (int l = 0; l < LAYERS; l++)
+                for (int i = 0; i < WIDTH; i++)
+                        weight[l][i] = (float) ((i * 7 + l * 3) % 11 - 5) / 4.0f;
+        memset(bias, 0, sizeof(bias));
+        assert_se(calibration_write(&good, fingerprint_of(model), path, true) == 0);
+        use(model, b, ROWS, &predicted);
+        use(model, b, 7, &chunks);
+        unlink(path);
+        /* It looks behind layer 1: nothing changes up to there, and something in the last. */
+        assert_se(memcmp(plain.counts, predicted.counts, 2 * sizeof(plain.counts[0])) == 0);
+        assert_se(memcmp(plain.counts[2], predicted.counts[2], sizeof(plain.counts[2])) != 0);
+        for (uint32_t l = 0; l < LAYERS; l++) {
+                uint64_t sum = 0;
+
+                for (uint32_t i = 0; i < ROWS; i++) {
+                        sum += (uint64_t) predicted.counts[l][i];
+                        assert_se(1000 * sum <= (uint64_t) expert_plan_milli(&good.plan, CAP, l) * (i + 1));
+                        assert_se(predicted.counts[l][i] >= 1);
+                }
+        }
+        assert_se(memcmp(predicted.counts, chunks.counts, sizeof(chunks.counts)) == 0);
+        assert_se(memcmp(predicted.logits, chunks.logits, sizeof(chunks.logits)) == 0);
+        b->ops->free(b);
 }
