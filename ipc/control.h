@@ -35,9 +35,11 @@
  *                                                          prompt_done, generated, activations, experts_milli,
  *                                                          cap_milli, rule, kv_pages, position?}]}] (other uids' only
  *                                                          for admins), omitted?
- *   stats     experts?: model, from?                       counters and gauges, flat map (moectl stats prints it as is);
+ *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints it as is);
  *                                                          of a model's experts: model, moe_layers, experts,
- *                                                          experts_used, from, layers: [[rows that used each]] (root)
+ *                                                          experts_used, from, layers: [[rows that used each]] (root);
+ *                                                          cost: [{model, passes, ratio, error, speed, nsec: {term…}}]
+ *                                                          (root, moed-admin)
  *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
  *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]
  *             save?                                        (admins), omitted?; set and reset: root, the daemon's own user,

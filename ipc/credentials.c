@@ -34,11 +34,26 @@ static int read_groups(struct credentials *credentials, int fd) {
         return 0;
 }
 
+/* A process without a parent to wait for it is gone at once, with its number; who has that number next is another. */
+static int read_pidfd(struct credentials *credentials, int fd) {
+        int pidfd;
+        socklen_t size = sizeof(pidfd);
+
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0) {
+                credentials->pidfd = pidfd;
+                return 0;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+                return -errno;
+        credentials->gone = errno != ENOPROTOOPT;
+        return 0;
+}
+
 int credentials_read(struct credentials *ret, int socket_fd) {
         struct credentials c = CREDENTIALS_NULL;
         struct ucred ucred;
         socklen_t size = sizeof(ucred);
-        int r, pidfd;
+        int r;
 
         if (getsockopt(socket_fd, SOL_SOCKET, SO_PEERCRED, &ucred, &size) < 0)
                 return -errno;
@@ -46,11 +61,12 @@ int credentials_read(struct credentials *ret, int socket_fd) {
         c.uid = ucred.uid;
         c.gid = ucred.gid;
         r = read_groups(&c, socket_fd);
-        if (r < 0)
+        if (r == 0)
+                r = read_pidfd(&c, socket_fd);
+        if (r < 0) {
+                credentials_deinit(&c);
                 return r;
-        size = sizeof(pidfd);
-        if (getsockopt(socket_fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0)
-                c.pidfd = pidfd;
+        }
         *ret = c;
         return 0;
 }

@@ -13,7 +13,8 @@ struct credentials {
         gid_t gid;
         gid_t *groups; /* supplementary groups; owned */
         size_t n_groups;
-        int pidfd; /* -1 where the kernel has no SO_PEERPIDFD (before 6.5) or the process is gone; owned */
+        int pidfd; /* of the process that connected, whoever has its pid by now; owned. -1: see `gone` */
+        bool gone; /* it has ended. False with pidfd -1: the kernel has no SO_PEERPIDFD (before 6.5) and can't tell */
 };
 #define CREDENTIALS_NULL ((struct credentials) { .uid = (uid_t) -1, .gid = (gid_t) -1, .pidfd = -1 })
 

@@ -99,7 +99,8 @@ enum {
         WIRE_GENERATE_IGNORE_EOG = 1 << 2, /* go on past end-of-text, to max_tokens */
         WIRE_GENERATE_NO_BOS = 1 << 3,     /* TEXT: do not put the model's begin-of-text token before the prompt */
         WIRE_GENERATE_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the first */
-        _WIRE_GENERATE_FLAGS = (1 << 5) - 1,
+        WIRE_GENERATE_RIDE = 1 << 5,       /* ride_experts counts: share experts with other requests of the same user */
+        _WIRE_GENERATE_FLAGS = (1 << 6) - 1,
 };
 
 /* Head of a GENERATE in the arena; behind it, without gaps: stops (stop_count times a wire_stop and its bytes,
@@ -122,7 +123,7 @@ struct wire_generate {
         float presence_penalty;   /* 0: none */
         float frequency_penalty;  /* 0: none */
         uint32_t penalty_window;  /* tokens looked back; 0: all */
-        uint32_t reserved0;
+        uint32_t ride_experts;    /* RIDE: experts that a token takes whoever else has them, from 1 up; else 0 */
         uint64_t seed;
         uint64_t reserved[6];
 };
@@ -164,6 +165,11 @@ enum wire_event {
                                   * after all before it */
 };
 
+/* What `detail` of a TOKEN or a SCORE may have. */
+enum {
+        WIRE_TOKEN_RODE = 1 << 0, /* other requests of the same user had a say in which experts it and those before it had */
+};
+
 enum wire_done {
         WIRE_DONE_EOG = 1,       /* the model ended the text */
         WIRE_DONE_LENGTH = 2,    /* max_tokens, or the context is full */
@@ -177,7 +183,7 @@ struct wire_completion {
         uint64_t activations; /* routed experts evaluated for this request so far, prompt included */
         uint8_t event;        /* wire_event */
         uint8_t text_length;  /* 0 to WIRE_TEXT_MAX */
-        uint16_t detail;      /* ACCEPTED, DONE, ERROR */
+        uint16_t detail;      /* ACCEPTED, DONE, ERROR; TOKEN, SCORE: WIRE_TOKEN_* */
         int32_t token;        /* TOKEN, SCORE: its id; ACCEPTED */
         uint32_t value;       /* TOKEN, SCORE: routed experts evaluated, summed over layers, by the row whose logits it
                                * was chosen or scored by */

@@ -303,6 +303,10 @@ enum route_gate {
  * their squares, e(n) = Q(n) (1/S(n) - 1)² + Q(k) - Q(n); where weights are not normalised, Q(k) - Q(n) of the weights
  * without `scale`.
  *
+ * A rider has its bases[t] best experts, as far as its cap reaches, and of the others of its k best those that a row of
+ * its group has anyway (whatever that row's balance is, and if it is a rider too, without riding), in so far as its balance
+ * has them (after OEA, arXiv 2511.02237). So its choice depends on other rows of the call.
+ *
  * State lies with the sequence's keys, as it was after each position: struct route_state [page][KV_PAGE_TOKENS]. It is
  * read from the position before a row and written to the row's own; a sequence's rows are taken one after the other,
  * whichever calls they come in. It passes through a row that has no budget, or whose cap is k or more. */
@@ -313,11 +317,15 @@ struct op_route_budget {
         /* f32, rows demand_stride floats apart, or null: a row's experts are worth e^demand times what is said above */
         struct device_ptr demand;
         uint32_t demand_stride;
+        /* i32 [n], or both null and no row rides: the group of a row, 1 to n_groups, or 0 for none; what a rider takes at
+         * least, 0: the row is no rider. Riders have a budget. */
+        struct device_ptr groups, bases;
+        uint32_t n_groups;
 };
 
 struct route_state {
         int32_t balance; /* thousandths of an expert */
-        float threshold;
+        float threshold; /* of what experts are worth */
 };
 
 /* Chooses experts for each row: the k best within its cap, by falling score (where there are neither bias nor groups

@@ -128,6 +128,7 @@ static int stream_feed_token(struct stream *stream, const struct wire_completion
         if (r < 0)
                 return r;
         event->type = c->event == WIRE_EVENT_SCORE ? MOED_EVENT_SCORE : MOED_EVENT_TOKEN;
+        event->flags = c->detail & WIRE_TOKEN_RODE ? MOED_EVENT_RODE : 0;
         event->token = c->token;
         event->logprob = c->logprob;
         event->activations = c->value;

@@ -80,6 +80,7 @@ enum {
         MOED_IGNORE_EOG = 1 << 2, /* go on past end-of-text */
         MOED_NO_BOS = 1 << 3,     /* no begin-of-text token before `prompt` */
         MOED_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the first */
+        MOED_RIDE = 1 << 5,       /* share experts with the user's other requests: `ride_experts` */
 };
 
 struct moed_request {
@@ -105,7 +106,9 @@ struct moed_request {
         float presence_penalty, frequency_penalty; /* 0: none */
         uint32_t penalty_window;  /* 0: all tokens */
         uint64_t seed;
-        uint64_t reserved[4];
+        uint32_t ride_experts;    /* MOED_RIDE: experts that a token takes whoever else has them, from 1 up; else 0 */
+        uint32_t reserved0;
+        uint64_t reserved[3];
 };
 #define MOED_REQUEST_INIT { .size = sizeof(struct moed_request), .top_p = 1.0f, .repetition_penalty = 1.0f }
 
@@ -120,8 +123,13 @@ enum moed_event_type {
 
 enum moed_done { MOED_DONE_EOG = 1, MOED_DONE_LENGTH, MOED_DONE_STOP, MOED_DONE_CANCELLED };
 
+enum {
+        MOED_EVENT_RODE = 1 << 0, /* MOED_RIDE: other requests had a say in which experts this token and those before had */
+};
+
 struct moed_event {
         enum moed_event_type type;
+        uint32_t flags; /* TOKEN, SCORE: MOED_EVENT_* */
         uint64_t request;
         const char *text; /* not terminated; whole UTF-8 characters if the model makes such, only DONE may end
                            * within one; valid until the next call on the connection */

@@ -26,11 +26,14 @@ static int request_check(struct moed *m, const struct moed_request *q) {
                                              "struct moed_request has a field that this version "
                                              "of libmoed does not know");
         for (size_t i = 0; i < ELEMENTS(q->reserved); i++)
-                if (q->reserved[i] != 0)
+                if (q->reserved[i] != 0 || q->reserved0 != 0)
                         return reason_return(&m->reason, -EINVAL,
                                              "struct moed_request: reserved must be zero");
         if ((q->flags & ~(uint32_t) _WIRE_GENERATE_FLAGS) != 0)
                 return reason_return(&m->reason, -EINVAL, "struct moed_request: unknown flag");
+        if (!(q->flags & MOED_RIDE) != (q->ride_experts == 0))
+                return reason_return(&m->reason, -EINVAL,
+                                     "struct moed_request: MOED_RIDE and ride_experts need each other");
         if (!!q->prompt + !!q->tokens + !!q->messages != 1)
                 return reason_return(&m->reason, -EINVAL,
                                      "exactly one of prompt, tokens and messages is needed");
@@ -107,6 +110,7 @@ static int submission_init(struct moed *m, struct submission *ret, const struct 
                 .presence_penalty = q->presence_penalty,
                 .frequency_penalty = q->frequency_penalty,
                 .penalty_window = q->penalty_window,
+                .ride_experts = q->ride_experts,
                 .seed = q->seed,
         };
         return 0;

@@ -22,6 +22,8 @@ void sampling_apply(const struct sampling *sampling, struct moed_request *q) {
         q->n_stops = sampling->stops.n;
         q->max_tokens = sampling->max_tokens;
         q->experts = sampling->experts;
+        q->ride_experts = sampling->piggyback;
+        q->flags |= sampling->piggyback > 0 ? MOED_RIDE : 0;
         q->temperature = sampling->temperature;
         q->top_k = sampling->top_k;
         q->top_p = sampling->top_p;
@@ -126,6 +128,7 @@ static int take_event(struct generation *g, const struct moed_event *event, bool
                 progress_show(progress, event->value);
                 return 0;
         case MOED_EVENT_TOKEN:
+                g->n_rode += event->flags & MOED_EVENT_RODE;
                 r = keep_token(g, event);
                 break;
         case MOED_EVENT_SCORE:

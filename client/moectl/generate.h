@@ -13,7 +13,7 @@
 /* Options that say how to choose tokens, the same for all verbs that generate. */
 struct sampling {
         const char *model;
-        uint32_t max_tokens, top_k, penalty_window;
+        uint32_t max_tokens, top_k, penalty_window, piggyback;
         double experts;
         float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
         uint64_t seed;
@@ -25,6 +25,8 @@ struct sampling {
         { "model", 'm', ARG_TEXT, &(_s)->model, "NAME", "which model (default: the daemon's)" },             \
         { "experts", 'e', ARG_DOUBLE, &(_s)->experts, "N",                                                   \
           "mean experts per token at most; fractions allowed", 0, 1e6 },                                     \
+        { "piggyback", 0, ARG_U32, &(_s)->piggyback, "K",                                                    \
+          "a token takes its K best experts, and else only such as your other requests use" },               \
         { "max-tokens", 'n', ARG_U32, &(_s)->max_tokens, "N", "end after so many tokens" },                  \
         { "temp", 't', ARG_FLOAT, &(_s)->temperature, "T",                                                   \
           "temperature; 0 takes the likeliest token (default)", 0, 100 },                                    \
@@ -57,6 +59,7 @@ struct generation {
         size_t text_length, text_size;
         struct generation_token *tokens;
         size_t n_tokens, tokens_size;
+        size_t n_rode;        /* tokens of which other requests' experts were a part */
         uint64_t activations; /* with the prompt's */
         double cap;           /* experts per token and layer allowed, as of the last token */
         uint32_t prompt_tokens;

@@ -42,6 +42,8 @@ int report_json(const struct moed_model *model, const struct generation *g) {
         json_uint(&w, g->activations);
         json_key(&w, "cap");
         json_float(&w, (float) g->cap);
+        json_key(&w, "piggyback_tokens");
+        json_uint(&w, g->n_rode);
         json_key(&w, "prompt_tokens");
         json_uint(&w, g->prompt_tokens);
         json_key(&w, "ttft_ms");

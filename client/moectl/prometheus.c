@@ -83,9 +83,11 @@ static const struct metric model_metrics[] = {
 static const struct metric principal_metrics[] = {
         COUNTER(activations, "Experts evaluated for the principal, over rows and layers."),
         COUNTER(row_layers, "Its rows, times the layers with experts that each went through: by this, the mean of experts."),
+        { "served_nsec", "served_seconds_total", "counter", "Computing time that it was charged.", SECONDS_OF_NSEC },
         { "prompt", "tokens_prompt_total", "counter", "Its rows that were prompt." },
         { "generated", "tokens_generated_total", "counter", "Its rows that were generated." },
         GAUGE(connections, "Its programs that are connected."),
+        GAUGE(kv_bytes, "What it holds of the memory for keys and values."),
         GAUGE(streams, "Its generations, waiting ones included."),
         { "experts_max_milli", "experts_max", "gauge", "ExpertsMax=; 0: no limit.", 1e-3 },
         { "experts_min_milli", "experts_min", "gauge", "ExpertsMin=.", 1e-3 },

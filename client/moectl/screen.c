@@ -254,7 +254,7 @@ static void draw_help(void) {
                 "q               leave",
                 "",
                 "EXPERTS is the mean per token and layer, SHARE what a principal got of all that was computed, since the",
-                "last look. Budgets and requests of others may be changed by root only. See moectl(1).",
+                "last look. Who is neither root nor a member of moed-admin may cancel only what is his own. See moectl(1).",
         };
 
         for (size_t i = 0; i < ELEMENTS(texts); i++)

@@ -10,7 +10,7 @@
 #include "table.h"
 
 struct options {
-        bool experts, prometheus;
+        bool experts, cost, prometheus;
         const char *model;
         uint32_t layer;
 };
@@ -61,6 +61,8 @@ static int print_counters(struct moed *m, const struct cli *cli) {
 static int print(struct moed *m, const struct cli *cli, const struct options *o) {
         if (o->prometheus)
                 return stats_prometheus(m, o->experts);
+        if (o->cost)
+                return stats_cost(m, cli);
         if (o->experts)
                 return stats_experts(m, cli, o->model, o->layer == LAYER_NONE ? NULL : &o->layer);
         return print_counters(m, cli);
@@ -72,6 +74,7 @@ int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) 
                 { "experts", 0, ARG_FLAG, &o.experts, NULL, "draw how much each expert is used; needs root" },
                 { "model", 'm', ARG_TEXT, &o.model, "NAME", "with --experts: of this model" },
                 { "layer", 0, ARG_U32, &o.layer, "N", "with --experts: one layer, a line an expert", 0, LAYER_NONE - 1 },
+                { "cost", 0, ARG_FLAG, &o.cost, NULL, "what passes cost; needs root or moed-admin" },
                 { "prometheus", 0, ARG_FLAG, &o.prometheus, NULL, "all counters in the text format of Prometheus" },
                 {},
         };
@@ -85,6 +88,8 @@ int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) 
                 return cli_usage(verb, "'%s' is more than this takes", argv[0]);
         if (!o.experts && (o.model || o.layer != LAYER_NONE))
                 return cli_usage(verb, "--model and --layer belong to --experts");
+        if (o.cost && (o.experts || o.prometheus))
+                return cli_usage(verb, "--cost stands alone");
         if (o.prometheus && (o.model || o.layer != LAYER_NONE || cli->json))
                 return cli_usage(verb, "--prometheus takes no more than --experts");
         code = cli_connect(cli, &m);

@@ -147,6 +147,10 @@ struct step_part {
         /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
          * plan of the model's calibration gives that layer of the sum of their caps. */
         const struct step_budget *budgets;
+        /* Not 0: rows that have budgets ride (op_route). They take ride_experts at least, and else only experts that other
+         * rows with the same group number have anyway: so what they compute depends on who else is in the step. Groups are
+         * 1 to the number of parts, or 0 for none. */
+        uint32_t ride_experts, group;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
          * arithmetic (op.h): a row that is computed again gets the same bits if it is told to be what it was. */
@@ -159,8 +163,12 @@ struct step_part {
         const uint32_t *used_rows; /* [count], by each of them; owned by the step */
 };
 
-/* One per model; reused for all its steps. */
+/* Reused for one step after the other. */
 int step_new(struct step **ret, struct model *model);
+/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of `other`,
+ * over other sequences, with calls of step_advance() for either in any order. They share the memory that only one layer
+ * needs. */
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max);
 void step_free(struct step *step);
 void step_freep(struct step **step);
 
@@ -171,6 +179,8 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Ends a step that has begun as if the device had failed; nothing if none has. */
+void step_give_up(struct step *step);
 /* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
  * counts once. */
 uint64_t step_experts_read(const struct step *step);

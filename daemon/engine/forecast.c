@@ -41,57 +41,91 @@ static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows) 
         return r;
 }
 
-static int forecast_steps(struct model_forecast *ret, struct model *m, struct backend *b, uint64_t opened) {
+/* What there is when all steps have run: the small one first, then the larger ones. */
+static int forecast_run(struct model_forecast *ret, struct model *m, struct backend *b, struct step **steps, uint32_t larger) {
+        int r;
+
+        r = step_new(&steps[0], m);
+        if (!r)
+                r = run(steps[0], m, 1, 1);
+        if (r)
+                return r;
+        ret->token_weights = backend_plan_cost(b).weights;
+        r = run(steps[0], m, ret->context, ret->rows);
+        for (uint32_t i = 1; i <= larger && ret->long_rows > 0 && !r; i++) {
+                r = step_new_beside(&steps[i], steps[0], ret->long_rows);
+                if (!r)
+                        r = run(steps[i], m, ret->context, ret->long_rows);
+        }
+        return r;
+}
+
+static int forecast_steps(struct model_forecast *ret, struct model *m, struct backend *b, uint32_t larger) {
         _cleanup_(sampler_scratch_freep) struct sampler_scratch *sampler = NULL;
-        _cleanup_(step_freep) struct step *step = NULL;
-        uint64_t before = heap_used();
+        struct step *steps[1 + FORECAST_LONG_STEPS_MAX] = {};
+        uint64_t before = heap_used(), opened = backend_plan_cost(b).memory;
         int r;
 
         r = sampler_scratch_new(&sampler, m->info.vocab);
         if (!r)
-                r = step_new(&step, m);
-        if (!r)
-                r = run(step, m, 1, 1);
-        if (r)
-                return r;
-        ret->token_weights = backend_plan_cost(b).weights;
-        r = run(step, m, ret->context, ret->rows);
-        if (r)
-                return r;
+                r = forecast_run(ret, m, b, steps, MIN(larger, (uint32_t) FORECAST_LONG_STEPS_MAX));
         ret->step = backend_plan_cost(b).memory - opened + heap_used() - before;
         ret->scratch = backend_plan_cost(b).scratch;
-        return 0;
+        for (size_t i = ELEMENTS(steps); i-- > 0;)
+                step_free(steps[i]);
+        return r;
 }
 
-static int forecast_model(struct model_forecast *ret, struct backend *b, const char *path,
-                          const struct forecast_options *options, struct reason *reason) {
-        struct model_options with = options->model;
+static int forecast_rows(struct model_forecast *ret, struct model_file *file, const struct forecast_options *options,
+                         uint32_t long_rows) {
+        _cleanup_(backend_freep) struct backend *b = NULL;
         _cleanup_(model_freep) struct model *m = NULL;
+        struct model_options with = options->model;
+        struct reason reason = REASON_INIT;
         uint64_t before = heap_used();
         int r;
 
         with.rows_max = MAX(MIN(options->rows, with.rows_max), 1u);
-        r = model_open(&m, b, path, &with, reason);
+        r = backend_plan_new(&b, options->threads);
+        if (!r)
+                r = model_new(&m, b, file, &with, &reason);
         if (r)
                 return r;
-        ret->context = m->info.context;
-        ret->rows = MIN(with.rows_max, m->info.context);
-        ret->file_bytes = m->info.file_bytes;
-        ret->kv_token = m->info.kv_bytes_per_token;
-        ret->tables = heap_used() - before + m->arch.params.rope_dims / 2 * sizeof(float);
-        return forecast_steps(ret, m, b, backend_plan_cost(b).memory);
+        *ret = (struct model_forecast) {
+                .file_bytes = m->info.file_bytes,
+                .tables = heap_used() - before + m->arch.params.rope_dims / 2 * sizeof(float),
+                .kv_token = m->info.kv_bytes_per_token,
+                .context = m->info.context,
+                .rows = MIN(with.rows_max, m->info.context),
+                .long_rows = MIN(long_rows, m->info.context),
+        };
+        return forecast_steps(ret, m, b, options->long_steps);
+}
+
+int model_file_forecast(struct model_forecast *ret, struct model_file *file, const struct forecast_options *options) {
+        uint32_t rows = options->long_steps > 0 ? options->long_rows : 0;
+        int r;
+
+        for (;;) {
+                r = forecast_rows(ret, file, options, rows);
+                if (r || rows == 0 || (ret->long_rows > ret->rows && ret->step + ret->scratch <= options->long_bytes))
+                        return r;
+                rows = rows / 2 > options->model.rows_max ? rows / 2 : 0;
+        }
 }
 
 int model_forecast(struct model_forecast *ret, const char *path, const struct forecast_options *options,
                    struct reason *reason) {
-        _cleanup_(backend_freep) struct backend *b = NULL;
-        struct model_forecast forecast = {};
+        _cleanup_(model_file_unrefp) struct model_file *file = NULL;
+        uint64_t before = heap_used(), opened;
         int r;
 
-        r = backend_plan_new(&b, options->threads);
+        r = model_file_open(&file, path, reason);
+        if (r)
+                return r;
+        opened = heap_used() - before;
+        r = model_file_forecast(ret, file, options);
         if (!r)
-                r = forecast_model(&forecast, b, path, options, reason);
-        if (!r)
-                *ret = forecast;
+                ret->tables += opened;
         return r;
 }

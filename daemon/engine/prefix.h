@@ -21,6 +21,7 @@ struct prefix_key {
         struct prefix_row {
                 int32_t token;
                 uint32_t allowance; /* of routed experts, as in struct step_part */
+                struct step_budget budget; /* the same */
         } rows[KV_PAGE_TOKENS];
 };
 

@@ -44,60 +44,82 @@ static int grow_host(void **memory, uint64_t *size, uint64_t wanted) {
 static struct device_ptr carve(const struct step *s, struct device_ptr base, uint64_t *size, uint64_t width) {
         struct device_ptr at = device_offset(base, *size);
 
-        *size += DIV_ROUND_UP(width * s->model->rows_max * 4, 64) * 64;
+        *size += DIV_ROUND_UP(width * s->rows_max * 4, 64) * 64;
         return at;
 }
 
-static uint64_t carve_activations(struct step *s, struct device_ptr base) {
+/* What has to last from layer to layer. */
+static uint64_t carve_own(struct step *s, struct device_ptr base) {
+        const struct arch_params *h = &s->model->arch.params;
+        uint64_t size = 0;
+
+        s->a.x = carve(s, base, &size, h->hidden);
+        s->a.streams = carve(s, base, &size, (uint64_t) h->streams * h->hidden);
+        s->a.chosen = carve(s, base, &size, h->index_k);
+        s->a.demand = carve(s, base, &size, s->model->predictor ? s->model->arch.moe_layers : 0);
+        return size;
+}
+
+static uint64_t carve_room(struct step *s, struct device_ptr base) {
         const struct arch_params *h = &s->model->arch.params;
         uint64_t size = 0, ffn = MAX(h->ffn, h->shared_ffn), streams = (uint64_t) h->streams * h->hidden;
         uint64_t query = MAX(h->qk_nope + h->rope_dims, h->mla_v);
         uint64_t entry = h->csa_ratio ? MAX(h->k_dim, h->index_dim) : h->hca_ratio ? h->k_dim : 0;
 
-        s->a = (struct step_activations) {
-                .x = carve(s, base, &size, h->hidden),
-                .normed = carve(s, base, &size, h->hidden),
-                .branch = carve(s, base, &size, h->hidden),
-                .q = carve(s, base, &size, (uint64_t) h->heads * h->k_dim),
-                .k = carve(s, base, &size, (uint64_t) h->kv_heads * h->k_dim),
-                .v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim),
-                .attended = carve(s, base, &size, (uint64_t) h->heads * h->v_dim),
-                .q_low = carve(s, base, &size, h->q_lora),
-                .q_heads = carve(s, base, &size, h->kv_lora ? h->heads * query : 0),
-                .index_q = carve(s, base, &size, (uint64_t) h->index_heads * h->index_dim),
-                .index_k = carve(s, base, &size, h->index_dim),
-                .index_weights = carve(s, base, &size, h->index_heads),
-                .compress_v = carve(s, base, &size, 2 * entry),
-                .compress_gate = carve(s, base, &size, 2 * entry),
-                .entry = carve(s, base, &size, entry),
-                .out_low = carve(s, base, &size, (uint64_t) h->out_groups * h->out_lora),
-                .streams = carve(s, base, &size, streams),
-                .streams_normed = carve(s, base, &size, streams),
-                .mix = carve(s, base, &size, (2 + (uint64_t) h->streams) * h->streams),
-                .chosen = carve(s, base, &size, h->index_k),
-                .gate = carve(s, base, &size, ffn),
-                .up = carve(s, base, &size, ffn),
-                .router = carve(s, base, &size, h->experts),
-                .demand = carve(s, base, &size, s->model->predictor ? s->model->arch.moe_layers : 0),
-                .expert_ids = carve(s, base, &size, h->experts_used),
-                .expert_weights = carve(s, base, &size, h->experts_used),
-                .expert_counts = carve(s, base, &size, 1),
-                .shared_ids = carve(s, base, &size, 1),
-                .shared_weights = carve(s, base, &size, 1),
-                .shared_counts = carve(s, base, &size, 1),
-        };
+        s->a.normed = carve(s, base, &size, h->hidden);
+        s->a.branch = carve(s, base, &size, h->hidden);
+        s->a.q = carve(s, base, &size, (uint64_t) h->heads * h->k_dim);
+        s->a.k = carve(s, base, &size, (uint64_t) h->kv_heads * h->k_dim);
+        s->a.v = carve(s, base, &size, (uint64_t) h->kv_heads * h->v_dim);
+        s->a.attended = carve(s, base, &size, (uint64_t) h->heads * h->v_dim);
+        s->a.q_low = carve(s, base, &size, h->q_lora);
+        s->a.q_heads = carve(s, base, &size, h->kv_lora ? h->heads * query : 0);
+        s->a.index_q = carve(s, base, &size, (uint64_t) h->index_heads * h->index_dim);
+        s->a.index_k = carve(s, base, &size, h->index_dim);
+        s->a.index_weights = carve(s, base, &size, h->index_heads);
+        s->a.compress_v = carve(s, base, &size, 2 * entry);
+        s->a.compress_gate = carve(s, base, &size, 2 * entry);
+        s->a.entry = carve(s, base, &size, entry);
+        s->a.out_low = carve(s, base, &size, (uint64_t) h->out_groups * h->out_lora);
+        s->a.streams_normed = carve(s, base, &size, streams);
+        s->a.mix = carve(s, base, &size, (2 + (uint64_t) h->streams) * h->streams);
+        s->a.gate = carve(s, base, &size, ffn);
+        s->a.up = carve(s, base, &size, ffn);
+        s->a.router = carve(s, base, &size, h->experts);
+        s->a.expert_ids = carve(s, base, &size, h->experts_used);
+        s->a.expert_weights = carve(s, base, &size, h->experts_used);
+        s->a.expert_counts = carve(s, base, &size, 1);
+        s->a.shared_ids = carve(s, base, &size, 1);
+        s->a.shared_weights = carve(s, base, &size, 1);
+        s->a.shared_counts = carve(s, base, &size, 1);
         return size;
 }
 
+void step_memory_place(struct step *s) {
+        carve_own(s, s->activations.at);
+        carve_room(s, s->room->memory.at);
+}
+
+/* Whatever another step has enqueued must not find its memory gone. */
+static int grow_room(struct step *s) {
+        struct step_buffer *memory = &s->room->memory;
+        uint64_t size = carve_room(s, DEVICE_NULL);
+        int r = 0;
+
+        if (size > memory->size)
+                r = ops_of(s)->stream_sync(s->stream);
+        return r ? r : grow_device(s, memory, size);
+}
+
 int step_memory_init(struct step *s) {
-        uint64_t rows = s->model->rows_max, batch = rows * (STEP_ARRAYS + s->model->arch.moe_layers);
+        uint64_t rows = s->rows_max, batch = rows * (STEP_ARRAYS + s->model->arch.moe_layers);
         int r;
 
-        r = grow_device(s, &s->activations, carve_activations(s, DEVICE_NULL));
-        if (r)
-                return r;
-        carve_activations(s, s->activations.at);
-        r = grow_device(s, &s->batch_memory, batch * sizeof(int32_t));
+        r = grow_device(s, &s->activations, carve_own(s, DEVICE_NULL));
+        if (!r)
+                r = grow_room(s);
+        if (!r)
+                r = grow_device(s, &s->batch_memory, batch * sizeof(int32_t));
         if (!r)
                 r = grow_device(s, &s->counts, model_tally_bytes(s->model) + rows * sizeof(uint32_t));
         if (r)
@@ -126,7 +148,7 @@ int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted) {
 
 int step_memory_observe(struct step *s) {
         const struct arch_params *h = &s->model->arch.params;
-        uint64_t rows = s->model->rows_max, k = h->experts_used;
+        uint64_t rows = s->rows_max, k = h->experts_used;
         struct step_seen *seen = &s->seen;
         uint64_t size = rows * (2 * (uint64_t) step_width(s) + 2 * k + 1 + h->index_k) * 4;
 

@@ -14,23 +14,62 @@ static const struct backend_ops *ops_of(const struct step *s) {
         return s->model->backend->ops;
 }
 
-int step_new(struct step **ret, struct model *model) {
+static int room_new(struct step_room **ret, struct model *model) {
+        struct step_room *room = calloc(1, sizeof(*room));
+        int r;
+
+        if (!room)
+                return -ENOMEM;
+        r = model->backend->ops->stream_new(model->backend, &room->stream);
+        if (r) {
+                free(room);
+                return r;
+        }
+        *ret = room;
+        return 0;
+}
+
+static void room_unref(struct step_room *room, const struct backend_ops *ops) {
+        if (!room || --room->n_ref > 0)
+                return;
+        ops->stream_free(room->stream);
+        ops->buffer_free(room->memory.buffer);
+        free(room);
+}
+
+static int step_new_in(struct step **ret, struct model *model, struct step_room *room, uint32_t rows_max) {
         _cleanup_(step_freep) struct step *s = calloc(1, sizeof(*s));
         int r;
 
         if (!s)
                 return -ENOMEM;
         s->model = model;
-        r = ops_of(s)->stream_new(model->backend, &s->stream);
-        if (r) {
-                s->stream = NULL;
-                return r;
-        }
+        s->room = room;
+        s->stream = room->stream;
+        s->rows_max = rows_max;
+        room->n_ref++;
         r = step_memory_init(s);
         if (r)
                 return r;
         *ret = steal_ptr(s);
         return 0;
+}
+
+int step_new(struct step **ret, struct model *model) {
+        struct step_room *room;
+        int r;
+
+        r = room_new(&room, model);
+        if (r)
+                return r;
+        room->n_ref = 1;
+        r = step_new_in(ret, model, room, model->rows_max);
+        room_unref(room, model->backend->ops);
+        return r;
+}
+
+int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max) {
+        return step_new_in(ret, other->model, other->room, rows_max);
 }
 
 /* The step is over, well or badly: its sequences are free again. */
@@ -44,13 +83,11 @@ static void release_parts(struct step *s) {
 void step_free(struct step *s) {
         if (!s)
                 return;
-        if (s->stream) {
-                if (s->parts)
-                        (void) ops_of(s)->stream_sync(s->stream);
-                ops_of(s)->stream_free(s->stream);
-        }
+        if (s->parts)
+                (void) ops_of(s)->stream_sync(s->stream);
         release_parts(s);
         step_memory_deinit(s);
+        room_unref(s->room, ops_of(s));
         free(s);
 }
 
@@ -92,13 +129,13 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
         struct step_batch *b = &s->batch;
         int r;
 
-        b->rows = b->n_wanted = b->position_max = s->page_stride = 0;
+        b->rows = b->n_wanted = b->position_max = b->n_groups = s->page_stride = 0;
         s->parts = parts;
         for (uint32_t i = 0; i < n_parts; i++) {
                 uint32_t end;
 
-                r = check_part(s, &parts[i]);
-                if (!r && parts[i].count > s->model->rows_max - b->rows)
+                r = parts[i].group > n_parts ? -EINVAL : check_part(s, &parts[i]);
+                if (!r && parts[i].count > s->rows_max - b->rows)
                         r = ENGINE_E_ROWS;
                 if (r) {
                         release_parts(s);
@@ -108,6 +145,8 @@ static int take_parts(struct step *s, struct step_part *parts, uint32_t n_parts)
                 s->n_parts = i + 1;
                 end = parts[i].sequence->length + parts[i].count;
                 b->rows += parts[i].count;
+                if (parts[i].ride_experts > 0)
+                        b->n_groups = MAX(b->n_groups, parts[i].group);
                 b->n_wanted += parts[i].logits;
                 b->position_max = MAX(b->position_max, end - 1);
                 s->page_stride = MAX(s->page_stride, DIV_ROUND_UP(end, (uint32_t) KV_PAGE_TOKENS));
@@ -125,7 +164,9 @@ static void place_arrays(struct step *s) {
         b->sequences = b->positions + b->rows;
         b->ones = b->sequences + b->rows;
         b->floors = b->ones + b->rows;
-        b->prompts = b->floors + b->rows;
+        b->groups = b->floors + b->rows;
+        b->bases = b->groups + b->rows;
+        b->prompts = b->bases + b->rows;
         b->wanted = b->prompts + b->rows;
         b->caps = b->wanted + b->rows;
         b->device_ids = at;
@@ -133,8 +174,10 @@ static void place_arrays(struct step *s) {
         b->device_sequences = device_offset(at, 2 * stride);
         b->device_ones = device_offset(at, 3 * stride);
         b->device_floors = device_offset(at, 4 * stride);
-        b->device_prompts = device_offset(at, 5 * stride);
-        b->device_wanted = device_offset(at, 6 * stride);
+        b->device_groups = device_offset(at, 5 * stride);
+        b->device_bases = device_offset(at, 6 * stride);
+        b->device_prompts = device_offset(at, 7 * stride);
+        b->device_wanted = device_offset(at, 8 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
@@ -162,6 +205,8 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->sequences[row] = (int32_t) part;
         b->ones[row] = 1000;
         b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
+        b->groups[row] = (int32_t) p->group;
+        b->bases[row] = (int32_t) MIN(p->ride_experts, info->experts_used);
         b->prompts[row] = i < p->prompt;
         for (uint32_t l = 0; l < info->moe_layers; l++)
                 b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);
@@ -232,6 +277,7 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
         }
         s->observed = s->observer;
         s->layer = 0;
+        step_memory_place(s);
         stage(s);
         r = enqueue_begin(s);
         return r ? abandon(s, r) : 0;
@@ -282,11 +328,17 @@ static int finish(struct step *s) {
         return 0;
 }
 
+void step_give_up(struct step *s) {
+        if (s->parts)
+                (void) abandon(s, 0);
+}
+
 int step_advance(struct step *s) {
         int r;
 
         if (!s->parts)
                 return -EINVAL;
+        step_memory_place(s);
         if (s->layer == s->model->info.layers) {
                 r = finish(s);
                 return r ? abandon(s, r) : 0;

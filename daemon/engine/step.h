@@ -14,9 +14,15 @@ struct step_buffer {
         struct device_ptr at;
 };
 
-/* Activations, [rows_max] rows each. */
+/* Activations, [rows_max] rows each. What a layer leaves to the next is the step's own; the rest lies in the room, and
+ * another step may have used it in between. */
 struct step_activations {
-        struct device_ptr x, normed, branch; /* f32 [hidden] */
+        /* its own: */
+        struct device_ptr x;                 /* f32 [hidden] */
+        struct device_ptr streams;           /* f32 [streams × hidden] */
+        struct device_ptr chosen;            /* i32 [index_k] by the last indexer */
+        /* in the room: */
+        struct device_ptr normed, branch;    /* f32 [hidden] */
         struct device_ptr q, k, v, attended; /* f32 [heads or kv_heads × dim] */
         struct device_ptr q_low;             /* f32 [q_lora] */
         struct device_ptr q_heads;           /* f32 [heads × a head's query, or its value] around the latent */
@@ -25,9 +31,8 @@ struct step_activations {
         struct device_ptr compress_v, compress_gate; /* f32 [both halves of a compressor's values] */
         struct device_ptr entry;             /* f32 [its entry] */
         struct device_ptr out_low;           /* f32 [out_groups × out_lora] */
-        struct device_ptr streams, streams_normed; /* f32 [streams × hidden] */
+        struct device_ptr streams_normed;    /* f32 [streams × hidden] */
         struct device_ptr mix;               /* f32 [(2 + streams) × streams] */
-        struct device_ptr chosen;            /* i32 [index_k] by the last indexer */
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
         struct device_ptr demand;            /* f32 [moe_layers] with a predictor */
@@ -35,7 +40,7 @@ struct step_activations {
         struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
 
-enum { STEP_ARRAYS = 7 }; /* of struct step_batch, beside the caps */
+enum { STEP_ARRAYS = 9 }; /* of struct step_batch, beside the caps */
 
 /* What the host says about a batch: i32 arrays one after the other, and so on the device after one upload. */
 struct step_batch {
@@ -43,12 +48,13 @@ struct step_batch {
         int32_t *staged;                                      /* [(STEP_ARRAYS + moe_layers) × rows_max] */
         int32_t *ids, *positions, *sequences;                 /* [rows] */
         int32_t *ones;                                        /* [rows] a cap of one expert */
-        int32_t *floors;                                      /* [rows] as op_route has them */
+        int32_t *floors, *groups, *bases;                     /* [rows] as op_route has them */
+        uint32_t n_groups;
         int32_t *prompts;                                     /* [rows] whether it is a row of a prompt */
         int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
         int32_t *caps;                                        /* [moe_layers][rows] thousandths of an expert */
         struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_floors,
-                device_prompts, device_wanted, device_caps;
+                device_groups, device_bases, device_prompts, device_wanted, device_caps;
 };
 
 /* What an observer is shown, on the host. */
@@ -58,9 +64,18 @@ struct step_seen {
         int32_t *ids, *counts, *chosen;
 };
 
+/* What steps of a model share that are under way at the same time: of those, one computes a layer at a time. */
+struct step_room {
+        unsigned n_ref;
+        struct stream *stream;
+        struct step_buffer memory; /* the activations that nobody needs any more after a layer */
+};
+
 struct step {
         struct model *model;
-        struct stream *stream;
+        struct step_room *room;
+        struct stream *stream; /* the room's */
+        uint32_t rows_max;
         struct step_buffer activations, batch_memory, counts, page_table, logits;
         struct step_activations a;
         struct step_batch batch;
@@ -109,8 +124,11 @@ int forward_begin(struct step *s);
 int forward_layer(struct step *s, uint32_t layer);
 int forward_end(struct step *s);
 
-/* Memory whose size does not depend on the batch. On failure half of it may be there. */
+/* Memory whose size does not depend on the batch, and the room's for a step of this size. On failure half of it may be
+ * there. */
 int step_memory_init(struct step *s);
+/* Finds the activations anew: the room may have grown. */
+void step_memory_place(struct step *s);
 /* Room for a page table of `pages` entries and `n_wanted` rows of logits. */
 int step_memory_grow(struct step *s, uint64_t pages, uint32_t n_wanted);
 int step_memory_observe(struct step *s);

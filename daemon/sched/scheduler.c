@@ -1,86 +1,133 @@
 /* SPDX-License-Identifier: MIT */
-#include "scheduler.h"
+#include "sched-internal.h"
 
-enum { DECODES_PER_PROMPT = 32 };
-
-/* The iteration that is being formed. */
-struct forming {
-        struct scheduler *scheduler;
-        struct sched_pick *picks;
-        uint32_t n_picks, max;
-        uint32_t rows_left, prompt_left;
-        struct list emptied; /* principals that got all they asked for */
-        struct list held;    /* principals whose prompts wait for prompt_max only */
-};
+/* Nothing that is charged in one go is worth more. */
+#define CHARGE_MAX (100 * NSEC_PER_SEC)
 
 void scheduler_init(struct scheduler *scheduler) {
-        *scheduler = (struct scheduler) { .clock = 0 };
+        *scheduler = (struct scheduler) { .wake_at = UINT64_MAX };
         list_init(&scheduler->principals);
 }
 
 void principal_init(struct principal *principal, const struct policy *policy) {
-        *principal = (struct principal) { .policy = *policy };
+        *principal = (struct principal) { .policy = *policy, .bucket = { .share = SHARE_FULL } };
+        latency_init(&principal->latency);
         list_init(&principal->decodes);
         list_init(&principal->prompts);
+        list_init(&principal->passes);
         list_init(&principal->link);
 }
 
-void sched_stream_init(struct sched_stream *stream, struct principal *principal, uint32_t moe_layers,
-                       uint32_t experts_used) {
-        *stream = (struct sched_stream) {
-                .principal = principal,
-                .moe_layers = moe_layers,
-                .experts_used = experts_used,
-        };
+void sched_model_init(struct sched_model *model, const struct cost_shape *shape, uint32_t long_rows_max) {
+        *model = (struct sched_model) { .long_rows_max = long_rows_max };
+        cost_init(&model->cost, shape);
+        list_init(&model->idle_passes);
+}
+
+void sched_stream_init(struct sched_stream *stream, struct principal *principal, struct sched_model *model) {
+        *stream = (struct sched_stream) { .principal = principal, .model = model };
         list_init(&stream->link);
 }
 
-/* Counters wrap after 2^64, so they are compared by their difference. What is compared lies close together: a principal
- * with work is never further behind the clock than forming_end() lets it, one that returns is brought near. */
-static bool counter_before(uint64_t a, uint64_t b) {
-        return (int64_t) (a - b) < 0;
+uint64_t principal_price(const struct principal *principal, uint64_t nsec) {
+        uint64_t scale = principal->policy.class == POLICY_CLASS_BATCH ? PRINCIPAL_SCALE * SCHED_BATCH_PRICE : PRINCIPAL_SCALE;
+
+        return MIN(nsec, CHARGE_MAX) * scale / MAX(principal->policy.weight, 1u);
 }
 
-static uint64_t principal_price(const struct principal *principal, uint32_t rows) {
-        return PRINCIPAL_SCALE * rows / MAX(principal->policy.weight, 1u);
+void principal_charge(struct principal *principal, uint64_t nsec) {
+        principal->counter += principal_price(principal, nsec);
+        principal->served_nsec += nsec;
 }
 
-static void principal_lift(struct principal *principal, uint64_t clock) {
-        if (counter_before(principal->counter, clock))
-                principal->counter = clock;
+void principal_lift(const struct scheduler *scheduler, struct principal *principal) {
+        uint64_t least = scheduler->clock;
+
+        if (principal->policy.class == POLICY_CLASS_INTERACTIVE)
+                least -= principal_price(principal, scheduler->credit_nsec);
+        if (counter_before(principal->counter, least))
+                principal->counter = least;
 }
 
-/* Nobody is ahead of the clock by more than one chunk at weight 1; a counter from before the last wrap may look so. */
-static void principal_return(struct principal *principal, uint64_t clock) {
-        principal_lift(principal, clock);
-        if (principal->counter - clock > PRINCIPAL_SCALE * SCHED_CHUNK)
-                principal->counter = clock;
+/* Nobody is ahead of the clock by more than what is charged in one go; a counter from before the last wrap may look so. */
+static void principal_return(const struct scheduler *scheduler, struct principal *principal) {
+        principal_lift(scheduler, principal);
+        if ((int64_t) (principal->counter - scheduler->clock) > (int64_t) (2 * principal_price(principal, CHARGE_MAX)))
+                principal->counter = scheduler->clock;
 }
 
-static void stream_leave(struct scheduler *scheduler, struct sched_stream *stream) {
+bool principal_may_run(struct scheduler *scheduler, struct principal *principal) {
+        const struct policy *policy = &principal->policy;
+        uint64_t ready;
+
+        if (policy->activation_rate == 0)
+                return true;
+        bucket_share(&principal->bucket, policy->activation_rate, policy->activation_burst, scheduler->now);
+        if (policy->on_empty != POLICY_ON_EMPTY_WAIT)
+                return true;
+        ready = bucket_ready_at(&principal->bucket, policy->activation_rate, policy->activation_burst, 1, scheduler->now);
+        if (ready > scheduler->now)
+                scheduler->wake_at = MIN(scheduler->wake_at, ready);
+        return ready <= scheduler->now;
+}
+
+uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows) {
+        struct principal *principal = stream->principal;
+        const struct policy *policy = &principal->policy;
+        uint64_t row = (uint64_t) stream->cap_milli * stream->model->cost.shape.moe_layers / 1000;
+        int64_t level = principal->bucket.level;
+
+        if (policy->activation_rate == 0 || row == 0)
+                return rows;
+        if (policy->on_empty == POLICY_ON_EMPTY_WAIT)
+                rows = (uint32_t) MIN((uint64_t) rows, MAX((uint64_t) MAX(level, INT64_C(0)) / row, UINT64_C(1)));
+        bucket_take(&principal->bucket, policy->activation_rate, policy->activation_burst, rows * row);
+        stream->reserved += (uint64_t) (level - principal->bucket.level);
+        return rows;
+}
+
+uint64_t principal_gap_nsec(const struct principal *principal) {
+        return principal->policy.latency_target_nsec ? principal->policy.latency_target_nsec : SCHED_GAP_NSEC;
+}
+
+static bool principal_has_work(const struct principal *principal) {
+        return principal->n_decodes + principal->n_prompts + principal->n_passes > 0;
+}
+
+void principal_join(struct scheduler *scheduler, struct principal *principal) {
+        if (principal_has_work(principal))
+                return;
+        principal_return(scheduler, principal);
+        list_append(&scheduler->principals, &principal->link);
+}
+
+void principal_part(struct principal *principal) {
+        if (!principal_has_work(principal))
+                list_unlink(&principal->link);
+}
+
+void stream_leave(struct scheduler *scheduler, struct sched_stream *stream) {
         struct principal *principal = stream->principal;
 
         list_unlink(&stream->link);
         if (stream->decoding) {
                 principal->n_decodes--;
+                stream->model->n_decodes--;
                 scheduler->n_decodes--;
         } else {
                 principal->n_prompts--;
         }
-        if (principal->n_decodes + principal->n_prompts == 0)
-                list_unlink(&principal->link);
+        principal_part(principal);
 }
 
 static void stream_join(struct scheduler *scheduler, struct sched_stream *stream) {
         struct principal *principal = stream->principal;
 
-        if (principal->n_decodes + principal->n_prompts == 0) {
-                principal_return(principal, scheduler->clock);
-                list_append(&scheduler->principals, &principal->link);
-        }
+        principal_join(scheduler, principal);
         if (stream->decoding) {
                 list_append(&principal->decodes, &stream->link);
                 principal->n_decodes++;
+                stream->model->n_decodes++;
                 scheduler->n_decodes++;
         } else {
                 list_append(&principal->prompts, &stream->link);
@@ -101,172 +148,14 @@ void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *
         stream->pending = pending;
 }
 
-/* Keeps the list in the order of the counters. Behind its equals: of those, the one that got there first goes first. */
-static void principal_insert(struct list *principals, struct principal *principal) {
-        struct list *after = principals->prev;
-
-        while (after != principals &&
-               counter_before(principal->counter, list_entry(after, struct principal, link)->counter))
-                after = after->prev;
-        list_append(after->next, &principal->link);
-}
-
-static void principal_begin(struct principal *principal) {
-        struct sched_stream *stream;
-
-        principal->decodes_left = principal->n_decodes;
-        principal->prompts_left = principal->n_prompts;
-        list_for_each(stream, &principal->decodes, link)
-                stream->granted = 0;
-        list_for_each(stream, &principal->prompts, link)
-                stream->granted = 0;
-}
-
-static void forming_begin(struct forming *forming) {
-        struct list unsorted = LIST_INIT(unsorted), *head = &forming->scheduler->principals;
-        struct principal *principal, *next;
-
-        list_init(&forming->emptied);
-        list_init(&forming->held);
-        list_for_each_safe(principal, next, head, link) {
-                list_unlink(&principal->link);
-                list_append(&unsorted, &principal->link);
-        }
-        list_for_each_safe(principal, next, &unsorted, link) {
-                list_unlink(&principal->link);
-                principal_begin(principal);
-                principal_insert(head, principal);
-        }
-}
-
-/* The stream whose turn it is, or NULL when the principal can use no more of this iteration. Decode rows go first, for
- * they are one row each and someone reads along; the count keeps many of them from starving the prompts beside them. */
-static struct sched_stream *principal_next(const struct principal *principal, uint32_t prompt_left) {
-        bool prompt = principal->prompts_left > 0 && prompt_left > 0;
-
-        if (principal->decodes_left > 0 && !(prompt && principal->passed_over >= DECODES_PER_PROMPT))
-                return list_entry(principal->decodes.next, struct sched_stream, link);
-        return prompt ? list_entry(principal->prompts.next, struct sched_stream, link) : NULL;
-}
-
-/* Moves the stream behind the others of its kind, so that the head of each list is always one that can be served. */
-static void stream_rotate(struct list *streams, struct sched_stream *stream) {
-        list_unlink(&stream->link);
-        list_append(streams, &stream->link);
-}
-
-static uint32_t grant_decode(struct sched_stream *stream) {
-        struct principal *principal = stream->principal;
-
-        stream_rotate(&principal->decodes, stream);
-        principal->decodes_left--;
-        if (principal->prompts_left > 0)
-                principal->passed_over++;
-        return 1;
-}
-
-static uint32_t grant_prompt(struct forming *forming, struct sched_stream *stream) {
-        struct principal *principal = stream->principal;
-        uint32_t rows = MIN(MIN(stream->pending - stream->granted, (uint32_t) SCHED_CHUNK),
-                            MIN(forming->rows_left, forming->prompt_left));
-        struct sched_stream *next;
-
-        forming->prompt_left -= rows;
-        principal->passed_over = 0;
-        stream_rotate(&principal->prompts, stream);
-        if (stream->granted + rows == stream->pending)
-                principal->prompts_left--;
-        while (principal->prompts_left > 0) {
-                next = list_entry(principal->prompts.next, struct sched_stream, link);
-                if (next == stream || next->granted < next->pending)
-                        break;
-                stream_rotate(&principal->prompts, next);
-        }
-        return rows;
-}
-
-/* Gives the stream its next row or chunk. */
-static void forming_grant(struct forming *forming, struct sched_stream *stream) {
-        struct principal *principal = stream->principal;
-        uint32_t rows = stream->decoding ? grant_decode(stream) : grant_prompt(forming, stream);
-
-        if (stream->granted == 0) {
-                stream->slot = forming->n_picks++;
-                forming->picks[stream->slot] = (struct sched_pick) { .stream = stream };
-        }
-        stream->granted += rows;
-        forming->picks[stream->slot].rows = stream->granted;
-        forming->rows_left -= rows;
-        if (counter_before(forming->scheduler->clock, principal->counter))
-                forming->scheduler->clock = principal->counter;
-        principal->counter += principal_price(principal, rows);
-}
-
-/* Principals whose prompts had to wait for prompt_max while decode rows went by fall behind the clock, and rightly go
- * first for the next prompt rows; but not without end, or they could later claim every row for a long time. They are
- * moved up together, so that the differences among themselves stay, until the last of them is `slack` behind: what
- * one iteration costs at the default weight. */
-static void held_move_up(struct forming *forming, uint64_t slack) {
-        uint64_t clock = forming->scheduler->clock, behind = 0;
-        struct principal *principal;
-
-        list_for_each(principal, &forming->held, link)
-                if (counter_before(principal->counter, clock))
-                        behind = MAX(behind, clock - principal->counter);
-        if (behind <= slack)
-                return;
-        list_for_each(principal, &forming->held, link)
-                if (counter_before(principal->counter, clock))
-                        principal->counter += MIN(clock - principal->counter, behind - slack);
-}
-
-static void list_take_back(struct list *head, struct list *from) {
-        struct principal *principal, *next;
-
-        list_for_each_safe(principal, next, from, link) {
-                list_unlink(&principal->link);
-                list_append(head, &principal->link);
-        }
-}
-
-static void forming_end(struct forming *forming, uint32_t rows_max) {
-        struct scheduler *scheduler = forming->scheduler;
-        struct principal *principal;
-
-        list_for_each(principal, &forming->emptied, link)
-                principal_lift(principal, scheduler->clock);
-        held_move_up(forming, PRINCIPAL_SCALE * rows_max / POLICY_WEIGHT_DEFAULT);
-        list_take_back(&scheduler->principals, &forming->held);
-        list_take_back(&scheduler->principals, &forming->emptied);
-}
-
-uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
-                        uint32_t max) {
-        struct forming forming = {
-                .scheduler = scheduler,
-                .picks = picks,
-                .max = max,
-                .rows_left = limits->rows_max,
-                .prompt_left = scheduler->n_decodes > 0 ? MIN(limits->prompt_max, limits->rows_max) : limits->rows_max,
+struct cost_rows stream_rows(const struct sched_stream *stream, uint32_t rows) {
+        return (struct cost_rows) {
+                .rows = rows,
+                .position = stream->position + stream->granted,
+                .prompt = !stream->decoding,
+                .cap_milli = stream->cap_milli,
+                .logits = stream->decoding,
         };
-
-        forming_begin(&forming);
-        while (forming.rows_left > 0 && !list_empty(&scheduler->principals)) {
-                struct principal *principal = list_entry(scheduler->principals.next, struct principal, link);
-                struct sched_stream *stream = principal_next(principal, forming.prompt_left);
-
-                if (stream && stream->granted == 0 && forming.n_picks == forming.max)
-                        break;
-                list_unlink(&principal->link);
-                if (stream) {
-                        forming_grant(&forming, stream);
-                        principal_insert(&scheduler->principals, principal);
-                } else {
-                        list_append(principal->prompts_left > 0 ? &forming.held : &forming.emptied, &principal->link);
-                }
-        }
-        forming_end(&forming, limits->rows_max);
-        return forming.n_picks;
 }
 
 /* The cap becomes `limit` where that is lower; 0 is none. */
@@ -277,13 +166,22 @@ static void cap_lower(uint64_t *cap, uint64_t limit, enum cap_rule rule, enum ca
         *ret_rule = rule;
 }
 
+/* What is left of the way from `least` to `most`. */
+static uint64_t squeeze(uint64_t most, uint64_t least, uint32_t share) {
+        return most <= least ? most : least + (most - least) * share / SHARE_FULL;
+}
+
 uint32_t sched_cap_milli(const struct principal *principal, const struct policy *policy, uint32_t request_milli,
                          uint32_t experts_used, enum cap_rule *ret_rule) {
-        uint64_t cap = MIN(EXPERTS_MILLI((uint64_t) experts_used), (uint64_t) UINT32_MAX);
+        uint64_t cap = MIN(EXPERTS_MILLI((uint64_t) experts_used), (uint64_t) UINT32_MAX), most;
 
         *ret_rule = CAP_MODEL;
         cap_lower(&cap, request_milli, CAP_REQUEST, ret_rule);
         cap_lower(&cap, policy->experts_max_milli, CAP_EXPERTS_MAX, ret_rule);
+        most = policy->experts_max_milli ? policy->experts_max_milli : EXPERTS_MILLI((uint64_t) experts_used);
+        if (policy->activation_rate > 0)
+                cap_lower(&cap, squeeze(most, policy->experts_min_milli, principal->bucket.share), CAP_BUCKET, ret_rule);
+        cap_lower(&cap, squeeze(most, policy->experts_min_milli, principal->latency.share), CAP_LATENCY, ret_rule);
         return (uint32_t) cap;
 }
 
@@ -304,6 +202,8 @@ void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint6
         struct principal *principal = stream->principal;
 
         principal->activations += used;
+        principal->bucket.level += (int64_t) stream->reserved - (int64_t) used;
+        stream->reserved = 0;
         if (prompt)
                 principal->rows_prompt += rows;
         else

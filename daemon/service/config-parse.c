@@ -71,6 +71,7 @@ static const struct key {
         KEY(DAEMON, "KvMemory", SIZE, kv_memory, UINT64_C(1) << 20, UINT64_C(1) << 44),
         KEY(DAEMON, "KvType", KV_TYPE, kv_type, 0, 0),
         KEY(DAEMON, "RowsMax", U32, rows_max, 1, 4096),
+        KEY(DAEMON, "LongRowsMax", U32, long_rows_max, 0, 65536),
         KEY(DAEMON, "PromptRowsMax", U32, prompt_rows_max, 0, 4096),
         KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
         KEY(DAEMON, "ContextExtend", BOOL, context_extend, 0, 0),
@@ -84,6 +85,7 @@ static const struct key {
         KEY(LIMITS, "RingEntriesMax", U32, limits.ring_entries_max, WIRE_ENTRIES_MIN, WIRE_ENTRIES_MAX),
         KEY(LIMITS, "ArenaMax", SIZE, limits.arena_max, 65536, UINT64_C(1) << 40),
         KEY(LIMITS, "PromptBytesMax", SIZE, limits.prompt_bytes_max, 1024, UINT64_C(1) << 32),
+        KEY(LIMITS, "PromptMax", U32, limits.prompt_max, 1, CONFIG_CONTEXT_MAX, "infinity"),
 #undef KEY
 };
 

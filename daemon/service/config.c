@@ -22,6 +22,7 @@ const struct config config_defaults = {
         .kv_memory = UINT64_C(1) << 30,
         .kv_type = CONFIG_KV_F16,
         .rows_max = 512,
+        .long_rows_max = 2048,
         .spin_usec = 50,
         .drain_timeout_nsec = 30 * NSEC_PER_SEC,
         .log_level = LOG_INFO,

@@ -49,6 +49,7 @@ struct config_limits {
         uint32_t ring_entries_max; /* of one connection's rings; a power of two is the most that is used of it */
         uint64_t arena_max;        /* bytes */
         uint64_t prompt_bytes_max; /* bytes of one request's prompt */
+        uint32_t prompt_max;       /* tokens of it; 0: as many as the context holds */
 };
 
 struct config_model {
@@ -66,7 +67,8 @@ struct config {
         uint32_t threads;            /* 0: as many as the machine has to give */
         uint64_t kv_memory;          /* bytes of KV pages per model */
         enum config_kv_type kv_type;
-        uint32_t rows_max, prompt_rows_max; /* 0: as suits the backend */
+        uint32_t rows_max, prompt_rows_max; /* 0: as many as are computed in a short time */
+        uint32_t long_rows_max;      /* 0: none */
         uint32_t context_max;        /* tokens; 0: the model's own */
         bool context_extend;         /* context_max may be more than that */
         uint32_t spin_usec;

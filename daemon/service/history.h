@@ -29,7 +29,7 @@ struct record {
         struct stream_cap *stretches;
         uint32_t n_stretches, n_omitted; /* omitted: between the first and the last half of them */
         const char *outcome;             /* "running", "waiting", "end", "length", "stop", "cancelled", "error" */
-        char *sentence;                  /* of an error; else NULL */
+        char *sentence;                  /* why it was an error, or ended early; else NULL */
 };
 
 /* A record of the stream as it is now. -ENOMEM. */

@@ -84,7 +84,7 @@ static void print_forecast(const struct inspection *i, FILE *out) {
         line(out, "KV", "%s per 1,000 tokens as %s, %s for a context of %u",
              bytes_text(a, f->kv_token * 1000), i->kv_type, bytes_text(b, inspection_kv(i)), f->context);
         line(out, "scratch", "%s for %u rows at once, and %s of tables", bytes_text(a, f->step + f->scratch),
-             f->rows, bytes_text(b, f->tables));
+             MAX(f->rows, f->long_rows), bytes_text(b, f->tables));
         line(out, "memory", "%s in all, the daemon's own %s included", bytes_text(a, inspection_total(i)),
              bytes_text(b, i->program));
 }
@@ -183,6 +183,7 @@ static void json_forecast(const struct inspection *i, FILE *out) {
         fprintf(out, ",\"forecast\":{\"kv_type\":\"%s\"", i->kv_type);
         number_pair(out, "context", f->context);
         number_pair(out, "rows", f->rows);
+        number_pair(out, "long_rows", f->long_rows);
         number_pair(out, "weights", f->file_bytes);
         number_pair(out, "kv_per_1000_tokens", f->kv_token * 1000);
         number_pair(out, "kv", inspection_kv(i));

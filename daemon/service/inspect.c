@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "inspect.h"
+#include "long-pass.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -117,7 +118,10 @@ static int forecast(struct inspection *i, const struct config *config, const cha
                                 .context_extend = config->context_extend,
                         },
                 .threads = config->threads,
-                .rows = config->rows_max, /* of one long prompt, when nobody else generates */
+                .rows = config->rows_max,
+                .long_steps = config->long_rows_max > config->rows_max ? LONG_PASSES : 0,
+                .long_rows = config->long_rows_max,
+                .long_bytes = LONG_PASS_BYTES,
         };
         int r;
 

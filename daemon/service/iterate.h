@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-struct server;
+#include <stdint.h>
 
-/* One iteration: gives pages to those that wait, lets the scheduler choose the rows, runs each model's forward pass over
- * its share of them and hands out the results. 1: something was computed; 0: nothing could; negative errno. */
+struct offer;
+struct server;
+struct step_part;
+struct stream;
+
+/* What is to be computed next: gives pages to those that wait, lets the scheduler choose, and runs a short pass of each
+ * model or a layer of a long one. 1: something was computed; 0: nothing could; negative errno. */
 int server_iterate(struct server *server);
+/* Hands out the results of a forward pass, or tells its streams that it failed. */
+void iterate_finish(struct offer *offer, struct stream **streams, struct step_part *parts, uint32_t n, int error);

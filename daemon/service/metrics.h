@@ -23,3 +23,10 @@ struct metrics {
         uint64_t connections, connections_refused, connections_dropped;
         uint64_t echoes;
 };
+
+static inline void metrics_count_pass(struct metrics *metrics, uint64_t rows) {
+        metrics->iterations++;
+        metrics->rows += rows;
+        if (rows > metrics->rows_max)
+                metrics->rows_max = rows;
+}

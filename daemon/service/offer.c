@@ -8,6 +8,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "forecast.h"
+#include "long-pass.h"
 #include "offer.h"
 #include "peer.h"
 #include "sampler.h"
@@ -36,6 +38,7 @@ void offer_free(struct offer *offer) {
                 offer->server->n_retired -= offer->retired;
         }
         list_unlink(&offer->link);
+        long_passes_free(offer);
         step_free(offer->step);
         sampler_scratch_free(offer->scratch);
         model_free(offer->model);
@@ -73,6 +76,42 @@ static struct model_file *find_same(struct server *server, struct model_file *fi
         return file;
 }
 
+static void offer_init_sched(struct offer *offer) {
+        const struct model_info *info = model_info(offer->model);
+        struct cost_shape shape = {
+                .layers = info->layers,
+                .moe_layers = info->moe_layers,
+                .experts = info->experts,
+                .experts_used = info->experts_used,
+                .weight_bytes = info->weight_bytes,
+        };
+
+        sched_model_init(&offer->sched, &shape, 0);
+        offer->sched.short_rows_max = offer->server->config->prompt_rows_max;
+}
+
+/* As many rows of a long pass as the configuration wants, or as memory should be given for. Asks of a file that no model
+ * uses yet. */
+static int offer_long_rows(const struct offer *offer, struct model_file *file, const struct model_options *model,
+                           uint32_t *ret) {
+        const struct config *config = offer->server->config;
+        struct forecast_options options = {
+                .model = *model,
+                .threads = config->threads,
+                .rows = model->rows_max,
+                .long_steps = LONG_PASSES,
+                .long_rows = config->long_rows_max,
+                .long_bytes = LONG_PASS_BYTES,
+        };
+        struct model_forecast forecast = {};
+        int r = 0;
+
+        if (config->long_rows_max > model->rows_max)
+                r = model_file_forecast(&forecast, file, &options);
+        *ret = forecast.long_rows;
+        return r;
+}
+
 static int offer_open(struct offer *offer, struct model_file *file, const struct config_model *model,
                       struct reason *reason) {
         const struct config *config = offer->server->config;
@@ -84,13 +123,20 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
                 .context_extend = config->context_extend,
         };
         struct reason why = REASON_INIT;
+        uint32_t long_rows;
         int r;
 
-        r = model_new(&offer->model, offer->server->backend, find_same(offer->server, file), &options, &why);
+        r = offer_long_rows(offer, file, &options, &long_rows);
+        if (r == 0)
+                r = model_new(&offer->model, offer->server->backend, find_same(offer->server, file), &options, &why);
         if (r == 0)
                 r = step_new(&offer->step, offer->model);
         if (r == 0)
                 r = sampler_scratch_new(&offer->scratch, model_info(offer->model)->vocab);
+        if (r == 0) {
+                offer_init_sched(offer);
+                r = long_passes_new(offer, long_rows);
+        }
         return r != 0 ? explain(model, r, &why, reason) : 0;
 }
 
@@ -397,12 +443,20 @@ void offer_wake(struct offer *offer) {
 }
 
 static void offer_sleep(struct offer *offer) {
+        long_passes_rest(offer);
         step_free(offer->step);
         offer->step = NULL;
         model_sleep(offer->model);
         offer->state = OFFER_IDLE;
         log_line(LOG_INFO, log_fields(offer), "model %s is idle: its memory is given back until the next request",
                  offer->name);
+}
+
+void offers_admit(struct server *server) {
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link)
+                offer->admit = true;
 }
 
 void offers_configure(struct server *server) {

@@ -4,10 +4,10 @@
 #include "base/util.h"
 #include "offer.h"
 #include "pages.h"
+#include "quota.h"
 #include "stream.h"
 
-/* Writes into each tenant the pages that its running streams of this model hold; returns the one that has most. */
-static struct tenant *pages_count(struct offer *offer) {
+struct tenant *pages_count(struct offer *offer) {
         struct tenant *most = NULL;
         struct stream *stream;
 
@@ -23,11 +23,13 @@ static struct tenant *pages_count(struct offer *offer) {
         return most;
 }
 
+/* Of those that no forward pass holds; NULL: all are held. */
 static struct stream *pages_youngest(struct offer *offer, const struct tenant *tenant) {
         struct stream *stream, *youngest = NULL;
 
         list_for_each(stream, &offer->running, place)
-                if (stream->tenant == tenant && (!youngest || stream->serial > youngest->serial))
+                if (stream->tenant == tenant && stream->rows_flying == 0 &&
+                    (!youngest || stream->serial > youngest->serial))
                         youngest = stream;
         return youngest;
 }
@@ -36,9 +38,12 @@ static struct stream *pages_next(struct offer *offer) {
         uint32_t running_max = offer->server->config->limits.streams_max;
         struct stream *stream, *next = NULL;
 
-        pages_count(offer);
+        if (quota_applies(offer))
+                quota_count(offer->server, offer);
+        else
+                pages_count(offer);
         list_for_each(stream, &offer->waiting, place) {
-                if (stream->user->n_running >= running_max)
+                if (stream->user->n_running >= running_max || !quota_kv_fits(stream))
                         continue;
                 if (!next || stream->tenant->pages < next->tenant->pages)
                         next = stream;
@@ -115,6 +120,7 @@ void pages_admit(struct offer *offer) {
         if (!offer->admit)
                 return;
         if (offer->state != OFFER_READY) {
+                quota_refuse(offer);
                 if (offer->n_waiting > 0)
                         offer_wake(offer);
                 return;
@@ -127,6 +133,7 @@ void pages_admit(struct offer *offer) {
                 else if (r == 0)
                         break;
         }
+        quota_refuse(offer);
 }
 
 bool pages_extend(struct stream *stream) {
@@ -135,8 +142,12 @@ bool pages_extend(struct stream *stream) {
         struct stream *victim;
         int r;
 
+        if (!quota_kv_extend(stream))
+                return false;
         while ((r = sequence_reserve(stream->sequence, need)) == ENGINE_E_PAGES) {
                 victim = pages_youngest(offer, pages_count(offer));
+                if (!victim)
+                        victim = stream;
                 stream_evict(victim);
                 if (victim == stream)
                         return false;

@@ -11,11 +11,15 @@
 
 struct offer;
 struct stream;
+struct tenant;
 
 /* Gives pages to waiting streams as far as there are any. */
 void pages_admit(struct offer *offer);
 /* Reserves room for the next row of a running stream, at another's cost if need be. False: the stream itself was put
  * back to wait. */
 bool pages_extend(struct stream *stream);
+/* Writes into each tenant (tenant->pages) how many pages of this model its running streams hold. Returns the tenant with
+ * running streams that has most, NULL when none runs. */
+struct tenant *pages_count(struct offer *offer);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);

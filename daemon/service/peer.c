@@ -115,7 +115,8 @@ bool peer_is_admin(const struct peer *peer) {
         return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
 }
 
-static int peer_init(struct peer *peer, struct server *server, int socket) {
+/* A positive errno with a reason for the client, or negative errno. */
+static int peer_init(struct peer *peer, struct server *server, int socket, struct reason *reason) {
         int r;
 
         *peer = (struct peer) {
@@ -128,8 +129,14 @@ static int peer_init(struct peer *peer, struct server *server, int socket) {
         r = credentials_read(&peer->credentials, socket);
         if (r < 0)
                 return r;
-        unit_of_peer(&peer->credentials, peer->unit);
+        r = unit_of_peer(&peer->credentials, peer->unit);
         peer->credentials.pidfd = close_fd(peer->credentials.pidfd);
+        if (r == UNIT_E_GONE)
+                return reason_return(reason, ESRCH,
+                                     "process %d, which connected, has ended before its unit could be told; let the "
+                                     "process that asks connect by itself", (int) peer->credentials.pid);
+        if (r < 0)
+                return r;
         r = users_get(&server->users, peer->credentials.uid, &peer->user);
         if (r < 0)
                 return r;
@@ -147,17 +154,17 @@ int peer_new(struct server *server, int socket) {
                 close_fd(socket);
                 return -ENOMEM;
         }
-        r = peer_init(peer, server, socket);
-        if (r == 0)
-                r = user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason);
+        r = peer_init(peer, server, socket, &reason);
+        if (r == 0 && user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason) != 0)
+                r = EDQUOT;
         if (r == 0)
                 r = loop_watch(&server->loop, &peer->socket_source, socket, peer_on_socket, peer);
         list_append(&server->peers, &peer->link);
         server->n_peers++;
         if (r != 0) {
                 server->metrics.connections_refused++;
-                if (r == USER_E_QUOTA)
-                        send_closed(socket, EDQUOT, reason.text);
+                if (r > 0)
+                        send_closed(socket, r, reason.text);
                 peer_close(peer);
                 return r < 0 ? r : 0;
         }

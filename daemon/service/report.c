@@ -8,6 +8,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "quota.h"
 #include "report.h"
 #include "stream.h"
 
@@ -284,10 +285,12 @@ static void report_tenant(struct control_builder *reply, const struct server *se
         report_policy(reply, &match, all);
         control_put_u64(reply, "activations", p->activations);
         control_put_u64(reply, "row_layers", tenant->row_layers);
+        control_put_u64(reply, "served_nsec", p->served_nsec);
         control_put_u64(reply, "prompt", p->rows_prompt);
         control_put_u64(reply, "generated", p->rows_generated);
         control_put_u64(reply, "connections", tenant->n_connections);
         control_put_u64(reply, "streams", tenant->n_streams);
+        control_put_u64(reply, "kv_bytes", tenant->kv_bytes);
         control_end(reply);
 }
 
@@ -316,6 +319,7 @@ void report_budgets(struct control_builder *reply, const struct server *server, 
         struct tenant *tenant;
         uint64_t omitted = 0;
 
+        quota_count(server, NULL);
         control_begin_array(reply, "budgets");
         list_for_each(tenant, &server->tenants.list, link)
                 if ((!only || tenant == only) && (!one || policy_principal_equal(&tenant->who, one)) &&

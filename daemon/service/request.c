@@ -14,8 +14,8 @@ static int request_check_head(const struct wire_generate *g, size_t length, uint
                                      g->size, (unsigned) WIRE_VERSION, sizeof(*g));
         if (g->flags & ~(uint32_t) _WIRE_GENERATE_FLAGS)
                 return reason_return(reason, EINVAL, "the request has unknown flags: %#x", g->flags);
-        if (g->reserved0 != 0)
-                return reason_return(reason, EINVAL, "a reserved field of the request is not zero");
+        if (!(g->flags & WIRE_GENERATE_RIDE) != (g->ride_experts == 0))
+                return reason_return(reason, EINVAL, "a request that rides tells how many experts it takes at least, others 0");
         for (size_t i = 0; i < ELEMENTS(g->reserved); i++)
                 if (g->reserved[i] != 0)
                         return reason_return(reason, EINVAL, "a reserved field of the request is not zero");
@@ -116,6 +116,7 @@ int request_parse(struct request *ret, char *block, size_t length, uint64_t prom
         request.kind = (enum wire_prompt) g.prompt_kind;
         request.max_tokens = g.max_tokens;
         request.experts_milli = g.experts_milli;
+        request.ride_experts = g.ride_experts;
         request.sampler = (struct sampler_params) {
                 .temperature = g.temperature, .top_k = g.top_k, .top_p = g.top_p, .min_p = g.min_p,
                 .repetition_penalty = g.repetition_penalty, .presence_penalty = g.presence_penalty,

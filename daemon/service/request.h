@@ -20,7 +20,7 @@ struct request {
         uint32_t model, flags;
         enum wire_prompt kind;
         uint32_t max_tokens;
-        uint32_t experts_milli;
+        uint32_t experts_milli, ride_experts;
         struct sampler_params sampler;
         struct stop_pattern stops[STOP_COUNT_MAX];
         uint32_t n_stops;

@@ -9,6 +9,7 @@
 #include "change.h"
 #include "iterate.h"
 #include "listener.h"
+#include "long-pass.h"
 #include "offer.h"
 #include "peer.h"
 #include "server.h"
@@ -129,11 +130,8 @@ static int server_init_loop(struct server *server, struct reason *reason) {
         return r;
 }
 
-/* By default about half as long again as an iteration without prompts. */
 static uint32_t server_prompt_rows(const struct server *server, const struct config *config) {
-        uint32_t suits = server->backend->flags & BACKEND_PROMPTS ? 256 : 64;
-
-        return MIN(config->prompt_rows_max ? config->prompt_rows_max : suits, server->rows_max);
+        return config->prompt_rows_max ? MIN(config->prompt_rows_max, server->rows_max) : server->rows_max;
 }
 
 static int server_init_batch(struct server *server) {
@@ -167,6 +165,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
         scheduler_init(&server->scheduler);
+        server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         r = policy_book_load(&server->policies, &config->budgets, &config->saved);
         /* The backend first: it decides for all threads where memory comes from. */
@@ -194,6 +193,7 @@ void server_deinit(struct server *server) {
         struct job *job;
 
         listener_free(server->listener);
+        long_passes_give_up(server);
         list_for_each_safe(peer, next_peer, &server->peers, link) {
                 peer_farewell(peer, "the daemon was stopped");
                 peer_free(peer);
@@ -226,8 +226,6 @@ void server_deinit(struct server *server) {
 void server_reap(struct server *server) {
         struct peer *peer, *next;
 
-        if (server->stepping)
-                return;
         if (server->reapable) {
                 server->reapable = false;
                 list_for_each_safe(peer, next, &server->peers, link)
@@ -309,6 +307,13 @@ static bool server_drained(const struct server *server) {
         return server->draining && (server->n_streams == 0 || now_nsec() >= server_drain_end(server));
 }
 
+/* Until a bucket lets somebody on that nothing else holds back. */
+static uint64_t server_bucket_wait(const struct server *server) {
+        uint64_t now = now_nsec(), then = server->scheduler.wake_at;
+
+        return then == UINT64_MAX ? UINT64_MAX : then > now ? then - now : 0;
+}
+
 int server_run(struct server *server) {
         uint64_t timeout;
         int busy, r;
@@ -322,7 +327,7 @@ int server_run(struct server *server) {
                 if (r < 0)
                         return r;
                 server_reap(server);
-                timeout = offers_rest(server, now_nsec());
+                timeout = MIN(offers_rest(server, now_nsec()), server_bucket_wait(server));
                 if (!busy && r == 0 && list_empty(&server->graves) && !server->reapable) {
                         r = server_sleep(server, timeout);
                         if (r < 0)
@@ -352,6 +357,7 @@ int server_apply_policies(struct server *server) {
         struct peer *peer;
         int r;
 
+        offers_admit(server);
         list_for_each(peer, &server->peers, link) {
                 if (peer->dead)
                         continue;
@@ -371,6 +377,7 @@ int server_apply_policies(struct server *server) {
 int server_reconfigure(struct server *server, struct config *config) {
         const struct config *old = server->config;
         struct user_limits limits = server_limits(config);
+        struct offer *offer;
         int r;
 
         /* While a change is on its way to the disk, what was read from there is older than what is in force. */
@@ -379,11 +386,13 @@ int server_reconfigure(struct server *server, struct config *config) {
                 return r;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         if (old->kv_memory != config->kv_memory || old->kv_type != config->kv_type ||
-            old->threads != config->threads || old->rows_max != config->rows_max ||
+            old->threads != config->threads || old->rows_max != config->rows_max || old->long_rows_max != config->long_rows_max ||
             old->context_max != config->context_max || old->context_extend != config->context_extend)
-                log_warning("KvMemory=, KvType=, Threads=, RowsMax=, ContextMax= and ContextExtend= take effect at the next "
-                            "start");
+                log_warning("KvMemory=, KvType=, Threads=, RowsMax=, LongRowsMax=, ContextMax= and ContextExtend= take effect at "
+                            "the next start");
         server->prompt_rows_max = server_prompt_rows(server, config);
+        list_for_each(offer, &server->offers, link)
+                offer->sched.short_rows_max = config->prompt_rows_max;
         users_set_limits(&server->users, &limits);
         log_set_level(config->log_level);
         server->config = config;

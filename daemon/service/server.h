@@ -3,7 +3,8 @@
 
 /* All objects of the daemon and the turn of its loop. One thread owns everything: it forms a batch, runs it layer by
  * layer and looks at its other work (connects, control messages, cancels) between the layers. While a forward pass
- * runs, objects that a part of it refers to are only marked; they are freed when it has ended (server_reap()). */
+ * runs, objects that a part of it refers to are only marked; they are freed when it has ended (server_reap()). Long
+ * passes are interrupted between layers by all other work, also by other passes (long-pass.h). */
 
 #include "backend.h"
 #include "config.h"
@@ -19,6 +20,7 @@
 
 struct change;
 struct listener;
+struct long_pass;
 struct sampler_scratch;
 struct stream;
 
@@ -56,6 +58,8 @@ struct offer {
         struct model *model;
         struct step *step; /* NULL unless OFFER_READY */
         struct sampler_scratch *scratch;
+        struct sched_model sched;
+        struct long_pass *passes; /* [LONG_PASSES], or NULL */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
@@ -92,6 +96,7 @@ struct server {
         struct list peers;
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
+        uint32_t n_long; /* long passes that are under way */
         uint64_t serials; /* of streams, by age; what people call them by */
         struct history history;
         uint32_t handles; /* of models */
@@ -128,7 +133,7 @@ int server_run(struct server *server);
 /* Looks after everything but the forward pass, from memory: completions of the loop, rings of peers. Returns whether
  * anything was there, or negative errno. */
 int server_poll(struct server *server);
-/* Frees what was marked; nothing while a forward pass runs. */
+/* Frees what was marked. Not between the layers of a short pass; a long one refers to streams that are in no grave. */
 void server_reap(struct server *server);
 
 /* First call: take no new work, end when the generations have, at the latest after the configured time. Second: now. */

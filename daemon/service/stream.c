@@ -44,8 +44,6 @@ static int stream_init_text(struct stream *stream) {
 }
 
 static void stream_init(struct stream *stream, struct peer *peer, struct offer *offer, uint64_t id) {
-        const struct model_info *info = model_info(offer->model);
-
         *stream = (struct stream) {
                 .peer = peer,
                 .offer = offer,
@@ -61,8 +59,8 @@ static void stream_init(struct stream *stream, struct peer *peer, struct offer *
         list_init(&stream->stalled);
         list_init(&stream->grave);
         list_init(&stream->job.link);
-        sched_stream_init(&stream->sched, &peer->tenant->principal, info->moe_layers, info->experts_used);
         trace_init(&stream->trace, stream->serial);
+        sched_stream_init(&stream->sched, &peer->tenant->principal, &offer->sched);
         stream->job.run = stream_tokenize;
         stream->tenant->n_streams++;
         peer->server->n_streams++;
@@ -126,6 +124,7 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         stream->flags = request->flags;
         stream->max_tokens = request->max_tokens;
         stream->experts_milli = request->experts_milli;
+        stream->ride_experts = request->ride_experts;
         stream->request = *request;
         r = stream_charge_prompt(stream, reason);
         if (r == 0)
@@ -157,7 +156,7 @@ static void stream_release(struct stream *stream) {
         list_unlink(&stream->place);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
-        offer->admit = true;
+        offers_admit(offer->server);
 }
 
 void stream_free(struct stream *stream) {
@@ -295,10 +294,10 @@ static void stream_conclude(struct stream *stream) {
         stream->tokens = (struct token_list) TOKEN_LIST_NULL;
 }
 
-static void stream_end(struct stream *stream, enum wire_done how) {
+static void stream_end_for(struct stream *stream, enum wire_done how, const char *sentence) {
         struct metrics *metrics = &stream_server(stream)->metrics;
 
-        stream_record(stream, done_name(how), NULL);
+        stream_record(stream, done_name(how), sentence);
         stream_conclude(stream);
         metrics->requests_done++;
         metrics->requests_cancelled += how == WIRE_DONE_CANCELLED;
@@ -308,6 +307,14 @@ static void stream_end(struct stream *stream, enum wire_done how) {
         }
         stream_put_done(stream, how);
         stream_flush(stream);
+}
+
+static void stream_end(struct stream *stream, enum wire_done how) {
+        stream_end_for(stream, how, NULL);
+}
+
+void stream_end_full(struct stream *stream, const char *sentence) {
+        stream_end_for(stream, WIRE_DONE_LENGTH, sentence);
 }
 
 void stream_fail(struct stream *stream, int error, const char *sentence) {
@@ -331,6 +338,7 @@ void stream_cancel(struct stream *stream) {
 
 static int stream_check_tokens(const struct stream *stream, struct reason *reason) {
         const struct model_info *info = model_info(stream->offer->model);
+        uint32_t prompt_max = stream_server(stream)->config->limits.prompt_max;
 
         if (stream->job_result < 0)
                 return reason_return(reason, ENOMEM, "the daemon has no memory to tokenise the prompt");
@@ -340,6 +348,9 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
                 return reason_return(reason, EINVAL, "the prompt has no tokens");
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
+        if (prompt_max > 0 && stream->tokens.n > prompt_max)
+                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows "
+                                     "no more", stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -416,7 +427,7 @@ int stream_update_cap(struct stream *stream) {
         struct stream_cap *last = NULL, *grown;
 
         now.cap_milli = sched_cap_milli(stream->sched.principal, policy, stream->experts_milli,
-                                        stream->sched.experts_used, &now.rule);
+                                        model_info(stream->offer->model)->experts_used, &now.rule);
         if (stream->n_caps > 0)
                 last = &stream->caps[stream->n_caps - 1];
         if (last && same_stretch(last, &now))
@@ -477,6 +488,8 @@ void stream_schedule(struct stream *stream) {
                 return;
         }
         left = stream_rows_left(stream);
+        stream->sched.position = sequence_length(stream->sequence);
+        stream->sched.cap_milli = stream_cap_milli(stream);
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -507,25 +520,37 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
-                 struct step_part *ret) {
-        uint32_t position = sequence_length(stream->sequence), segment = 0;
+void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                  struct step_budget *budgets) {
+        uint32_t segment = 0, moe_layers = model_info(stream->offer->model)->moe_layers;
 
         for (uint32_t i = 0; i < rows; i++) {
                 const struct stream_cap *cap;
+                bool adaptive;
 
                 while (segment + 1 < stream->n_caps && stream->caps[segment + 1].row <= position + i)
                         segment++;
                 cap = &stream->caps[segment];
-                allowances[i] = sched_allowance(cap->cap_milli, stream->sched.moe_layers, position + i - cap->row);
-                budgets[i] = (struct step_budget) { .cap_milli = cap->adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
+                adaptive = cap->adaptive || stream->ride_experts > 0;
+                allowances[i] = sched_allowance(cap->cap_milli, moe_layers, position + i - cap->row);
+                budgets[i] = (struct step_budget) { .cap_milli = adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
                                                     .min_milli = cap->min_milli };
         }
+}
+
+void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
+                 struct step_part *ret) {
+        uint32_t position = sequence_length(stream->sequence);
+
+        /* Without memory for another stretch, the last one goes on. */
+        (void) stream_update_cap(stream);
+        stream_allow(stream, position, rows, allowances, budgets);
         *ret = (struct step_part) {
                 .sequence = stream->sequence,
                 .tokens = stream->tokens.ids + position,
                 .allowances = allowances,
                 .budgets = budgets,
+                .ride_experts = stream->ride_experts,
                 .count = rows,
                 .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
                 .logits = stream_logits(stream, position, rows),
@@ -542,7 +567,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
         stream->rows_seen += fresh;
         stream->activations += part->used;
         sched_settle(&stream->sched, part->count, prompt, part->used);
-        stream->tenant->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+        stream->tenant->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
         metrics->activations += part->used;
         metrics->tokens_recomputed += part->count - fresh;
         stream->trace.recomputed += part->count - fresh;
@@ -550,7 +575,7 @@ static void stream_count(struct stream *stream, const struct step_part *part) {
                 metrics->tokens_prompt += fresh;
         if (stream->peer) {
                 stream->peer->activations += part->used;
-                stream->peer->row_layers += (uint64_t) part->count * stream->sched.moe_layers;
+                stream->peer->row_layers += (uint64_t) part->count * model_info(stream->offer->model)->moe_layers;
                 stream->peer->tokens_prompt += prompt ? fresh : 0;
         }
 }
@@ -561,6 +586,7 @@ static bool stream_put_token(struct stream *stream, int32_t token, float logprob
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_TOKEN,
+                .detail = stream->ride_experts > 0 ? WIRE_TOKEN_RODE : 0,
                 .token = token,
                 .value = used,
                 .logprob = logprob,
@@ -622,6 +648,7 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_SCORE,
+                .detail = stream->ride_experts > 0 ? WIRE_TOKEN_RODE : 0,
                 .cap_milli = stream_cap_milli(stream),
         };
         size_t length;
@@ -673,6 +700,29 @@ void stream_advance(struct stream *stream, const struct step_part *part) {
                 stream_choose(stream, part);
         else
                 stream_tell_progress(stream);
+}
+
+void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n) {
+        uint32_t groups = 0;
+
+        for (uint32_t i = 0; i < n; i++) {
+                if (streams[i]->ride_experts == 0 || parts[i].group > 0)
+                        continue;
+                groups++;
+                for (uint32_t j = 0; j < n; j++)
+                        if (streams[j]->user == streams[i]->user)
+                                parts[j].group = groups;
+        }
+}
+
+void stream_given_up(struct stream *stream) {
+        stream->rows_flying = 0;
+        if (stream->cancelled)
+                stream_end(stream, WIRE_DONE_CANCELLED);
+        else
+                stream_schedule(stream);
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n) {

@@ -48,6 +48,7 @@ struct stream {
         uint64_t serial; /* by age: what ps shows */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
+        uint32_t ride_experts; /* not 0: it rides on the experts of its user's other requests (struct step_part) */
 
         struct request request; /* until it is tokenised */
         struct job job;
@@ -86,6 +87,9 @@ void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
 
+/* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
+void stream_end_full(struct stream *stream, const char *sentence);
+
 /* The cap that holds for its rows from now on: of its peer's policy, the request and the model. -ENOMEM. */
 int stream_update_cap(struct stream *stream);
 /* The policy of its peer is new. -ENOMEM. */
@@ -103,6 +107,9 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
+/* Writes what each of `rows` rows from `position` on may use: `allowances` and `budgets` of struct step_part. */
+void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                  struct step_budget *budgets);
 /* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` and `budgets` have room for
  * them. */
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
@@ -110,8 +117,13 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
+/* Gives the parts whose streams ride, and those that they may ride on, the same group: those of one user. */
+void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
+/* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to
+ * where it was before. */
+void stream_given_up(struct stream *stream);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);
 

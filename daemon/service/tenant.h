@@ -26,6 +26,7 @@ struct tenant {
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
         uint32_t pages;     /* scratch of pages.c */
+        uint64_t kv_bytes;  /* scratch of quota.c */
 };
 
 void tenants_init(struct tenants *tenants);

@@ -12,7 +12,13 @@ enum { UNIT_NAME_MAX = 255 };
  * process is in none. */
 void unit_from_cgroup(const char *cgroup, char ret[static UNIT_NAME_MAX + 1]);
 
-/* The unit of the process at the other end, or "" when it has ended, is another by now, or is in none. A pid may be
- * given to a new process while we look: a pidfd tells whether the process lived on while its files were read; a kernel
- * without SO_PEERPIDFD leaves a gap before that, in which the uid must be the same for the unit to count. */
-void unit_of_peer(const struct credentials *credentials, char ret[static UNIT_NAME_MAX + 1]);
+enum {
+        _UNIT_E_SUCCESS,
+        UNIT_E_GONE, /* the process has ended: what unit it was in can't be told any more */
+};
+
+/* The unit of the process at the other end, or "" when it is in none. A pid may be given to a new process while we look: a
+ * pidfd tells whether the process lived on while its files were read; a kernel without SO_PEERPIDFD leaves a gap before
+ * that, in which the uid must be the same for the unit to count. UNIT_E_GONE: whoever holds the socket now could be of a
+ * unit whose limits it got rid of by letting another process connect and end. Negative errno: no memory. */
+int unit_of_peer(const struct credentials *credentials, char ret[static UNIT_NAME_MAX + 1]);

@@ -294,9 +294,22 @@ static int stats_experts(struct call *call, const char *name) {
         return r;
 }
 
+/* Times of passes tell of those who were in them. */
+static int stats_cost(struct call *call) {
+        if (!peer_is_admin(call->peer))
+                return reason_return(call->reason, EPERM, "only root and members of moed-admin may see what passes cost");
+        report_cost(call->reply, call->peer->server);
+        return 0;
+}
+
 static int verb_stats(struct call *call) {
         char name[CONFIG_MODEL_NAME_MAX + 1];
+        bool cost = false;
 
+        if (control_get_bool(call->args, "cost", &cost) == CONTROL_E_TYPE)
+                return wrong(call, "cost", "true or false");
+        if (cost)
+                return stats_cost(call);
         switch (control_get_name(call->args, "experts", name, sizeof(name))) {
         case 0:
                 return stats_experts(call, name);

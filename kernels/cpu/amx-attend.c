@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <math.h>
 
+#include "amx-few.h"
 #include "amx-matrix.h"
 #include "amx-place.h"
 #include "base/util.h"
@@ -34,7 +35,7 @@ char *amx_attend_take(char **at, size_t bytes) {
 
 void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, void *scratch) {
         char *at = scratch;
-        const size_t column = 4 * AMX_TILE_BYTES; /* twice */
+        const size_t columns = 4 * AMX_TILE_BYTES; /* two */
         size_t key_bytes, none;
         bool few;
 
@@ -49,8 +50,8 @@ void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, 
                                   (size_t) 1) *
                    ATTENTION_BLOCK;
         few = w->groups <= FEW_GROUPS;
-        w->keys = (uint16_t *) amx_attend_take(&at, few ? column : (size_t) w->stage * w->k_chunks * AMX_ROW_BYTES);
-        w->values = (uint16_t *) amx_attend_take(&at, few ? column : (size_t) w->stage * w->v_chunks * AMX_ROW_BYTES);
+        w->keys = (uint16_t *) amx_attend_take(&at, few ? columns : (size_t) w->stage * w->k_chunks * AMX_ROW_BYTES);
+        w->values = (uint16_t *) amx_attend_take(&at, few ? 0 : (size_t) w->stage * w->v_chunks * AMX_ROW_BYTES);
         w->queries = (uint16_t *) amx_attend_take(&at, (size_t) w->groups * w->k_chunks * AMX_TILE_BYTES);
         w->out = (float *) amx_attend_take(&at, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
         w->max = (float *) amx_attend_take(&at, (size_t) w->groups * LANES * sizeof(float));
@@ -311,9 +312,9 @@ static void attend_stage(const struct work *w, uint32_t base, uint32_t n) {
 }
 
 /* Zeros where there are no keys any more. */
-static void find_keys(const struct work *w, const struct source *s, uint32_t key, uint32_t n, const uint16_t **keys,
-                      const uint16_t **values) {
-        uint32_t there = key < s->end ? MIN(s->end - key, n) : 0;
+static void find_keys(const struct work *w, const struct source *s, uint32_t key, uint32_t n, uint32_t end,
+                      const uint16_t **keys, const uint16_t **values) {
+        uint32_t there = key < end ? MIN(end - key, n) : 0;
 
         if (there > 0)
                 s->find(s, key, key + there, keys, values);
@@ -350,134 +351,76 @@ static void attend_many(const struct work *w, const struct source *s) {
         struct chunk_keys keys[2];
         uint32_t odd = 0;
 
-        find_keys(w, s, s->first / CHUNK * CHUNK, CHUNK, keys[0].keys, keys[0].values);
+        find_keys(w, s, s->first / CHUNK * CHUNK, CHUNK, s->end, keys[0].keys, keys[0].values);
         for (uint32_t base = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK; base < s->end; base += w->stage) {
                 uint32_t end = MIN(base + w->stage, s->end);
 
                 for (uint32_t key = MAX(base, s->first / CHUNK * CHUNK); key < end; key += CHUNK, odd ^= 1) {
-                        find_keys(w, s, key + CHUNK, CHUNK, keys[odd ^ 1].keys, keys[odd ^ 1].values);
+                        find_keys(w, s, key + CHUNK, CHUNK, s->end, keys[odd ^ 1].keys, keys[odd ^ 1].values);
                         place_chunk_keys(w, s->apart, &keys[odd], &keys[odd ^ 1], key - base);
                 }
                 attend_stage(w, base, end - base);
         }
 }
 
-/* Rows of memory that are asked for while `steps` pass. */
-struct fetch {
-        const uint16_t *const *rows;
-        uint32_t n, dim;
-};
-
-ALWAYS_INLINE void fetch_step(const struct fetch *f, uint32_t step, uint32_t steps) {
-        for (uint32_t i = f->n * step / steps; i < f->n * (step + 1) / steps; i++)
-                prefetch(f->rows[i], f->dim);
-}
-
-/* Scores of a chunk of keys with one group or two; CHUNK dims of theirs at a time are brought, and used from the first
- * cache. */
-ALWAYS_INLINE void score_few(const struct work *w, bool two, const uint16_t *const *keys, float *to,
-                             const struct fetch *f) {
-        const uint16_t *q0 = w->queries, *q1 = q0 + (size_t) w->k_chunks * TILE_VALUES;
-
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        if (two) {
-                AMX_ZERO(2);
-                AMX_ZERO(3);
-        }
-        for (uint32_t c = 0; c < w->k_chunks; c++) {
-                uint16_t *k = w->keys + c % 2 * 2 * TILE_VALUES;
-
-                fetch_step(f, c, w->k_chunks);
-                place_key_column(k, keys, c * CHUNK, w->k_dim - c * CHUNK);
-                AMX_LOAD(6, q0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                AMX_LOAD(4, k, AMX_ROW_BYTES);
-                AMX_DOT_BF16(0, 4, 6);
-                AMX_LOAD(5, k + TILE_VALUES, AMX_ROW_BYTES);
-                AMX_DOT_BF16(1, 5, 6);
-                if (two) {
-                        AMX_LOAD(7, q1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_DOT_BF16(2, 4, 7);
-                        AMX_DOT_BF16(3, 5, 7);
-                }
-        }
-        AMX_STORE(0, to, AMX_ROW_BYTES);
-        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
-                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
-        }
-}
-
-/* Adds CHUNK dims of a block's values. */
-ALWAYS_INLINE void add_few(const struct work *w, bool two, const struct block *b, const uint16_t *const *values,
-                           uint32_t c, const struct fetch f[BLOCK_CHUNKS]) {
-        float *out = w->out + (size_t) c * 2 * TILE_FLOATS, *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
-
-        AMX_LOAD(0, out, AMX_ROW_BYTES);
-        AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_LOAD(2, out1, AMX_ROW_BYTES);
-                AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-        }
-        for (uint32_t t = b->from; t < b->to; t++) {
-                uint16_t *v = w->values + t % 2 * 2 * TILE_VALUES;
-
-                fetch_step(&f[t], c, w->v_chunks);
-                place_value_column(v, values + t * CHUNK, c * CHUNK, w->v_dim - c * CHUNK);
-                AMX_LOAD(4, w->weights + t * TILE_VALUES, AMX_ROW_BYTES);
-                AMX_LOAD(6, v, AMX_ROW_BYTES);
-                AMX_DOT_BF16(0, 4, 6);
-                AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
-                AMX_DOT_BF16(1, 4, 7);
-                if (two) {
-                        AMX_LOAD(5, w->weights + (BLOCK_CHUNKS + t) * TILE_VALUES, AMX_ROW_BYTES);
-                        AMX_DOT_BF16(2, 5, 6);
-                        AMX_DOT_BF16(3, 5, 7);
-                }
-        }
-        AMX_STORE(0, out, AMX_ROW_BYTES);
-        AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE(2, out1, AMX_ROW_BYTES);
-                AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-        }
-}
-
-ALWAYS_INLINE void weigh_few(const struct work *w, bool two, const struct block *b) {
-        struct matrix idle = {.w = w};
+ALWAYS_INLINE void weigh_few(struct few *f, bool two, const struct block *b) {
+        struct matrix idle = {.w = f->w, .fetch = &f->fetch};
         struct scale s;
 
         for (uint32_t half = 0; half < (two ? 2 : 1); half++) {
-                weigh_block(&idle, two, half, b, w->scores, w->weights, &s);
-                end_weights(w, half, &s);
+                weigh_block(&idle, two, half, b, f->w->scores, f->w->weights, &s);
+                end_weights(f->w, half, &s);
         }
 }
 
-/* Few pairs: each CHUNK dims of keys and values are brought and used while they are in the first cache. What comes
- * next is asked for meanwhile: where values are apart, they while their keys are scored, and the next block's keys
- * while values are added; else half of the next block's keys each time. */
+struct block_keys {
+        const uint16_t *keys[ATTENTION_BLOCK], *values[ATTENTION_BLOCK];
+};
+
+/* The block's rows are asked for while the one before it is computed with. `end`: of the keys that there are. */
+static void fetch_block(struct few *f, bool two, const struct source *s, const struct block *now,
+                        const struct block *next, uint32_t end, struct block_keys *rows) {
+        const struct work *w = f->w;
+        uint32_t chunks = now->to - now->from, from = next->from * CHUNK, n = (next->to - next->from) * CHUNK;
+        struct fetch_rows keys = {rows->keys + from, n, w->k_dim * (uint32_t) sizeof(uint16_t)};
+        struct fetch_rows values = {rows->values + from, s->apart ? n : 0, w->v_dim * (uint32_t) sizeof(uint16_t)};
+
+        if (n > 0)
+                find_keys(w, s, next->base, ATTENTION_BLOCK, end, rows->keys, s->apart ? rows->values : NULL);
+        fetch_init(&f->fetch, keys, values,
+                   chunks * ((w->k_chunks + w->v_chunks) * COLUMN_SLOTS + (two ? 2 : 1) * CHUNK_SLOTS));
+}
+
+/* The next block of the job, or else what a job with the keys after these would begin with: often the same thread
+ * gets that one next. */
+static struct block block_after(const struct work *w, const struct source *s, bool two, uint32_t begin,
+                                const struct block *now) {
+        struct block b = next_block(w, 0, two, begin, s->end - begin, now->key + ATTENTION_BLOCK);
+
+        if (b.from == b.to && s->end == now->base + ATTENTION_BLOCK && s->end < s->known)
+                b = (struct block){.base = s->end, .to = BLOCK_CHUNKS};
+        return b;
+}
+
+/* Few pairs: a block's keys and values pass once, from the second cache, where they were fetched while the block before
+ * was computed with. */
 ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool two) {
-        const uint16_t *keys[2][ATTENTION_BLOCK], *values[2][ATTENTION_BLOCK];
-        uint32_t begin = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK, odd = 0, half = s->apart ? 0 : CHUNK / 2;
+        struct few f = {.w = w};
+        struct block_keys rows[2];
+        uint32_t begin = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK, odd = 0;
+        struct block now = next_block(w, 0, two, begin, s->end - begin, 0), next;
 
-        find_keys(w, s, begin, ATTENTION_BLOCK, keys[0], values[0]);
-        for (uint32_t base = begin; base < s->end; base += ATTENTION_BLOCK, odd ^= 1) {
-                struct block b = next_block(w, 0, two, base, ATTENTION_BLOCK, 0);
-                struct fetch f[BLOCK_CHUNKS];
+        find_keys(w, s, now.base, ATTENTION_BLOCK, s->end, rows[0].keys, s->apart ? rows[0].values : NULL);
+        for (; now.from < now.to && now.base < s->end; now = next, odd ^= 1) {
+                const uint16_t *const *keys = rows[odd].keys, *const *values = s->apart ? rows[odd].values : keys;
 
-                find_keys(w, s, base + ATTENTION_BLOCK, ATTENTION_BLOCK, keys[odd ^ 1], values[odd ^ 1]);
-                for (uint32_t t = b.from; t < b.to; t++) {
-                        f[t] = s->apart ? (struct fetch){values[odd] + t * CHUNK, CHUNK, w->v_dim}
-                                        : (struct fetch){keys[odd ^ 1] + t * CHUNK, half, w->k_dim};
-                        score_few(w, two, keys[odd] + t * CHUNK, w->scores + t * CHUNK * LANES, &f[t]);
-                        f[t] = (struct fetch){keys[odd ^ 1] + t * CHUNK + half, CHUNK - half, w->k_dim};
-                }
-                if (b.from == b.to)
-                        continue;
-                weigh_few(w, two, &b);
+                next = block_after(w, s, two, begin, &now);
+                fetch_block(&f, two, s, &now, &next, next.base < s->end ? s->end : s->known, &rows[odd ^ 1]);
+                for (uint32_t t = now.from; t < now.to; t++)
+                        score_few(&f, two, keys, t);
+                weigh_few(&f, two, &now);
                 for (uint32_t c = 0; c < w->v_chunks; c++)
-                        add_few(w, two, &b, s->apart ? values[odd] : keys[odd], c, f);
+                        add_few(&f, two, values, now.from, now.to, c);
         }
 }
 

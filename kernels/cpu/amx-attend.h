@@ -38,8 +38,8 @@ struct work {
         uint32_t pairs, groups; /* of LANES pairs */
         uint32_t k_chunks, v_chunks;
         float softcap;
-        uint16_t *keys;    /* [key][k_chunks], a key's CHUNK dims to a tile's row; few groups: two columns */
-        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' values side by side: see place_values() */
+        uint16_t *keys;    /* [key][k_chunks], a key's CHUNK dims to a tile's row; few groups: two columns of either */
+        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' values side by side: see place_values(); few groups: none */
         uint16_t *queries; /* [groups][k_chunks], two dims to a row */
         float *out;        /* [groups][2 v_chunks] */
         float *max, *sum;  /* [groups][LANES] */
@@ -54,6 +54,7 @@ struct work {
 /* The keys of a job. */
 struct source {
         uint32_t first, end;
+        uint32_t known; /* at least `end`: find() knows the keys before it */
         bool apart; /* values are not the first part of their keys */
         /* Where the keys [key, end) and, unless NULL, their values are. */
         void (*find)(const struct source *s, uint32_t key, uint32_t end, const uint16_t **keys,

@@ -65,6 +65,7 @@ static void attend_split(const struct attention_job *job) {
                 .base = {
                         .first = MAX(attention_first(op, positions[job->first]), job->begin),
                         .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
+                        .known = (uint32_t) positions[job->first + job->rows - 1] + 1,
                         .apart = op->kv.v.address != 0,
                         .find = find_dense,
                 },

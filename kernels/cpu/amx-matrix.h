@@ -4,6 +4,7 @@
 /* What the matrix unit does for attention, in steps between other instructions. */
 
 #include "amx-attend.h"
+#include "amx-fetch.h"
 
 /* A block of keys: it begins at key `base`, number `key` of the stage; its chunks [from, to) are seen by some lane. */
 struct block {
@@ -23,6 +24,7 @@ struct matrix {
         uint32_t v_chunk, t;     /* of `before`: the next product; v_chunks: all are done */
         uint32_t s_chunk, c;     /* of `after`; to: all are done */
         uint32_t steps, planned, slots, owed;
+        struct fetch *fetch; /* to be called at each slot, or NULL */
 };
 
 /* With from = to there is no such block. */
@@ -140,6 +142,8 @@ ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
 
 /* Between the instructions of the vector units: so many steps that they end with the last of the slots. */
 ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
+        if (m->fetch)
+                fetch_slot(m->fetch);
         for (m->owed += m->planned; m->owed >= m->slots && m->steps > 0; m->owed -= m->slots)
                 matrix_step(m, two);
 }

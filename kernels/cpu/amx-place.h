@@ -4,6 +4,7 @@
 /* Keys and values of float16 become tiles of bfloat16. */
 
 #include "amx-attend.h"
+#include "base/util.h"
 
 /* By shifting their bits they become 2^PLACED_EXPONENT times what they are, with a third of the instructions that it
  * takes by way of float32. Infinity and not-a-number become finite, 2^16 times that and more; float16's subnormal
@@ -96,23 +97,25 @@ ALWAYS_INLINE void prefetch(const uint16_t *p, uint32_t dim) {
                 _mm_prefetch((const char *) (p + i), _MM_HINT_T1);
 }
 
-/* CHUNK dims, or the n that are left, of CHUNK keys: two tiles. */
-ALWAYS_INLINE void place_key_column(uint16_t *to, const uint16_t *const *keys, uint32_t dim, uint32_t n) {
+enum { PART = 8 /* rows that are placed at a time */ };
+
+/* CHUNK dims, or the n that are left, of PART keys. */
+ALWAYS_INLINE void place_key_part(uint16_t *to, const uint16_t *const *keys, uint32_t dim, uint32_t n) {
         if (n >= CHUNK)
-                UNROLL for (uint32_t j = 0; j < CHUNK; j++)
+                UNROLL for (uint32_t j = 0; j < PART; j++)
                         _mm512_store_si512(to + j * CHUNK, load_chunk(keys[j] + dim));
         else
-                for (uint32_t j = 0; j < CHUNK; j++)
+                for (uint32_t j = 0; j < PART; j++)
                         _mm512_store_si512(to + j * CHUNK, load_rest(keys[j] + dim, n));
 }
 
-ALWAYS_INLINE void place_value_column(uint16_t *to, const uint16_t *const *values, uint32_t dim, uint32_t n) {
+ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, uint32_t dim, uint32_t n) {
         if (n >= CHUNK)
-                UNROLL for (uint32_t j = 0; j < CHUNK; j += 2)
+                UNROLL for (uint32_t j = 0; j < PART; j += 2)
                         place_value_pair(to + j * (CHUNK / 2), load_chunk(values[j] + dim),
                                          load_chunk(values[j + 1] + dim));
         else
-                for (uint32_t j = 0; j < CHUNK; j += 2)
+                for (uint32_t j = 0; j < PART; j += 2)
                         place_value_pair(to + j * (CHUNK / 2), load_rest(values[j] + dim, n),
                                          load_rest(values[j + 1] + dim, n));
 }

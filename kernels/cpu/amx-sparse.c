@@ -25,7 +25,7 @@ static void attend_sparse(const struct sparse_job *job) {
         const float *q = (const float *) host_address(op->q) +
                          ((size_t) job->row * op->heads + job->head) * op->kv.k_dim;
         struct sparse_source source = {
-                .base = {.first = job->begin, .end = job->end, .find = find_sparse},
+                .base = {.first = job->begin, .end = job->end, .known = job->keys->count, .find = find_sparse},
                 .job = job,
         };
         struct work w;

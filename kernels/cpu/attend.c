@@ -19,8 +19,8 @@ void attend_plan(struct attend *a, const struct kv_layer *kv, unsigned threads, 
         const size_t waves_bytes = 16 << 20;
         size_t part_bytes = part_floats(a) * sizeof(float), states = (size_t) a->rows * a->heads;
 
-        /* Some for each thread, so that they wait for each other rarely. */
-        a->slots = (uint32_t) MAX(MIN(waves_bytes / part_bytes, (size_t) threads * 8), (size_t) threads);
+        /* Many for each thread, so that they wait for each other rarely. */
+        a->slots = (uint32_t) MAX(MIN(waves_bytes / part_bytes, (size_t) threads * 32), (size_t) threads);
         a->job_bytes = (attention_scratch(kv, a->pairs) + 63) & ~(size_t) 63;
         a->max_at = scratch_plan(total, states, sizeof(float));
         a->sum_at = scratch_plan(total, states, sizeof(float));
@@ -113,8 +113,9 @@ static void wave_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
         const struct attend *a = arg;
         const struct attend_piece *pieces = (const void *) (a->scratch + a->waves_at);
 
-        for (uint64_t i = begin; i < end; i++) {
-                struct attention_part part = part_at(a, (uint32_t) i);
+        for (; begin < end; begin++) {
+                uint32_t i = (uint32_t) deal_next(a->deal, worker);
+                struct attention_part part = part_at(a, i);
 
                 a->part(a, &pieces[i].chain, pieces[i].split, &part, job_scratch(a, worker));
         }
@@ -123,6 +124,7 @@ static void wave_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker)
 static void run_wave(struct attend *a, struct pool *pool, uint32_t n) {
         const struct attend_piece *pieces = (const void *) (a->scratch + a->waves_at);
 
+        deal_out(a->deal, n);
         pool_run(pool, n, 1, wave_piece, a);
         for (uint32_t i = 0; i < n; i++) {
                 struct attention_part part = part_at(a, i);

@@ -16,6 +16,7 @@ struct attend_chain {
 struct attend {
         const void *op;
         const struct cpu_variant *variant;
+        struct deal *deal;           /* for attend_run() */
         uint32_t rows, heads, v_dim; /* of the call */
         uint32_t pairs;              /* most rows × heads of a chain */
         const float *sinks;

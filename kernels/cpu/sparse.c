@@ -302,6 +302,7 @@ int cpu_sparse_attention(struct stream *s, const struct op_sparse_attention *op)
         a.base = (struct attend){
                 .op = op,
                 .variant = b->variant,
+                .deal = b->deals[0],
                 .rows = op->rows.n,
                 .heads = op->heads,
                 .v_dim = op->kv.v_dim,

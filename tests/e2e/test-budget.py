@@ -3,6 +3,7 @@
 """P1: a cap is never exceeded, the accounting is exact to one activation, and weights divide the machine."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from moedtest import Daemon, finish, join, other_user, prompts, wait_until
 
@@ -60,6 +61,25 @@ def budgets_are_spent_unevenly_and_never_passed(d):
     assert len(counts) > 5, counts
 
 
+def riders_use_what_others_have_and_disturb_nobody(d):
+    m = model(d)
+    layers, most = m["moe_layers"], m["experts_used"]
+    args = ("--max-tokens", 60, "--ignore-eog")
+    plain = d.run(prompts()[1], *args)
+    alone = d.run(prompts()[2], *args, "--piggyback", 1)
+    assert alone["piggyback_tokens"] == 60 and plain["piggyback_tokens"] == 0
+    assert alone["experts"][1:] == [1] * 59, "nobody was there to ride on"
+    with ThreadPoolExecutor(8) as pool:
+        riders = [pool.submit(d.run, p, *args, "--piggyback", 1, "--experts", 2.5) for p in prompts()[2:] * 3]
+        others = [pool.submit(d.run, prompts()[1], *args) for _ in range(3)]
+        riders, others = [r.result() for r in riders], [o.result() for o in others]
+    assert all(o["tokens"] == plain["tokens"] and o["logprobs"] == plain["logprobs"] for o in others)
+    for got in riders:
+        assert got["activations"] <= allowance(2.5, layers, got["prompt_tokens"] + 59), got["activations"]
+        assert all(layers <= round(experts * layers) <= most * layers for experts in got["experts"])
+    assert any(experts > 1 for got in riders for experts in got["experts"][1:]), "nobody rode"
+
+
 def a_request_cannot_pass_the_policy(d):
     m = model(d)
     d.moectl("budget", "set", "default", "ExpertsMax=1.5")
@@ -106,13 +126,14 @@ def weights_divide_the_machine(d, uid):
     d.moectl("budget", "set", "uid:%d" % uid, "Weight=300")
     d.moectl("budget", "set", "uid:0", "Weight=100")
     # Prompts, so that not every stream gets a row in every iteration anyway.
-    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 4)
+    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 6)
     light, heavy = d.helper("load", *args), d.helper("load", *args, user=uid)
 
     def rows():
         return {b["principal"]: b["prompt"] + b["generated"] for b in d.json("budget")["budgets"]}
 
     wait_until(lambda: len(rows()) >= 2 and d.stats()["streams_running"] >= 40, "both are busy")
+    time.sleep(2)  # whoever came last goes first for a while
     a = rows()
     time.sleep(2)
     b = rows()
@@ -127,6 +148,7 @@ def main():
     with Daemon(config="[Daemon]\nRowsMax=32\nPromptRowsMax=32\n") as d:
         requests_are_capped_exactly(d)
         budgets_are_spent_unevenly_and_never_passed(d)
+        riders_use_what_others_have_and_disturb_nobody(d)
         a_request_cannot_pass_the_policy(d)
         a_cap_set_at_run_time_holds_for_the_rows_from_then_on(d)
         the_totals_agree(d)

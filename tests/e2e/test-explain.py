@@ -30,6 +30,7 @@ def requests_have_numbers_that_everything_calls_them_by(d):
 
 def what_it_asked_for_and_used_is_told(d):
     layers = d.json("models")["models"][0]["moe_layers"]
+    d.moectl("budget", "set", "default", "Adaptive=no")
     got = d.run(prompts()[1], "--max-tokens", 20, "--ignore-eog", "--experts", 1.5)
     told = explain(d, got["number"])
     assert told["principal"] == ME and told["name"] == "moectl" and told["model"] == "tiny", told
@@ -46,6 +47,7 @@ def what_it_asked_for_and_used_is_told(d):
     text = d.moectl("explain", got["number"]).stdout
     assert "ended" not in text and "asked for    1.50 experts" in text and "the request asked for it" in text, text
     assert "100.0 % of them its own" in text, text
+    d.moectl("budget", "reset", "default")
 
 
 def the_rule_that_lowered_a_cap_is_told(d):
@@ -76,9 +78,10 @@ def a_change_in_the_middle_begins_a_stretch(d):
         (4000, "model", None), (2000, "ExpertsMax", "ExpertsMax=2 of %s (moectl budget set)" % ME),
         (1000, "ExpertsMax", "ExpertsMax=1 of %s (moectl budget set)" % ME)], got
     assert 0 == got[0][0] < got[1][0] < got[2][0]
-    # P1 over the stretches, exactly.
+    # P1 over the stretches; what adaptive counts save up, and do not spend in the end, is two tokens' worth.
     layers, ends = told["moe_layers"], [s[0] for s in got[1:]] + [told["rows"]]
-    assert told["activations"] == sum((end - s[0]) * s[1] * layers // 1000 for s, end in zip(got, ends)), told
+    allowed = sum((end - s[0]) * s[1] * layers // 1000 for s, end in zip(got, ends))
+    assert 0 <= allowed - told["activations"] <= 2 * 4 * layers, (allowed, told)
 
 
 def its_share_of_the_batches_is_told(d):

@@ -100,6 +100,17 @@ def prometheus_is_told_the_experts_on_demand(d):
         assert d.moectl("stats", "--prometheus", *wrong, check=False).returncode == 64
 
 
+def costs_are_told_of_every_model(d):
+    (cost,) = d.json("stats", "--cost")["cost"]
+    assert cost["model"] == "tiny" and cost["passes"] > 0, cost
+    assert set(cost["nsec"]) >= {"pass", "row_prompt", "row_generated", "expert"} and all(
+        value >= 0 for value in cost["nsec"].values()), cost
+    shown = d.moectl("stats", "--cost").stdout
+    assert shown.startswith("tiny: ") and "forecast / actual is" in shown
+    assert len(re.findall(r"^[a-z_]+ +[0-9.]+ [num]s$", shown, re.M)) == len(cost["nsec"]), shown
+    assert d.moectl("stats", "--cost", "--experts", check=False).returncode == 64
+
+
 def a_name_cannot_end_its_label(folder):
     path = os.path.join(folder, 'a"b\\c\nd\x1b[31m\u202e.gguf')
     os.symlink(MODEL, path)
@@ -148,6 +159,7 @@ def one_may_cancel_ones_own_by_number(d, uid):
 def the_use_of_experts_is_for_root_alone(d, uid):
     p = d.moectl("stats", "--experts", user=uid, check=False)
     assert p.returncode == 77 and p.stdout == "" and "only root" in p.stderr, p.stderr
+    assert d.moectl("stats", "--cost", user=uid, check=False).returncode == 77
     p = d.moectl("stats", "--prometheus", "--experts", user=uid, check=False)
     assert p.returncode == 77 and p.stdout == "", p.stdout
     assert not any("expert" in key for key in d.json("stats", user=uid)), "a counter of experts is shown to everyone"
@@ -173,6 +185,7 @@ def main():
         a_drawing_has_a_row_a_layer_and_fits_the_terminal(d)
         prometheus_is_told_every_number(d)
         prometheus_is_told_the_experts_on_demand(d)
+        costs_are_told_of_every_model(d)
         names_of_programs_are_text_on_a_terminal(d)
         uid = other_user()
         a_request_has_a_number_by_which_it_is_cancelled(d, uid)

@@ -33,7 +33,7 @@ def top(d, *args, **kwargs):
 
 
 def batch_prints_rates_as_often_as_it_is_told(d):
-    d.moectl("budget", "set", "default", "ExpertsMax=2")
+    d.moectl("budget", "set", "default", "ExpertsMax=2", "Adaptive=no")
     (waiting,) = stalled(d)
     client = d.helper("load", "-n", 100, "-d", 3, "-r", 2)
     wait_until(lambda: d.stats()["streams_running"] == 3, "it runs")

@@ -19,6 +19,9 @@ enum { BUFFERS_MAX = 1024, COPIES_MAX = 64, TOKENS_MAX = 1 << 20, CASES_MAX = 64
 /* OLMoE-1B-7B's experts (arXiv 2409.02060). */
 enum { MOE_HIDDEN = 2048, MOE_FFN = 1024, MOE_EXPERTS = 64, MOE_CHOSEN = 8, MOE_ROWS_MAX = 512 };
 
+/* Qwen3-30B-A3B's, and a row for each of so many sequences. */
+enum { RIDE_HIDDEN = 2048, RIDE_FFN = 768, RIDE_EXPERTS = 128, RIDE_CHOSEN = 8, RIDE_ROWS = 16 };
+
 struct shape {
         const char *name;
         uint32_t heads, kv_heads, k_dim, v_dim;
@@ -62,6 +65,14 @@ struct moe {
         uint64_t matrix_bytes; /* of one matrix of all experts */
 };
 
+/* Rows that ride on each other's experts: what the router has for them, and how the rest is to be told. */
+struct ride {
+        struct copies weights, logits;
+        struct device_ptr x, y, ids, factors, counts, state;
+        struct device_ptr zeros, ones, sequences, caps, bases; /* i32 [RIDE_ROWS] */
+        uint64_t matrix_bytes;
+};
+
 struct bench {
         struct backend *backend;
         struct stream *stream;
@@ -70,6 +81,7 @@ struct bench {
         struct layer layers[CASES_MAX];
         unsigned n_layers;
         struct moe moe;
+        struct ride ride;
         uint64_t random;
 };
 
@@ -456,6 +468,137 @@ static int run_moe(struct bench *b, uint32_t per_expert, bool prompt, struct cas
         return r;
 }
 
+/* --- riding
+ * ------------------------------------------------------------------------------------------------- */
+
+static int new_numbers(struct bench *b, int32_t first, int32_t step, struct device_ptr *ret) {
+        int r = new_memory(b, RIDE_ROWS * sizeof(int32_t), ret);
+
+        for (int32_t i = 0; r == 0 && i < RIDE_ROWS; i++)
+                ((int32_t *) host_address(*ret))[i] = first + i * step;
+        return r;
+}
+
+static int init_ride(struct bench *b) {
+        struct ride *m = &b->ride;
+        int r;
+
+        m->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q4_K), RIDE_HIDDEN) * RIDE_FFN * RIDE_EXPERTS;
+        r = new_copies(b, &m->weights, 3 * m->matrix_bytes, 0x11);
+        for (m->logits.n = 0; r == 0 && m->logits.n < m->weights.n; m->logits.n++)
+                r = new_floats(b, RIDE_ROWS * RIDE_EXPERTS, &m->logits.at[m->logits.n]);
+        if (!r)
+                r = new_floats(b, RIDE_ROWS * RIDE_HIDDEN, &m->x);
+        if (!r)
+                r = new_memory(b, RIDE_ROWS * RIDE_HIDDEN * sizeof(float), &m->y);
+        if (!r)
+                r = new_memory(b, RIDE_ROWS * RIDE_CHOSEN * sizeof(int32_t), &m->ids);
+        if (!r)
+                r = new_memory(b, RIDE_ROWS * RIDE_CHOSEN * sizeof(float), &m->factors);
+        if (!r)
+                r = new_memory(b, RIDE_ROWS * KV_PAGE_TOKENS * sizeof(struct route_state), &m->state);
+        if (!r)
+                r = new_numbers(b, 0, 0, &m->counts);
+        if (!r)
+                r = new_numbers(b, 0, 0, &m->zeros);
+        if (!r)
+                r = new_numbers(b, 1, 0, &m->ones);
+        if (!r)
+                r = new_numbers(b, 0, 1, &m->sequences);
+        if (!r)
+                r = new_numbers(b, RIDE_CHOSEN * 1000, 0, &m->caps);
+        return r ? r : new_numbers(b, 0, 0, &m->bases);
+}
+
+static struct op_route ride_route(struct ride *m) {
+        return (struct op_route){
+                .n = RIDE_ROWS,
+                .experts = RIDE_EXPERTS,
+                .k = RIDE_CHOSEN,
+                .gate = ROUTE_SOFTMAX,
+                .normalize = true,
+                .scale = 1.0f,
+                .logits = next_copy(&m->logits),
+                .caps = m->caps,
+                .budget = {.rows = {.n = RIDE_ROWS,
+                                    .positions = m->zeros,
+                                    .sequences = m->sequences,
+                                    .page_table = m->sequences,
+                                    .page_table_stride = 1},
+                           .state = m->state,
+                           .floors = m->zeros,
+                           .groups = m->ones,
+                           .bases = m->bases,
+                           .n_groups = 1},
+                .ids = m->ids,
+                .weights = m->factors,
+                .counts = m->counts,
+        };
+}
+
+static int run_ride_once(struct bench *b) {
+        struct ride *m = &b->ride;
+        struct device_ptr at = next_copy(&m->weights);
+        struct op_route route = ride_route(m);
+        struct op_moe moe = {
+                .n = RIDE_ROWS,
+                .k = RIDE_CHOSEN,
+                .gate = {at, QUANT_Q4_K, RIDE_FFN, RIDE_HIDDEN, RIDE_EXPERTS},
+                .up = {device_offset(at, m->matrix_bytes), QUANT_Q4_K, RIDE_FFN, RIDE_HIDDEN, RIDE_EXPERTS},
+                .down = {device_offset(at, 2 * m->matrix_bytes), QUANT_Q4_K, RIDE_HIDDEN, RIDE_FFN, RIDE_EXPERTS},
+                .x = m->x,
+                .y = m->y,
+                .ids = m->ids,
+                .weights = m->factors,
+                .counts = m->counts,
+        };
+        int r = b->backend->ops->route(b->stream, &route);
+
+        return r ? r : b->backend->ops->moe(b->stream, &moe);
+}
+
+/* What the last run chose: adds its bytes and products. */
+static void count_ride(const struct ride *m, struct case_run *run) {
+        const int32_t *ids = host_address(m->ids), *counts = host_address(m->counts);
+        bool read[RIDE_EXPERTS] = {false};
+
+        for (uint32_t t = 0; t < RIDE_ROWS; t++)
+                for (int32_t j = 0; j < counts[t]; j++) {
+                        bool *seen = &read[ids[t * RIDE_CHOSEN + (uint32_t) j]];
+
+                        run->bytes += *seen ? 0.0 : 3.0 * (double) m->matrix_bytes / RIDE_EXPERTS;
+                        run->products += 3.0 * RIDE_HIDDEN * RIDE_FFN;
+                        *seen = true;
+                }
+}
+
+/* Each row has `base` experts anyway. */
+static int run_ride(struct bench *b, uint32_t base, struct case_run *ret, struct reason *reason) {
+        struct case_run sum = {0};
+        uint64_t begin;
+        int r = 0;
+
+        if (base < 1 || base > RIDE_CHOSEN)
+                return reason_return(reason, CASE_E_NONE, "1 to %d experts anyway", RIDE_CHOSEN);
+        if (b->ride.weights.n == 0)
+                r = init_ride(b);
+        for (uint32_t t = 0; r == 0 && t < RIDE_ROWS; t++)
+                ((int32_t *) host_address(b->ride.bases))[t] = (int32_t) base;
+        if (!r)
+                r = run_ride_once(b);
+        begin = now_nsec();
+        for (unsigned i = 0; r == 0 && i < b->ride.weights.n; i++) {
+                r = run_ride_once(b);
+                count_ride(&b->ride, &sum);
+        }
+        *ret = (struct case_run){
+                .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / b->ride.weights.n,
+                .bytes = sum.bytes / b->ride.weights.n,
+                .products = sum.products / b->ride.weights.n,
+        };
+        return r;
+}
+
 static int run(void *context, const char *name, struct case_run *ret, struct reason *reason) {
         struct bench *b = context;
         char shape[8], part[8], end;
@@ -465,6 +608,8 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
                 return run_moe(b, n, false, ret, reason);
         if (sscanf(name, "moe-prompt-%u%c", &n, &end) == 1)
                 return run_moe(b, n, true, ret, reason);
+        if (sscanf(name, "ride-%u%c", &n, &end) == 1)
+                return run_ride(b, n, ret, reason);
         if (sscanf(name, "%7[a-z]-%7[a-z]-%u%c", shape, part, &n, &end) == 3)
                 for (unsigned i = 0; i < ELEMENTS(shapes); i++)
                         if (strcmp(shapes[i].name, shape) == 0)
@@ -485,6 +630,8 @@ static void usage(void) {
              "Cases:\n"
              "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
              "  moe-prompt-R    the same for rows of prompts\n"
+             "  ride-K          router and Q4_K experts of a Qwen3-30B-A3B layer, one row of 16 requests of a user each: K of\n"
+             "                  8 experts, and of the others those that another of the rows has; 8: all of them\n"
              "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
              "(DeepSeek-V2-Lite),\n"
              "                  dsa (V3.2), csa (V4-Flash)\n"

@@ -351,9 +351,15 @@ TEST(requests_are_checked_before_they_are_sent) {
         q.experts = __builtin_nan("");
         assert_se(moed_submit(m, &q, &request) == -EINVAL);
         q.experts = 0;
-        q.reserved[3] = 1;
+        q.reserved[2] = 1;
         assert_se(moed_submit(m, &q, &request) == -EINVAL);
-        q.reserved[3] = 0;
+        q.reserved[2] = 0;
+        q.ride_experts = 1; /* without the flag */
+        assert_se(moed_submit(m, &q, &request) == -EINVAL);
+        q.ride_experts = 0;
+        q.flags = MOED_RIDE;
+        assert_se(moed_submit(m, &q, &request) == -EINVAL);
+        q.flags = 0;
         q.size = 8;
         assert_se(moed_submit(m, &q, &request) == -EINVAL);
         q.size = sizeof(q);

@@ -35,6 +35,7 @@ struct way {
         uint32_t chunk;
         bool neighbours;
         uint32_t again; /* not 0: in the end all is computed once more, so many rows at a time */
+        bool beside;    /* neighbours are in a larger step that is under way at the same time */
         bool shared;    /* goes on from whole pages of its prompt that another sequence has computed */
 };
 
@@ -47,8 +48,10 @@ static const struct way ways[] = {
         { "chunks of 7, 15 neighbours", 7, true },
         { "again in chunks of 11", PROMPT_LONG, false, 11 },
         { "again as a whole", PROMPT_LONG, false, TOKENS_MAX },
-        { "from shared pages", PROMPT_LONG, false, 0, true },
-        { "from shared pages in chunks of 7, 15 neighbours", 7, true, 0, true },
+        { "whole, between the layers of another step", PROMPT_LONG, .beside = true },
+        { "chunks of 7, between the layers of another step", 7, .beside = true },
+        { "from shared pages", PROMPT_LONG, .shared = true },
+        { "from shared pages in chunks of 7, 15 neighbours", 7, true, .shared = true },
 };
 
 /* What a backend is made of; the reference when there is no isa. */
@@ -196,6 +199,20 @@ static void follow_elder(struct elder *e, struct sequence *sequence, const struc
         assert_se(sequence_length(sequence) > 0);
 }
 
+/* Both at once, layer by layer in turn. */
+static void run_beside(struct step *step, struct step_part *parts, uint32_t n, struct step *larger,
+                       struct step_part *others, uint32_t n_others) {
+        int r = 1, r_larger = 1;
+
+        assert_se(n_others > 0 && step_begin(larger, others, n_others) == 0 && step_begin(step, parts, n) == 0);
+        while (r > 0 || r_larger > 0) {
+                if (r_larger > 0)
+                        assert_se((r_larger = step_advance(larger)) >= 0);
+                if (r > 0)
+                        assert_se((r = step_advance(step)) >= 0);
+        }
+}
+
 /* The logits after the prompt and after each decoded token: [DECODED + 1][vocab]. */
 static float *logits_of(struct model *model, const struct way *way) {
         uint32_t vocab = model_info(model)->vocab, kept = 0;
@@ -203,10 +220,11 @@ static float *logits_of(struct model *model, const struct way *way) {
         struct subject subjects[NEIGHBOURS + 1];
         struct step_part parts[NEIGHBOURS + 1];
         float *logits = calloc((DECODED + 1) * (size_t) vocab, sizeof(*logits));
+        struct step_part others[NEIGHBOURS];
         struct elder elder;
-        struct step *step;
+        struct step *step, *larger;
 
-        assert_se(logits && step_new(&step, model) == 0);
+        assert_se(logits && step_new(&step, model) == 0 && step_new_beside(&larger, step, 2 * ROWS) == 0);
         for (uint32_t i = 0; i <= NEIGHBOURS; i++) {
                 make_subject(&subjects[i], model_info(model), i + 1);
                 sequences[i] = new_sequence(model);
@@ -222,7 +240,11 @@ static float *logits_of(struct model *model, const struct way *way) {
                 parts[own] = next_part(sequences[0], &subjects[0], way->chunk);
                 if (way->neighbours)
                         n += add_neighbours(parts + n, sequences, subjects, 8, NEIGHBOURS + 1, round);
-                run(step, parts, n);
+                if (way->beside)
+                        run_beside(step, parts, n, larger, others,
+                                   add_neighbours(others, sequences, subjects, 1, NEIGHBOURS + 1, round));
+                else
+                        run(step, parts, n);
                 if (sequence_length(sequences[0]) >= prompt)
                         memcpy(logits + (size_t) kept++ * vocab, parts[own].logits_out,
                                vocab * sizeof(*logits));
@@ -234,6 +256,7 @@ static float *logits_of(struct model *model, const struct way *way) {
         for (uint32_t i = 0; i <= NEIGHBOURS; i++)
                 sequence_free(sequences[i]);
         step_free(step);
+        step_free(larger);
         return logits;
 }
 

@@ -228,6 +228,35 @@ static void see(const struct step_view *view, void *context) {
 }
 
 /* P1: no row evaluates more than its allowance says, in any layer, and the account is what was evaluated. */
+TEST(a_step_that_is_given_up_leaves_its_sequences_and_the_steps_beside_it) {
+        struct engine e = engine_open(3, 4);
+        struct sequence *a = sequence(&e, 8), *b = sequence(&e, 8);
+        struct step_part short_part = { .sequence = a, .tokens = tokens, .allowances = allow(ALL), .count = 4 };
+        struct step_part long_part = { .sequence = b, .tokens = tokens, .allowances = allow(ALL), .count = 8 };
+        struct step *larger;
+
+        assert_se(step_new_beside(&larger, e.step, 8) == 0);
+        step_give_up(larger);
+        assert_se(step_begin(e.step, &long_part, 1) == ENGINE_E_ROWS);
+        assert_se(step_begin(larger, &long_part, 1) == 0 && step_advance(larger) == 1);
+        assert_se(step_begin(e.step, &long_part, 1) == -EINVAL); /* its sequence is in the other */
+        assert_se(step_begin(e.step, &short_part, 1) == 0 && step_advance(e.step) == 1);
+        step_give_up(larger);
+        assert_se(sequence_length(b) == 0 && step_advance(larger) == -EINVAL);
+        while (step_advance(e.step) > 0)
+                continue;
+        assert_se(sequence_length(a) == 4);
+        assert_se(step_begin(larger, &long_part, 1) == 0);
+        step_free(e.step); /* in any order */
+        e.step = larger;
+        while (step_advance(larger) > 0)
+                continue;
+        assert_se(sequence_length(b) == 8);
+        sequence_free(a);
+        sequence_free(b);
+        engine_close(&e);
+}
+
 TEST(each_row_uses_what_its_allowance_gives_and_no_more) {
         struct engine e = engine_open(8, 32);
         struct sequence *a = sequence(&e, 16), *b = sequence(&e, 16);
@@ -352,6 +381,42 @@ TEST(a_budget_is_spent_unevenly_and_never_passed) {
                 assert_se(uneven || milli != 2000);
                 sequence_free(s);
         }
+        engine_close(&e);
+}
+
+/* The first rides with two experts on the second, which has all three. */
+TEST(rows_ride_on_experts_of_their_group_and_on_no_others) {
+        struct engine e = engine_open(8, 64);
+        struct seen seen = { 0 };
+        struct step_observer observer = { .layer = see, .context = &seen };
+        struct sequence *a = sequence(&e, 40), *b = sequence(&e, 40);
+        struct step_part parts[2] = {
+                { .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(3000), .ride_experts = 1,
+                  .count = 20 },
+                { .sequence = b, .tokens = tokens + 7, .allowances = allow(ALL), .count = 20 },
+        };
+        uint64_t used[3];
+
+        assert_se(step_observe(e.step, &observer) == 0);
+        for (uint32_t i = 0; i < 3; i++) {
+                seen = (struct seen) { 0 };
+                parts[0].group = i > 0;
+                parts[1].group = i > 1;
+                assert_se(step_run(e.step, parts, 2) == 0 && parts[1].used == 20 * ALL);
+                used[i] = parts[0].used;
+                for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                        for (uint32_t r = 0; r < 20; r++)
+                                assert_se(i > 0 || seen.counts[l][r] == 1);
+                sequence_truncate(a, 0);
+                sequence_truncate(b, 0);
+                assert_se(sequence_reserve(a, 20) == 0 && sequence_reserve(b, 20) == 0);
+        }
+        /* No group is none to ride on; rows of the same sequence are; those of another add to them. */
+        assert_se(used[0] == 20 * TINY_LAYERS && used[1] > used[0] && used[2] > used[1]);
+        parts[0].group = 3;
+        assert_se(step_begin(e.step, parts, 2) == -EINVAL);
+        sequence_free(a);
+        sequence_free(b);
         engine_close(&e);
 }
 

@@ -81,3 +81,31 @@ TEST(another_process_is_known_by_uid_groups_and_pidfd) {
         assert_se(waitpid(pid, &status, 0) == pid);
         credentials_deinit(&c);
 }
+
+TEST(a_process_that_ended_before_it_was_asked_for_is_known_to_have) {
+        struct sockaddr_un address = {};
+        struct credentials c;
+        socklen_t size;
+        int listener = listen_somewhere(&address, &size), fd;
+        pid_t pid = fork();
+
+        assert_se(pid >= 0);
+        if (pid == 0) {
+                fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+                _exit(connect(fd, (struct sockaddr *) &address, size) < 0);
+        }
+        assert_se(waitpid(pid, NULL, 0) == pid);
+        fd = accept(listener, NULL, NULL);
+        assert_se(fd >= 0 && credentials_read(&c, fd) == 0);
+        assert_se(c.pid == pid && c.uid == geteuid());
+        if (c.pidfd >= 0) {
+                struct pollfd p = { .fd = c.pidfd, .events = POLLIN };
+
+                assert_se(poll(&p, 1, 0) == 1);
+        } else if (!c.gone) {
+                test_skip("the kernel has no SO_PEERPIDFD");
+        }
+        credentials_deinit(&c);
+        close(fd);
+        close(listener);
+}

@@ -23,6 +23,8 @@ enum {
 struct text {
         float logits[ROWS][EXPERTS];
         int32_t caps[ROWS], floors[ROWS];
+        float demand[ROWS]; /* where the spender has any */
+        int32_t group, base; /* 0: rides on nobody */
         int32_t ids[ROWS][K], counts[ROWS];
         float weights[ROWS][K];
 };
@@ -37,6 +39,7 @@ static void text_init(struct text *t, struct sample *s, int32_t cap, int32_t flo
                 t->caps[i] = cap;
                 t->floors[i] = floor;
         }
+        t->group = t->base = 0;
 }
 
 /* Something to spend budgets with: the state of both sequences, whose pages take turns. */
@@ -44,6 +47,7 @@ struct spender {
         struct device d;
         struct op_route op;
         struct buffer *state;
+        bool demand;
         int32_t pages[SEQUENCES][PAGES];
 };
 
@@ -66,8 +70,9 @@ static void spender_deinit(struct spender *s) {
 /* The rows of one call. */
 struct call {
         uint32_t n;
-        float logits[SEQUENCES * ROWS][EXPERTS];
+        float logits[SEQUENCES * ROWS][EXPERTS], demand[SEQUENCES * ROWS];
         int32_t caps[SEQUENCES * ROWS], floors[SEQUENCES * ROWS], positions[SEQUENCES * ROWS], sequences[SEQUENCES * ROWS];
+        int32_t groups[SEQUENCES * ROWS], bases[SEQUENCES * ROWS];
         int32_t ids[SEQUENCES * ROWS][K], counts[SEQUENCES * ROWS];
         float weights[SEQUENCES * ROWS][K];
 };
@@ -77,6 +82,9 @@ static void call_add(struct call *c, const struct text *t, int32_t sequence, uin
                 memcpy(c->logits[c->n], t->logits[i], sizeof(t->logits[i]));
                 c->caps[c->n] = t->caps[i];
                 c->floors[c->n] = t->floors[i];
+                c->demand[c->n] = t->demand[i];
+                c->groups[c->n] = t->group;
+                c->bases[c->n] = t->base;
                 c->positions[c->n] = (int32_t) i;
                 c->sequences[c->n] = sequence;
         }
@@ -110,6 +118,11 @@ static void spender_call(struct spender *s, struct call *c) {
                 },
                 .state = d->ops->buffer_address(s->state),
                 .floors = device_put(d, c->floors, c->n * sizeof(c->floors[0])),
+                .demand = s->demand ? device_put(d, c->demand, c->n * sizeof(c->demand[0])) : DEVICE_NULL,
+                .demand_stride = 1,
+                .groups = device_put(d, c->groups, c->n * sizeof(c->groups[0])),
+                .bases = device_put(d, c->bases, c->n * sizeof(c->bases[0])),
+                .n_groups = SEQUENCES,
         };
         op.ids = device_put(d, NULL, c->n * sizeof(c->ids[0]));
         op.weights = device_put(d, NULL, c->n * sizeof(c->weights[0]));
@@ -362,4 +375,68 @@ TEST(of_the_best_those_are_kept_that_weigh_most) {
                                 shape.bias = (struct device_ptr) { (uintptr_t) bias };
                         everywhere(&shape, check_weights);
                 }
+}
+
+static void check_demand(struct spender *s) {
+        static struct text texts[SEQUENCES];
+        struct sample random = { 17 };
+        uint64_t low = 0, high = 0;
+
+        for (int i = 0; i < SEQUENCES; i++)
+                text_init(&texts[i], &random, 2500, 1);
+        for (uint32_t r = 0; r < ROWS; r++)
+                texts[0].demand[r] = texts[1].demand[r] = r % 2 ? 3.0f : -3.0f;
+        s->demand = true;
+        spend(s, texts, 50);
+        for (uint32_t r = ROWS / 2; r < ROWS; r++)
+                *(r % 2 ? &high : &low) += (uint64_t) texts[0].counts[r];
+        assert_se(high > 2 * low);
+        for (uint32_t n = 1; n <= ROWS; n++)
+                assert_se(1000 * total(texts[0].counts, n) <= 2500 * n);
+        assert_se(1000 * total(texts[0].counts, ROWS) + K * ROUTE_SAVED_MAX >= 2500 * ROWS);
+}
+
+TEST(rows_with_a_higher_demand_get_more) {
+        everywhere(&softmax, check_demand);
+}
+
+static bool is_chosen(const struct text *t, uint32_t row, uint32_t n, int32_t expert) {
+        for (uint32_t j = 0; j < n; j++)
+                if (t->ids[row][j] == expert)
+                        return true;
+        return false;
+}
+
+/* The first takes 2 and rides on the second, which has 3 always. */
+static void check_riders(struct spender *s) {
+        static struct text alone[SEQUENCES], together[SEQUENCES], apart[SEQUENCES];
+        struct sample random = { 19 };
+        uint64_t riders = 0;
+
+        text_init(&alone[0], &random, 3500, 1);
+        text_init(&alone[1], &random, 3000, 3);
+        memcpy(together, alone, sizeof(alone));
+        together[0].base = 2;
+        together[0].group = together[1].group = 1;
+        memcpy(apart, together, sizeof(together));
+        apart[1].group = 2;
+        spend(s, alone, 1);
+        spend(s, together, 1);
+        spend(s, apart, 1);
+        for (uint32_t r = 0; r < ROWS; r++) {
+                assert_se(memcmp(together[1].ids[r], alone[1].ids[r], sizeof(alone[1].ids[r])) == 0);
+                assert_se(memcmp(together[1].weights[r], alone[1].weights[r], sizeof(alone[1].weights[r])) == 0);
+                assert_se(apart[0].counts[r] == 2 && together[0].counts[r] >= 2);
+                assert_se(memcmp(apart[0].ids[r], together[0].ids[r], 2 * sizeof(int32_t)) == 0);
+                for (int32_t j = 2; j < together[0].counts[r]; j++) {
+                        assert_se(is_chosen(&together[1], r, 3, together[0].ids[r][j]));
+                        riders++;
+                }
+                assert_se(1000 * total(together[0].counts, r + 1) <= 3500 * (r + 1));
+        }
+        assert_se(riders > ROWS / 8);
+}
+
+TEST(riders_take_what_their_group_has_anyway_and_disturb_nobody) {
+        everywhere(&softmax, check_riders);
 }

@@ -8,7 +8,7 @@
 #include "scheduler.h"
 #include "test.h"
 
-enum { USERS = 12, STREAMS = 24, ITERATIONS = 360000 /* an hour at 10 ms */, ROWS_MAX = 48, PROMPT_MAX = 20 };
+enum { USERS = 12, STREAMS = 24, ITERATIONS = 360000 /* an hour at 10 ms */, ROWS_MAX = 48, PROMPT_MAX = 20, LAYERS = 7 };
 
 struct request {
         struct sched_stream stream;
@@ -26,6 +26,7 @@ struct user {
 
 struct world {
         struct scheduler scheduler;
+        struct sched_model model; /* each row costs the same */
         struct user users[USERS];
         uint64_t random;
         uint64_t rows, waited_max;
@@ -45,6 +46,9 @@ static struct world *world_new(uint64_t seed) {
         assert_se(world);
         world->random = seed;
         scheduler_init(&world->scheduler);
+        sched_model_init(&world->model, &(struct cost_shape) { .layers = LAYERS, .moe_layers = LAYERS }, 0);
+        for (int i = 0; i < _COST_TERM_N; i++)
+                world->model.cost.coefficients[i] = i == COST_ROW_PROMPT || i == COST_ROW_GENERATED ? 1000.0 : 0.0;
         for (int i = 0; i < USERS; i++) {
                 struct policy policy = { .weight = 50u << (i % 4), .experts_max_milli = 700u * (unsigned) i };
 
@@ -61,7 +65,7 @@ static void request_update(struct world *world, struct request *request) {
 static void request_start(struct world *world, struct user *user, struct request *request) {
         enum cap_rule rule;
 
-        sched_stream_init(&request->stream, &user->principal, 7, 4);
+        sched_stream_init(&request->stream, &user->principal, &world->model);
         request->cap_milli = sched_cap_milli(&user->principal, &user->principal.policy, 0, 4, &rule);
         request->done = 0;
         request->prompt = 1 + world_random(world, world_random(world, 20) == 0 ? 4000 : 100);
@@ -106,13 +110,13 @@ static void request_spend(struct user *user, struct request *request, uint32_t r
         uint64_t used = 0;
 
         for (uint32_t i = 0; i < rows; i++)
-                used += sched_allowance(request->cap_milli, stream->moe_layers, request->done + i);
+                used += sched_allowance(request->cap_milli, LAYERS, request->done + i);
         request->done += rows;
         sched_settle(stream, rows, !stream->decoding, used);
         user->activations += used;
         user->served += rows;
         assert_se(user->principal.activations == user->activations);
-        assert_se(user->activations * 1000 <= user->served * request->cap_milli * stream->moe_layers);
+        assert_se(user->activations * 1000 <= user->served * request->cap_milli * LAYERS);
 }
 
 static void world_run(struct world *world, const struct sched_pick *picks, uint32_t n) {

@@ -6,6 +6,19 @@
 
 enum { STREAMS_MAX = 96, LOADS_MAX = 10 };
 
+enum { ROW_NSEC = 1000 };
+
+/* One for which every row costs the same. */
+static struct sched_model *flat_model(void) {
+        static struct sched_model model;
+        struct cost_shape shape = { .layers = 8, .moe_layers = 8, .experts = 4, .experts_used = 4 };
+
+        sched_model_init(&model, &shape, 0);
+        for (int i = 0; i < _COST_TERM_N; i++)
+                model.cost.coefficients[i] = i == COST_ROW_PROMPT || i == COST_ROW_GENERATED ? ROW_NSEC : 0.0;
+        return &model;
+}
+
 /* A principal with streams that never end, for tests of shares. Each test is a process of its own. */
 struct load {
         struct principal principal;
@@ -22,7 +35,7 @@ static struct load *load_new(uint32_t weight) {
         assert_se(n_loads <= LOADS_MAX);
         principal_init(&load->principal, &policy);
         for (int i = 0; i < STREAMS_MAX; i++)
-                sched_stream_init(&load->streams[i], &load->principal, 8, 4);
+                sched_stream_init(&load->streams[i], &load->principal, flat_model());
         return load;
 }
 
@@ -320,16 +333,16 @@ TEST(shares_hold_where_the_counters_wrap) {
         struct scheduler s;
 
         scheduler_init(&s);
-        s.clock = UINT64_MAX - PRINCIPAL_SCALE * 100;
+        s.clock = UINT64_MAX - PRINCIPAL_SCALE * 100 * ROW_NSEC;
         load_run(&s, a, 0, 8, 1, true);
         load_run(&s, b, 0, 8, 1, true);
         for (int i = 0; i < 1000; i++) {
                 iterate(&s, 4, 4);
                 assert_se(apart(a->rows * 3, b->rows) <= 4);
         }
-        assert_se(s.clock < PRINCIPAL_SCALE * 2000);
+        assert_se(s.clock < PRINCIPAL_SCALE * 2000 * ROW_NSEC);
         /* Its counter lies 2^63 away, where "before" and "behind" cannot be told apart. */
-        late->principal.counter = s.clock + (UINT64_C(1) << 63) - PRINCIPAL_SCALE;
+        late->principal.counter = s.clock + (UINT64_C(1) << 63) - PRINCIPAL_SCALE * ROW_NSEC;
         load_run(&s, late, 0, 8, 1, true);
         late->rows = a->rows = b->rows = 0;
         for (int i = 0; i < 1000; i++)

@@ -90,8 +90,11 @@ TEST(unknown_bits_and_reserved_fields_are_refused) {
         b.head.reserved[5] = 1;
         refused(&b, sizeof(b), "reserved");
         b = good();
-        b.head.reserved0 = 1;
-        refused(&b, sizeof(b), "reserved");
+        b.head.ride_experts = 1;
+        refused(&b, sizeof(b), "rides");
+        b.head.ride_experts = 0;
+        b.head.flags = WIRE_GENERATE_RIDE;
+        refused(&b, sizeof(b), "rides");
         b = good();
         b.head.prompt_kind = 9;
         refused(&b, sizeof(b), "kind of prompt");
