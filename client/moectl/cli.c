@@ -9,25 +9,21 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "escape.h"
 #include "json.h"
 
 enum { ARENA_ENOUGH = 1024 * 1024 };
 
 static volatile sig_atomic_t interrupts, interrupt_signal;
 
+/* What came from a daemon or a command line must not move the terminal's cursor. */
 static void complain(const char *prefix, const char *format, va_list args) {
+        _cleanup_(freep) char *escaped = NULL;
         char text[1024];
-        struct reason clean;
 
-        /* What came from a daemon or a command line must not move the terminal's cursor. */
         vsnprintf(text, sizeof(text), format, args);
-        for (size_t at = 0; at == 0 || text[at]; at += strlen(clean.text)) {
-                reason_set(&clean, "%.*s", (int) sizeof(clean.text) - 1, text + at);
-                fprintf(stderr, "%s%s", at == 0 ? prefix : "", clean.text);
-                if (!clean.text[0])
-                        break;
-        }
-        fputc('\n', stderr);
+        escaped = escape(text);
+        fprintf(stderr, "%s%s\n", prefix, escaped ? escaped : "");
 }
 
 void cli_complain(const char *format, ...) {

@@ -62,7 +62,8 @@ static int take_layers(struct expert_uses *u, const struct json *reply, uint32_t
 static int uses_init(struct expert_uses *u, const struct json *reply) {
         uint64_t layers = json_get_uint(reply, "moe_layers", 0), experts = json_get_uint(reply, "experts", 0);
 
-        if (layers > EXPERTS_MAX || experts > EXPERTS_MAX || layers * experts > EXPERTS_MAX || (layers > 0 && experts == 0))
+        if (layers > EXPERTS_MAX || experts > EXPERTS_MAX || layers * experts > EXPERTS_MAX ||
+            (layers > 0 && experts == 0))
                 return odd_answer();
         u->layers = (uint32_t) layers;
         u->experts = (uint32_t) experts;

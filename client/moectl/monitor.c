@@ -13,7 +13,7 @@
 static const struct pane_column principal_columns[] = {
         { "PRINCIPAL" },       { "CONN", true },  { "RUN", true },   { "WAIT", true },     { "EXPERTS", true },
         { "CAP", true },       { "WEIGHT", true }, { "SHARE", true }, { "TOKENS/S", true }, { "PROMPT/S", true },
-        { "KV-PAGES", true },
+        { "CACHED", true },    { "KV-PAGES", true },
 };
 
 static const struct pane_column request_columns[] = {
@@ -75,6 +75,22 @@ static void milli_cell(struct pane *pane, const struct json *json, const char *k
                 pane_number(pane, none, "-");
 }
 
+/* Of all prompt tokens, how many came from the prefix cache: in percent, NAN when there were none. */
+static double cached_share(const struct json *json, const char *cached, const char *computed) {
+        double found = (double) json_get_uint(json, cached, 0), all = found + (double) json_get_uint(json, computed, 0);
+
+        return json_get(json, cached) && all > 0 ? 100 * found / all : NAN;
+}
+
+static void cached_cell(struct pane *pane, const struct json *budget) {
+        double share = cached_share(budget, "cached", "prompt");
+
+        if (isnan(share))
+                pane_number(pane, -1, "-");
+        else
+                pane_number(pane, share, "%.0f%%", share);
+}
+
 static void line(struct monitor *m, unsigned i, const char *format, ...) _printf_(3, 4);
 static void line(struct monitor *m, unsigned i, const char *format, ...) {
         _cleanup_(freep) char *escaped = NULL;
@@ -104,11 +120,15 @@ static void line_work(struct monitor *m, const struct monitor_sample *before, co
 static void line_load(struct monitor *m, const struct json *stats) {
         uint64_t pages = json_get_uint(stats, "kv_pages", 0), free_pages = json_get_uint(stats, "kv_pages_free", 0);
         uint64_t used = pages - MIN(pages, free_pages);
+        double share = cached_share(stats, "tokens_cached", "tokens_prompt");
+        char cached[48] = "";
 
+        if (!isnan(share))
+                snprintf(cached, sizeof(cached), "; %.0f%% of prompts from the cache", share);
         line(m, 2, "%" PRIu64 " requests run, %" PRIu64 " wait; %" PRIu64 " connections of %" PRIu64 " users; KV %" PRIu64
-             " of %" PRIu64 " pages (%.1f%%)", json_get_uint(stats, "streams_running", 0),
+             " of %" PRIu64 " pages (%.1f%%)%s", json_get_uint(stats, "streams_running", 0),
              json_get_uint(stats, "streams_waiting", 0), json_get_uint(stats, "peers", 0), json_get_uint(stats, "users", 0),
-             used, pages, pages ? 100.0 * (double) used / (double) pages : 0.0);
+             used, pages, pages ? 100.0 * (double) used / (double) pages : 0.0, cached);
 }
 
 static void line_models(struct monitor *m, const struct json *models) {
@@ -160,8 +180,8 @@ static const struct json *budget_named(const struct json *budget, const char *na
         return NULL;
 }
 
-/* What it got of the machine: time by the daemon's own account, where it tells it, else rows. One who was not there before
- * got all of it since. */
+/* What it got of the machine: time by the daemon's own account, where it tells it, else rows. One who was not there
+ * before got all of it since. */
 static double service(const struct monitor_sample *before, const struct json *now) {
         static const struct json nothing = { .type = JSON_OBJECT };
         const struct json *old = budget_named(before->budget, json_get_text(now, "principal", ""));
@@ -192,7 +212,8 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         const char *name = json_get_text(budget, "principal", "");
         const struct json *old = budget_named(before->budget, name);
         struct tally t = tally_of(now->ps, name);
-        double seconds = seconds_between(before, now), rows = grown(old, budget, "row_layers");
+        double seconds = seconds_between(before, now);
+        double rows = grown(old, budget, "row_layers"), activations = grown(old, budget, "activations");
         double share = all > 0 ? 100 * service(before, budget) / all : 0;
 
         pane_row(pane, name, name);
@@ -201,7 +222,7 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         pane_number(pane, (double) t.running, "%" PRIu64, t.running);
         pane_number(pane, (double) t.waiting, "%" PRIu64, t.waiting);
         if (rows > 0)
-                pane_number(pane, grown(old, budget, "activations") / rows, "%.2f", grown(old, budget, "activations") / rows);
+                pane_number(pane, activations / rows, "%.2f", activations / rows);
         else
                 pane_number(pane, -1, "-");
         milli_cell(pane, budget, "experts_max_milli", INFINITY);
@@ -209,6 +230,7 @@ static void principal_row(struct pane *pane, const struct monitor_sample *before
         pane_number(pane, share, "%.1f%%", share);
         rate_cell(pane, grown(old, budget, "generated") / seconds);
         rate_cell(pane, grown(old, budget, "prompt") / seconds);
+        cached_cell(pane, budget);
         pane_number(pane, (double) t.kv_pages, "%" PRIu64, t.kv_pages);
 }
 
@@ -273,13 +295,17 @@ static void prompt_cell(struct pane *pane, const struct json *request) {
                 pane_number(pane, (double) all, "%" PRIu64, all);
 }
 
+/* "waiting, 2, 1.5 s": behind how many, and for how long at a guess. */
 static void state_cell(struct pane *pane, const struct json *request) {
-        uint64_t position = json_get_uint(request, "position", 0);
-        char text[48];
+        uint64_t position = json_get_uint(request, "position", 0), estimate = json_get_uint(request, "estimate_nsec", 0);
+        char text[64];
+        size_t used = 0;
 
-        snprintf(text, sizeof(text), "%s", json_get_text(request, "state", ""));
+        used += (size_t) snprintf(text, sizeof(text), "%.16s", json_get_text(request, "state", ""));
         if (position > 0)
-                snprintf(text, sizeof(text), "%.20s, %" PRIu64, json_get_text(request, "state", ""), position);
+                used += (size_t) snprintf(text + used, sizeof(text) - used, ", %" PRIu64, position);
+        if (estimate > 0)
+                snprintf(text + used, sizeof(text) - used, ", %.1f s", (double) estimate / 1e9);
         pane_text(pane, text);
 }
 

@@ -24,7 +24,7 @@ struct metric {
 #define GAUGE(_key, _help) { #_key, #_key, "gauge", _help }
 
 static const struct metric daemon_metrics[] = {
-        { NULL, "info", "gauge", "Version of the daemon, and the instruction set that it chose.", 0, { "version", "backend" } },
+        { NULL, "info", "gauge", "Version of the daemon, and the instructions it chose.", 0, { "version", "backend" } },
         { "uptime_msec", "uptime_seconds", "gauge", "Time since the daemon started.", 1e-3 },
         GAUGE(models, "Models on offer."),
         { "peers", "connections", "gauge", "Programs that are connected." },
@@ -36,6 +36,8 @@ static const struct metric daemon_metrics[] = {
         GAUGE(kv_pages_free, "Pages that nobody holds."),
         { "descriptors", "open_descriptors", "gauge", "File descriptors that the daemon has open." },
         GAUGE(resident_bytes, "Memory of the daemon that is resident, mapped weights included."),
+        GAUGE(prefix_pages, "Pages that the prefix cache keeps."),
+        GAUGE(prefix_pages_idle, "Of these, those that no generation uses."),
         GAUGE(draining, "1 while the daemon ends."),
         COUNTER(iterations, "Forward passes."),
         COUNTER(rows, "Rows of all forward passes."),
@@ -45,6 +47,9 @@ static const struct metric daemon_metrics[] = {
         COUNTER(tokens_prompt, "Rows that were prompt."),
         COUNTER(tokens_generated, "Tokens sent."),
         COUNTER(tokens_recomputed, "Rows computed once more after their pages had been taken."),
+        COUNTER(tokens_cached, "Prompt tokens found in the prefix cache instead of being computed."),
+        COUNTER(prefix_hits, "Requests that began with pages of the prefix cache."),
+        COUNTER(prefix_evictions, "Pages that the prefix cache gave back for others."),
         COUNTER(activations, "Experts evaluated, over rows and layers."),
         COUNTER(requests, "Requests taken."),
         COUNTER(requests_done, "Requests that came to their end."),
@@ -82,9 +87,10 @@ static const struct metric model_metrics[] = {
 
 static const struct metric principal_metrics[] = {
         COUNTER(activations, "Experts evaluated for the principal, over rows and layers."),
-        COUNTER(row_layers, "Its rows, times the layers with experts that each went through: by this, the mean of experts."),
+        COUNTER(row_layers, "Its rows times layers with experts: activations over this are the mean of experts."),
         { "served_nsec", "served_seconds_total", "counter", "Computing time that it was charged.", SECONDS_OF_NSEC },
         { "prompt", "tokens_prompt_total", "counter", "Its rows that were prompt." },
+        { "cached", "tokens_cached_total", "counter", "Its prompt tokens found in the prefix cache." },
         { "generated", "tokens_generated_total", "counter", "Its rows that were generated." },
         GAUGE(connections, "Its programs that are connected."),
         GAUGE(kv_bytes, "What it holds of the memory for keys and values."),

@@ -192,7 +192,9 @@ static int column_width(const struct pane *pane, size_t column, bool sorted) {
         return width;
 }
 
-static void put_cells(int y, const struct pane *pane, const int *widths, const struct pane_row *row, const struct place *p) {
+/* Of a row, or the titles where `row` is NULL. */
+static void put_cells(int y, const struct pane *pane, const int *widths, const struct pane_row *row,
+                      const struct place *p) {
         int x = 0;
 
         for (size_t c = 0; c < pane->n_columns; c++) {
@@ -253,8 +255,9 @@ static void draw_help(void) {
                 "Space           look now",
                 "q               leave",
                 "",
-                "EXPERTS is the mean per token and layer, SHARE what a principal got of all that was computed, since the",
-                "last look. Who is neither root nor a member of moed-admin may cancel only what is his own. See moectl(1).",
+                "EXPERTS is the mean per token and layer, SHARE what a principal got of all that was computed, since",
+                "the last look. Only root and members of moed-admin may change budgets and cancel what is not their",
+                "own. See moectl(1).",
         };
 
         for (size_t i = 0; i < ELEMENTS(texts); i++)
@@ -262,7 +265,7 @@ static void draw_help(void) {
 }
 
 static void draw(struct screen *s) {
-        int room, first;
+        int room, wanted;
 
         erase();
         if (s->help) {
@@ -275,9 +278,10 @@ static void draw(struct screen *s) {
                 put(i, 0, COLS, false, s->monitor->lines[i]);
         /* Principals have what they need, at most half of it. */
         room = MAX(LINES - MONITOR_LINES - 2, 0);
-        first = MIN((int) MIN(s->monitor->principals.n_rows, (size_t) LINES) + 1 + (s->monitor->principals.n_rows == 0), room / 2);
-        draw_pane(s, PRINCIPALS, MONITOR_LINES, first);
-        draw_pane(s, REQUESTS, MONITOR_LINES + first, room - first);
+        wanted = 1 + (int) MIN(MAX(s->monitor->principals.n_rows, (size_t) 1), (size_t) room);
+        wanted = MIN(wanted, room / 2);
+        draw_pane(s, PRINCIPALS, MONITOR_LINES, wanted);
+        draw_pane(s, REQUESTS, MONITOR_LINES + wanted, room - wanted);
         put(LINES - 2, 0, COLS, false, s->message);
         put_line(LINES - 1, A_REVERSE, " Tab table  < > r sort  c cap  u undo  x cancel  d delay  h help  q quit");
         refresh();

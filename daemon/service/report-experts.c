@@ -8,7 +8,8 @@ enum { REPORT_COUNTS_MAX = 16 * 1024 };
 
 void report_experts(struct control_builder *reply, const struct offer *offer, uint32_t from) {
         const struct model_info *info = model_info(offer->model);
-        uint32_t layers = MIN(info->moe_layers - MIN(from, info->moe_layers), REPORT_COUNTS_MAX / MAX(info->experts, 1u));
+        uint32_t left = info->moe_layers - MIN(from, info->moe_layers);
+        uint32_t layers = MIN(left, REPORT_COUNTS_MAX / MAX(info->experts, 1u));
 
         control_put_string(reply, "model", offer->name);
         control_put_u64(reply, "moe_layers", info->moe_layers);

@@ -246,7 +246,7 @@ ALWAYS_INLINE void point(struct products *p, const char *panel, size_t panel_byt
         p->two = two;
         for (uint32_t side = 0; side <= two; side++, panel += panel_bytes) {
                 p->x[side] = (const panel_fours *) panel + 64 * i;
-                p->scales[side] = (const struct panel_256 *) panel_scales(panel, cols) + i;
+                p->scales[side] = (const struct panel_256 *) panel_scales(DOT_Q8_256, panel, cols) + i;
                 p->acc[side] = acc[side];
         }
 }

@@ -123,7 +123,7 @@ ALWAYS_INLINE void groups_32(const struct dot_job *job, const struct group *g, u
 
                                 now->slab = &k->slabs[slabs % 2][r];
                                 now->x = (const panel_fours *) (x + p * bytes) + 8 * from;
-                                now->scales = (const struct panel_32 *) panel_scales(x + p * bytes, job->cols) + from;
+                                now->scales = (const struct panel_32 *) panel_scales(DOT_Q8_32, x + p * bytes, job->cols) + from;
                                 now->acc = k->acc[r][p];
                                 multiply(now, before, has_m);
                                 before = now;

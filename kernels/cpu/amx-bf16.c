@@ -7,8 +7,7 @@
  * the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied with all
  * of them at once, and its weights never leave the first cache. With more of them two groups are multiplied with two panels
  * at a time: the first two while weights are unpacked, which then are in the second cache for the others. What comes from
- * there takes longer than its products: so sums need not leave their tiles for a smaller cache's sake. Values that follow
- * from a code of four or five bits are looked up in a table of all values of their sub-block. */
+ * there takes longer than its products: so sums need not leave their tiles for a smaller cache's sake. */
 
 #include "amx-dot.h"
 #include "group-256.h"
@@ -45,7 +44,6 @@ struct coming {
         const struct weights *w; /* NULL: none is */
         size_t at;               /* its first byte in each row */
         uint32_t cols, slot;
-        _Alignas(64) float scales[AMX_GROUPS][16]; /* of the rows in work */
 };
 
 struct work {
@@ -59,12 +57,7 @@ struct work {
 struct format_bf16 {
         enum quant_type type;
         size_t block_bytes;
-        uint32_t block; /* columns: 256, 32, or 0: dequantised by the type's own function */
-        /* Of a block of 256: what its units are scaled with, and unit v of it in two halves; */
-        void (*scales)(float scales[16], const uint8_t *block);
-        void (*unit)(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]);
-        /* a block of 32. */
-        void (*unpack)(uint16_t *dst, const uint8_t *block);
+        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: dequantised by the type's own function */
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
@@ -73,10 +66,6 @@ struct format_bf16 {
  * processor that is left to floating-point numbers beside the matrix unit's products. */
 #define ALL_WORDS(_name, _value) _Alignas(64) static const uint16_t _name[32] = {[0 ... 31] = (_value)}
 ALL_WORDS(words_15, 15);
-ALL_WORDS(words_16, 16);
-ALL_WORDS(words_256, 256);
-_Alignas(64) static const float code_values[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-_Alignas(64) static const float upper_code_values[16] = {16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
 
 ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
         __m512i v;
@@ -89,25 +78,6 @@ ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
 
 ALWAYS_INLINE __m512 half(uint16_t h) {
         return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
-}
-
-/* The values of codes 0 to 15: a × level + b. */
-ALWAYS_INLINE __m512i table_16(__m512 levels, __m512 a, __m512 b) {
-        return _mm512_castsi256_si512((__m256i) _mm512_cvtneps_pbh(_mm512_fmadd_ps(levels, a, b)));
-}
-
-ALWAYS_INLINE __m512i table_32(__m512 levels, __m512 a, __m512 b) {
-        __m512 upper = _mm512_fmadd_ps(levels + _mm512_set1_ps(16.0f), a, b);
-
-        return to_bf16(_mm512_fmadd_ps(levels, a, b), upper);
-}
-
-ALWAYS_INLINE __m512 codes_16(void) {
-        return _mm512_castsi512_ps(constant(code_values));
-}
-
-ALWAYS_INLINE __m512i words(const uint8_t *bytes) {
-        return _mm512_cvtepu8_epi16(load256(bytes));
 }
 
 /* The low nibbles of 16 bytes, then the high ones. */
@@ -129,93 +99,6 @@ ALWAYS_INLINE void put_bytes(uint16_t *dst, __m256i q, __m512 a, __m512 b) {
         _mm512_store_si512(dst, to_bf16(low * a, high * b));
 }
 
-/* Of Q4_K and Q5_K: d × scale of sub-blocks 0 to 3, dmin × min of them, then those of 4 to 7. */
-ALWAYS_INLINE void scales_q45_k(float scales[16], const uint8_t *block) {
-        const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 12, 13, 14, 15);
-        const __m128i top_bytes = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 4, 5, 6, 7, 8, 9, 10, 11);
-        const __m128i mask = _mm_setr_epi32(0x3f3f3f3f, 0x3f3f3f3f, 0x0f0f0f0f, 0x0f0f0f0f);
-        const __m128i top_mask = _mm_setr_epi32(0, 0, 0x30303030, 0x30303030);
-        const __m256i factors = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 0, 1, 0, 1, 0, 1, 0, 1, 2,
-                                                 3, 2, 3, 2, 3, 2, 3);
-        __m128i head = load128(block);
-        __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(head, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
-        __m128i top = _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi8(head, top_bytes), 2), top_mask);
-        __m512 d = _mm512_cvtph_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(head), factors));
-        __m128i bytes = _mm_ternarylogic_epi32(low, mask, top, 0xea); /* low & mask | top */
-
-        _mm512_store_ps(scales, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)) * d);
-}
-
-/* The values of a sub-block's codes. */
-ALWAYS_INLINE __m512 values_q45_k(__m512 codes, const float scales[16], int sub) {
-        const float *s = scales + (sub < 4 ? sub : sub + 4);
-
-        return _mm512_fmsub_ps(codes, _mm512_set1_ps(s[0]), _mm512_set1_ps(s[4]));
-}
-
-ALWAYS_INLINE void unit_q4_k(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
-        const struct block_q4_k *b = (const struct block_q4_k *) block;
-        __m512 codes = codes_16();
-        __m512i table = to_bf16(values_q45_k(codes, scales, 2 * v), values_q45_k(codes, scales, 2 * v + 1));
-        __m512i w = words(b->q + 32 * v);
-
-        put(low, _mm512_and_si512(w, constant(words_15)), table);
-        put(high, _mm512_srli_epi16(_mm512_or_si512(w, constant(words_256)), 4), table);
-}
-
-ALWAYS_INLINE __m512i table_q5_k(const float scales[16], int sub) {
-        __m512 codes = codes_16();
-        __m512 upper = _mm512_castsi512_ps(constant(upper_code_values));
-
-        return to_bf16(values_q45_k(codes, scales, sub), values_q45_k(upper, scales, sub));
-}
-
-ALWAYS_INLINE void unit_q5_k(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
-        const struct block_q5_k *b = (const struct block_q5_k *) block;
-        __m512i w = words(b->q + 32 * v), fifth = constant(words_16);
-        __m512i top = _mm512_srli_epi16(_mm512_slli_epi16(words(b->qh), 4), 2 * v);
-
-        put(low, _mm512_or_si512(_mm512_and_si512(w, constant(words_15)), _mm512_and_si512(top, fifth)),
-            table_q5_k(scales, 2 * v));
-        put(high, _mm512_or_si512(_mm512_srli_epi16(w, 4), _mm512_and_si512(_mm512_srli_epi16(top, 1), fifth)),
-            table_q5_k(scales, 2 * v + 1));
-}
-
-ALWAYS_INLINE void scales_q6_k_float(float scales[16], const uint8_t *block) {
-        const struct block_q6_k *b = (const struct block_q6_k *) block;
-
-        _mm512_store_ps(scales, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(b->scales))) * half(b->d));
-}
-
-ALWAYS_INLINE void unit_q6_k(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
-        __m512i q = _mm512_sub_epi8(values_q6_k(block, v), _mm512_set1_epi8(32));
-
-        put_bytes(low, _mm512_castsi512_si256(q), _mm512_set1_ps(scales[4 * v]), _mm512_set1_ps(scales[4 * v + 1]));
-        put_bytes(high, _mm512_extracti64x4_epi64(q, 1), _mm512_set1_ps(scales[4 * v + 2]),
-                  _mm512_set1_ps(scales[4 * v + 3]));
-}
-
-ALWAYS_INLINE __m512 level_values(const int8_t levels[16]) {
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(levels)));
-}
-
-ALWAYS_INLINE void scales_iq4_xs_float(float scales[16], const uint8_t *block) {
-        const struct block_iq4_xs *b = (const struct block_iq4_xs *) block;
-
-        _mm512_store_ps(scales, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(scales_iq4_xs(block))) * half(b->d));
-}
-
-ALWAYS_INLINE void unit_iq4_xs(uint16_t *low, uint16_t *high, const uint8_t *block, int v, const float scales[16]) {
-        const struct block_iq4_xs *b = (const struct block_iq4_xs *) block;
-        __m512 levels = level_values(quant_levels_iq4);
-        __m512i table = to_bf16(levels * _mm512_set1_ps(scales[4 * v]), levels * _mm512_set1_ps(scales[4 * v + 2]));
-
-        put(low, nibble_words(b->q + 32 * v), table);
-        put(high, _mm512_or_si512(nibble_words(b->q + 32 * v + 16), constant(words_16)), table);
-}
-
-/* Blocks of 32. */
-
 ALWAYS_INLINE void unpack_q8_0(uint16_t *dst, const uint8_t *block) {
         const struct block_q8_0 *b = (const struct block_q8_0 *) block;
         __m512 d = half(b->d);
@@ -223,48 +106,13 @@ ALWAYS_INLINE void unpack_q8_0(uint16_t *dst, const uint8_t *block) {
         put_bytes(dst, load256(b->q), d, d);
 }
 
-ALWAYS_INLINE void unpack_q4_0(uint16_t *dst, const uint8_t *block) {
-        const struct block_q4_0 *b = (const struct block_q4_0 *) block;
-
-        put(dst, nibble_words(b->q), table_16(codes_16() - _mm512_set1_ps(8.0f), half(b->d), _mm512_setzero_ps()));
-}
-
-ALWAYS_INLINE void unpack_q4_1(uint16_t *dst, const uint8_t *block) {
-        const struct block_q4_1 *b = (const struct block_q4_1 *) block;
-
-        put(dst, nibble_words(b->q), table_16(codes_16(), half(b->d), half(b->m)));
-}
-
-/* Bit i of `high`: the fifth of code i. */
-ALWAYS_INLINE __m512i codes_32(const uint8_t *q, uint32_t high) {
-        __m512i low = nibble_words(q);
-
-        return _mm512_mask_add_epi16(low, high, low, constant(words_16));
-}
-
-ALWAYS_INLINE void unpack_q5_0(uint16_t *dst, const uint8_t *block) {
-        const struct block_q5_0 *b = (const struct block_q5_0 *) block;
-
-        put(dst, codes_32(b->q, b->qh), table_32(codes_16() - _mm512_set1_ps(16.0f), half(b->d), _mm512_setzero_ps()));
-}
-
-ALWAYS_INLINE void unpack_q5_1(uint16_t *dst, const uint8_t *block) {
-        const struct block_q5_1 *b = (const struct block_q5_1 *) block;
-
-        put(dst, codes_32(b->q, b->qh), table_32(codes_16(), half(b->d), half(b->m)));
-}
-
-ALWAYS_INLINE void unpack_iq4_nl(uint16_t *dst, const uint8_t *block) {
-        const struct block_iq4_nl *b = (const struct block_iq4_nl *) block;
-
-        put(dst, nibble_words(b->q), table_16(level_values(quant_levels_iq4), half(b->d), _mm512_setzero_ps()));
-}
-
+/* The values of a block's codes, looked up in a table of all. */
 ALWAYS_INLINE void unpack_mxfp4(uint16_t *dst, const uint8_t *block) {
         const struct block_mxfp4 *b = (const struct block_mxfp4 *) block;
+        __m512 levels = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(quant_levels_fp4)));
+        __m256i table = (__m256i) _mm512_cvtneps_pbh(levels * _mm512_set1_ps(half_e8m0(b->e)));
 
-        put(dst, nibble_words(b->q),
-            table_16(level_values(quant_levels_fp4), _mm512_set1_ps(half_e8m0(b->e)), _mm512_setzero_ps()));
+        put(dst, nibble_words(b->q), _mm512_castsi256_si512(table));
 }
 
 /* 32 columns read in place. */
@@ -283,7 +131,7 @@ static void unpack_any(uint16_t *dst, const uint8_t *src, uint32_t n, enum quant
 }
 
 ALWAYS_INLINE size_t bytes_before(uint32_t column, struct format_bf16 f) {
-        return f.block ? column / f.block * f.block_bytes : quant_row_bytes(quant_info(f.type), column);
+        return f.unpack ? column / STEP * f.block_bytes : quant_row_bytes(quant_info(f.type), column);
 }
 
 /* Fetches what the rows after these have where this row has its block. */
@@ -304,12 +152,7 @@ ALWAYS_INLINE void unpack_half(struct coming *c, struct slab *slab, int group, u
 
         if (half == 0)
                 fetch_ahead(c, (uint32_t) group * GROUP_ROWS + row, f);
-        if (f.block == BLOCK) {
-                if (half == 0)
-                        f.scales(c->scales[group], src);
-                UNROLL for (int v = 0; v < 2; v++)
-                        f.unit(dst + 2 * v * STEP, dst + (2 * v + 1) * STEP, src, 2 * half + v, c->scales[group]);
-        } else if (f.block == STEP) {
+        if (f.unpack) {
                 int there = (int) (c->cols / STEP);
 
                 UNROLL for (int i = 0; i < STEPS / 2; i++)
@@ -598,39 +441,18 @@ ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
         amx_end();
 }
 
-#define BLOCKS_OF_256(_name, _scales)                                                                        \
-        static void of_##_name(const struct dot_job *job) {                                                  \
-                dot_bf16(job, (struct format_bf16) {                                                         \
-                        .block_bytes = sizeof(struct block_##_name),                                         \
-                        .block = 256,                                                                        \
-                        .scales = scales_##_scales,                                                          \
-                        .unit = unit_##_name,                                                                \
-                });                                                                                          \
-        }
-
 #define BLOCKS_OF_32(_name, _bytes)                                                                          \
         static void of_##_name(const struct dot_job *job) {                                                  \
-                dot_bf16(job, (struct format_bf16) {.block_bytes = _bytes, .block = 32, .unpack = unpack_##_name}); \
+                dot_bf16(job, (struct format_bf16) {.block_bytes = _bytes, .unpack = unpack_##_name}); \
         }
 
-BLOCKS_OF_256(q4_k, q45_k)
-BLOCKS_OF_256(q5_k, q45_k)
-BLOCKS_OF_256(q6_k, q6_k_float)
-BLOCKS_OF_256(iq4_xs, iq4_xs_float)
 BLOCKS_OF_32(q8_0, sizeof(struct block_q8_0))
-BLOCKS_OF_32(q4_0, sizeof(struct block_q4_0))
-BLOCKS_OF_32(q4_1, sizeof(struct block_q4_1))
-BLOCKS_OF_32(q5_0, sizeof(struct block_q5_0))
-BLOCKS_OF_32(q5_1, sizeof(struct block_q5_1))
-BLOCKS_OF_32(iq4_nl, sizeof(struct block_iq4_nl))
 BLOCKS_OF_32(mxfp4, sizeof(struct block_mxfp4))
 BLOCKS_OF_32(bf16, STEP * sizeof(uint16_t))
 
-void dot_prompt_amx(const struct dot_job *job, enum quant_type type) {
+void dot_bfloat_amx(const struct dot_job *job, enum quant_type type) {
         static dot_fn *const dot[_QUANT_MAX] = {
-                [QUANT_Q4_K] = of_q4_k, [QUANT_Q5_K] = of_q5_k, [QUANT_Q6_K] = of_q6_k,     [QUANT_IQ4_XS] = of_iq4_xs,
-                [QUANT_Q8_0] = of_q8_0, [QUANT_Q4_0] = of_q4_0, [QUANT_Q4_1] = of_q4_1,     [QUANT_Q5_0] = of_q5_0,
-                [QUANT_Q5_1] = of_q5_1, [QUANT_MXFP4] = of_mxfp4, [QUANT_IQ4_NL] = of_iq4_nl, [QUANT_BF16] = of_bf16,
+                [QUANT_Q8_0] = of_q8_0, [QUANT_MXFP4] = of_mxfp4, [QUANT_BF16] = of_bf16,
         };
 
         if (dot[type] && job->cols % STEP == 0)

@@ -43,11 +43,16 @@ static void unpack(struct slab *slab, const struct group *g, enum quant_type typ
         }
 }
 
-/* Fetches what the next groups have where these have step `s`, in rising addresses. */
-ALWAYS_INLINE void fetch_ahead(const struct group *g, uint32_t groups, size_t s) {
-        if (g[0].ahead)
-                for (size_t i = 0; i < groups * AMX_TILE_BYTES; i += 64)
-                        _mm_prefetch(g[0].ahead + s * groups * AMX_TILE_BYTES + i, _MM_HINT_T1);
+enum { QUARTERS = 4 };
+
+/* Fetches a quarter of what the next groups have where these have step `s`, in rising addresses. Four quarters at once
+ * would take all buffers of the first cache until they have come from memory, and tiles would wait for one. */
+ALWAYS_INLINE void fetch_ahead(const struct group *g, uint32_t groups, size_t s, uint32_t quarter) {
+        size_t bytes = groups * (AMX_TILE_BYTES / QUARTERS);
+
+        if (g && g[0].ahead)
+                for (size_t i = 0; i < bytes; i += 64)
+                        _mm_prefetch(g[0].ahead + (s * QUARTERS + quarter) * bytes + i, _MM_HINT_T1);
 }
 
 /* One step of one panel: tiles _c0 and _c1 are the sums of the two groups, 4 and 5 their weights. */
@@ -72,16 +77,18 @@ ALWAYS_INLINE void multiply(const struct weights *w, uint32_t groups, const stru
                 AMX_LOAD(3, acc1[1], 64);
         for (uint32_t s = 0; s < steps; s++) {
                 AMX_LOAD(4, w[0].high + s * w[0].step, w[0].stride);
+                fetch_ahead(ahead, groups, s, 0);
                 if (groups == 2)
                         AMX_LOAD(5, w[1].high + s * w[1].step, w[1].stride);
+                fetch_ahead(ahead, groups, s, 1);
                 MULTIPLY(0, 1, x0[s].high);
+                fetch_ahead(ahead, groups, s, 2);
                 MULTIPLY(0, 1, x0[s].low);
+                fetch_ahead(ahead, groups, s, 3);
                 if (x1) {
                         MULTIPLY(2, 3, x1[s].high);
                         MULTIPLY(2, 3, x1[s].low);
                 }
-                if (ahead)
-                        fetch_ahead(ahead, groups, s);
                 if (!w[0].low)
                         continue;
                 AMX_LOAD(4, w[0].low + s * w[0].step, w[0].stride);

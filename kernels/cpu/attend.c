@@ -16,11 +16,14 @@ static size_t part_floats(const struct attend *a) {
 }
 
 void attend_plan(struct attend *a, const struct kv_layer *kv, unsigned threads, size_t *total) {
-        const size_t waves_bytes = 16 << 20;
+        const size_t most_bytes = 16 << 20, near_bytes = 2 << 20;
         size_t part_bytes = part_floats(a) * sizeof(float), states = (size_t) a->rows * a->heads;
+        size_t some = MIN(most_bytes / part_bytes, (size_t) threads * 8);
+        size_t many = MIN(near_bytes / part_bytes, (size_t) threads * 32);
 
-        /* Many for each thread, so that they wait for each other rarely. */
-        a->slots = (uint32_t) MAX(MIN(waves_bytes / part_bytes, (size_t) threads * 32), (size_t) threads);
+        /* Some for each thread, so that they wait for each other rarely; many, while what they come to is still in a cache
+         * when it is joined. */
+        a->slots = (uint32_t) MAX(MAX(some, many), (size_t) threads);
         a->job_bytes = (attention_scratch(kv, a->pairs) + 63) & ~(size_t) 63;
         a->max_at = scratch_plan(total, states, sizeof(float));
         a->sum_at = scratch_plan(total, states, sizeof(float));

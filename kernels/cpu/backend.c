@@ -205,7 +205,7 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
         if (!b)
                 return -ENOMEM;
         b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
-        if (variant->prompt)
+        if (variant->prompt_form)
                 b->base.flags |= BACKEND_PROMPTS;
         b->variant = variant;
         machine_spread_memory();

@@ -59,9 +59,19 @@ static inline bool cpu_wants_panels(const struct cpu_variant *v, enum quant_type
         return from > 0 && n >= from;
 }
 
-/* Whether a type's products with prompt rows are computed by the variant's dot_prompt(). */
+/* The form that prompt rows take for a type; DOT_FLOAT: they are computed as all others are. */
+static inline enum dot_input cpu_prompt_form(const struct cpu_variant *v, enum quant_type type) {
+        return v->prompt_form ? v->prompt_form(type) : DOT_FLOAT;
+}
+
+/* Whether their products are computed by the variant's dot_prompt(). */
 static inline bool cpu_prompt(const struct cpu_variant *v, enum quant_type type) {
-        return v->prompt && v->prompt(type);
+        return cpu_prompt_form(v, type) != DOT_FLOAT;
+}
+
+/* Bytes of a row that is converted to a form on its own; 0: panels are packed from rows as they are. */
+static inline size_t cpu_form_bytes(enum dot_input form, uint32_t cols) {
+        return form == DOT_Q8_32 || form == DOT_Q8_256 ? dot_input_bytes(form, cols) : 0;
 }
 
 /* Items so few that waking a thread costs more than they do run on the caller: the grain for pool_run() when

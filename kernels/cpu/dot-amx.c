@@ -18,8 +18,19 @@ static uint32_t panel_rows(enum quant_type type) {
 }
 
 /* All but those whose numbers are finer than bfloat16. */
-static bool prompt(enum quant_type type) {
-        return type != QUANT_F32 && type != QUANT_F16;
+static enum dot_input prompt_form(enum quant_type type) {
+        if (type == QUANT_F32 || type == QUANT_F16)
+                return DOT_FLOAT;
+        return dot_requantised_amx(type) ? DOT_Q8_256 : DOT_BF16;
+}
+
+static void dot_prompt(const struct dot_job *job, enum quant_type type) {
+        dot_fn *requantised = dot_requantised_amx(type);
+
+        if (requantised)
+                requantised(job);
+        else
+                dot_bfloat_amx(job, type);
 }
 
 const struct cpu_variant cpu_variant_amx = {
@@ -35,8 +46,8 @@ const struct cpu_variant cpu_variant_amx = {
         .panel_bytes = panel_bytes,
         .panel_pack = panel_pack,
         .dot_panels = dot_float_amx,
-        .prompt = prompt,
-        .dot_prompt = dot_prompt_amx,
+        .prompt_form = prompt_form,
+        .dot_prompt = dot_prompt,
         .dot_whole = dot_whole_avx2,
         .dot =
                 {

@@ -60,12 +60,11 @@ ALWAYS_INLINE __m512i values_q5_k(const uint8_t *block, int v) {
         return _mm512_mask_add_epi8(q, set, q, _mm512_set1_epi8(16));
 }
 
-/* 0 to 63 (block.h: q6_k_unpack). */
-ALWAYS_INLINE __m512i values_q6_k(const uint8_t *block, int v) {
-        const struct block_q6_k *b = (const struct block_q6_k *) block;
-        __m512i low = load512(b->ql + v / 2 * 64), high = _mm512_broadcast_i64x4(load256(b->qh + v / 2 * 32));
+/* 0 to 63 (block.h: q6_k_unpack): of a half of the block its first 64 values, or the others. */
+ALWAYS_INLINE __m512i half_q6_k(const uint8_t *ql, const uint8_t *qh, bool others) {
+        __m512i low = load512(ql), high = _mm512_broadcast_i64x4(load256(qh));
 
-        if (v % 2 == 0) {
+        if (!others) {
                 high = _mm512_sllv_epi64(high, _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2));
         } else {
                 low = _mm512_srli_epi16(low, 4);
@@ -73,6 +72,12 @@ ALWAYS_INLINE __m512i values_q6_k(const uint8_t *block, int v) {
         }
         return _mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi8(0x0f)),
                                _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
+}
+
+ALWAYS_INLINE __m512i values_q6_k(const uint8_t *block, int v) {
+        const struct block_q6_k *b = (const struct block_q6_k *) block;
+
+        return half_q6_k(b->ql + v / 2 * 64, b->qh + v / 2 * 32, v % 2);
 }
 
 ALWAYS_INLINE __m256i scales_q6_k(const uint8_t *block) {

@@ -4,6 +4,9 @@
 #include "base/util.h"
 #include "cpu.h"
 
+/* Forms of rows that are computed as all are, then those of prompts' rows. */
+enum { INPUTS = 2 * _DOT_INPUT_MAX };
+
 /* One matmul: the activations once in each form that its weights ask for, then pieces of weight rows. Rows are taken in
  * another order: those of prompts come last. */
 struct matmul {
@@ -22,7 +25,7 @@ struct matmul {
                 const void **x;  /* [n] */
                 uint8_t *panels; /* [n / 16][panel_bytes]; NULL: not wanted */
                 size_t panel_bytes;
-        } input[_DOT_INPUT_MAX];
+        } input[INPUTS];
         float **y[ELEMENTS(((struct op_matmul *) NULL)->out)]; /* [n] */
 };
 
@@ -33,14 +36,14 @@ static const float *matmul_x(const struct op_matmul *op, uint64_t t) {
         return (const float *) host_address(op->x) + t * op->x_stride;
 }
 
-/* How many rows, in their order, a weight's own form is for; the others are rounded. */
+/* How many rows, in their order, are computed as all are; the others are computed as those of prompts. */
 static uint32_t exact_rows(const struct matmul *m, const struct weight *w) {
         return cpu_prompt(m->variant, w->type) ? m->n_exact : m->op->n;
 }
 
 /* Rows [from, from + 16) of an input, or what is left of them. */
-static void convert_bundle(struct matmul *m, enum dot_input form, uint32_t from) {
-        struct matmul_input *in = &m->input[form];
+static void convert_bundle(struct matmul *m, struct matmul_input *in, uint32_t from) {
+        enum dot_input form = (enum dot_input) ((in - m->input) % _DOT_INPUT_MAX);
         uint32_t n = MIN(in->n - from, (uint32_t) BUNDLE), cols = m->op->out[0].w.cols;
 
         for (uint32_t t = from; in->rows && t < from + n; t++)
@@ -49,16 +52,17 @@ static void convert_bundle(struct matmul *m, enum dot_input form, uint32_t from)
                 m->variant->panel_pack(form, in->panels + from / BUNDLE * in->panel_bytes, in->x + from, n, cols);
 }
 
-/* Of all forms, one after the other. */
+/* Of all inputs, one after the other. */
 static void convert_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         struct matmul *m = arg;
         uint64_t first = 0;
 
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                uint64_t bundles = DIV_ROUND_UP(m->input[form].n, (uint32_t) BUNDLE);
+        for (unsigned i = 0; i < INPUTS; i++) {
+                struct matmul_input *in = &m->input[i];
+                uint64_t bundles = DIV_ROUND_UP(in->n, (uint32_t) BUNDLE);
 
-                for (uint64_t i = MAX(begin, first); i < MIN(end, first + bundles); i++)
-                        convert_bundle(m, form, (uint32_t) (i - first) * BUNDLE);
+                for (uint64_t k = MAX(begin, first); k < MIN(end, first + bundles); k++)
+                        convert_bundle(m, in, (uint32_t) (k - first) * BUNDLE);
                 first += bundles;
         }
 }
@@ -90,7 +94,7 @@ static void multiply_one(struct matmul *m, uint64_t piece) {
         job.next_rows = MIN(m->unit, out->w.rows - job.end);
         prompt = job;
         prompt.n = m->op->n - job.n;
-        prompt.panels = m->input[DOT_BF16].panels;
+        prompt.panels = m->input[_DOT_INPUT_MAX + cpu_prompt_form(m->variant, out->w.type)].panels;
         prompt.y += job.n;
         if (job.n > 0)
                 cpu_variant_dot(m->variant, out->w.type, &job);
@@ -133,37 +137,39 @@ static void matmul_inputs(struct matmul *m) {
                 enum quant_type type = op->out[i].w.type;
                 enum dot_input form = dot_input(type);
                 uint32_t exact = exact_rows(m, &op->out[i].w);
-                struct matmul_input *in = &m->input[form], *rounded = &m->input[DOT_BF16];
+                enum dot_input prompt_form = cpu_prompt_form(m->variant, type);
+                struct matmul_input *in = &m->input[form], *prompt = &m->input[_DOT_INPUT_MAX + prompt_form];
 
                 in->needed = true;
                 in->n = MAX(in->n, exact);
-                in->row_bytes = form == DOT_FLOAT ? 0 : dot_input_bytes(form, cols);
+                in->row_bytes = cpu_form_bytes(form, cols);
                 if (cpu_wants_panels(m->variant, type, op->n))
                         in->panel_bytes = m->variant->panel_bytes(form, cols);
-                if (!op->prompt.address || !cpu_prompt(m->variant, type))
+                if (!op->prompt.address || prompt_form == DOT_FLOAT)
                         continue;
-                rounded->needed = true;
-                rounded->begin = exact;
-                rounded->n = op->n - exact;
-                rounded->panel_bytes = m->variant->panel_bytes(DOT_BF16, cols);
+                prompt->needed = true;
+                prompt->begin = exact;
+                prompt->n = op->n - exact;
+                prompt->row_bytes = cpu_form_bytes(prompt_form, cols);
+                prompt->panel_bytes = m->variant->panel_bytes(prompt_form, cols);
         }
 }
 
 static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
-        size_t rows_at[_DOT_INPUT_MAX], x_at[_DOT_INPUT_MAX], panels_at[_DOT_INPUT_MAX], y_at[ELEMENTS(m->y)];
+        size_t rows_at[INPUTS], x_at[INPUTS], panels_at[INPUTS], y_at[ELEMENTS(m->y)];
         const struct op_matmul *op = m->op;
         size_t total = 0, row_at = scratch_plan(&total, op->n, sizeof(*m->row));
         char *data;
 
         for (uint32_t i = 0; i < op->count; i++)
                 y_at[i] = scratch_plan(&total, op->n, sizeof(*m->y[i]));
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                struct matmul_input *in = &m->input[form];
+        for (unsigned i = 0; i < INPUTS; i++) {
+                struct matmul_input *in = &m->input[i];
                 uint32_t n = in->needed ? op->n : 0;
 
-                rows_at[form] = scratch_plan(&total, n, in->row_bytes);
-                x_at[form] = scratch_plan(&total, n, sizeof(*in->x));
-                panels_at[form] = scratch_plan(&total, DIV_ROUND_UP(n, (uint32_t) BUNDLE), in->panel_bytes);
+                rows_at[i] = scratch_plan(&total, n, in->row_bytes);
+                x_at[i] = scratch_plan(&total, n, sizeof(*in->x));
+                panels_at[i] = scratch_plan(&total, DIV_ROUND_UP(n, (uint32_t) BUNDLE), in->panel_bytes);
         }
         data = scratch_get(scratch, total);
         if (!data)
@@ -171,12 +177,12 @@ static int matmul_reserve(struct matmul *m, struct scratch *scratch) {
         m->row = (uint32_t *) (data + row_at);
         for (uint32_t i = 0; i < op->count; i++)
                 m->y[i] = (float **) (data + y_at[i]);
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                struct matmul_input *in = &m->input[form];
+        for (unsigned i = 0; i < INPUTS; i++) {
+                struct matmul_input *in = &m->input[i];
 
-                in->rows = in->row_bytes ? (uint8_t *) data + rows_at[form] : NULL;
-                in->panels = in->panel_bytes ? (uint8_t *) data + panels_at[form] : NULL;
-                in->x = (const void **) (data + x_at[form]);
+                in->rows = in->row_bytes ? (uint8_t *) data + rows_at[i] : NULL;
+                in->panels = in->panel_bytes ? (uint8_t *) data + panels_at[i] : NULL;
+                in->x = (const void **) (data + x_at[i]);
         }
         return 0;
 }
@@ -187,8 +193,8 @@ static void matmul_point(struct matmul *m) {
         for (uint32_t i = 0; i < op->count; i++)
                 for (uint32_t t = 0; t < op->n; t++)
                         m->y[i][t] = (float *) host_address(op->out[i].y) + (size_t) m->row[t] * op->out[i].y_stride;
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++) {
-                struct matmul_input *in = &m->input[form];
+        for (unsigned i = 0; i < INPUTS; i++) {
+                struct matmul_input *in = &m->input[i];
 
                 for (uint32_t t = 0; t < in->n; t++)
                         in->x[t] = in->rows ? in->rows + t * in->row_bytes
@@ -231,8 +237,8 @@ int cpu_matmul(struct stream *s, const struct op_matmul *op) {
         matmul_point(&m);
         pieces = matmul_divide(&m, b);
         deal_out(m.deal, pieces);
-        for (enum dot_input form = 0; form < _DOT_INPUT_MAX; form++)
-                bundles += DIV_ROUND_UP(m.input[form].n, (uint32_t) BUNDLE);
+        for (unsigned i = 0; i < INPUTS; i++)
+                bundles += DIV_ROUND_UP(m.input[i].n, (uint32_t) BUNDLE);
         pool_run_phases(b->pool,
                         (struct pool_phase[]) {
                                 {bundles, cpu_grain(b, bundles, BUNDLE * op->out[0].w.cols / 4), convert_piece, &m},

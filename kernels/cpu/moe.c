@@ -27,7 +27,7 @@ struct moe {
         struct moe_input {
                 enum dot_input form;
                 enum quant_type type;
-                bool prompt; /* those of prompts are in the form DOT_BF16 */
+                enum dot_input prompt; /* the form of those of prompts; DOT_FLOAT: they are like the others */
                 uint32_t cols;
                 uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
                 size_t row_bytes;
@@ -108,9 +108,15 @@ static void moe_group(struct moe *m) {
                 }
 }
 
-/* Whether a row is converted to 8-bit numbers (or is what it is), not rounded. */
-static bool keeps_form(const struct moe *m, const struct moe_input *in, uint32_t t) {
-        return !in->prompt || !is_prompt(m, t);
+static enum dot_input form_of(const struct moe_input *in, bool prompt) {
+        return prompt && in->prompt != DOT_FLOAT ? in->prompt : in->form;
+}
+
+/* The form that a row is converted to; DOT_FLOAT: none, it stays what it is, at most until it is packed. */
+static enum dot_input row_form(const struct moe *m, const struct moe_input *in, uint32_t t) {
+        enum dot_input form = form_of(in, is_prompt(m, t));
+
+        return cpu_form_bytes(form, in->cols) > 0 ? form : DOT_FLOAT;
 }
 
 static void moe_point(struct moe *m) {
@@ -121,13 +127,13 @@ static void moe_point(struct moe *m) {
                 for (unsigned side = 0; side < 2; side++) {
                         struct moe_input *in = &m->input[side];
 
-                        in->x[i] = in->rows && keeps_form(m, in, m->pair_row[i])
+                        in->x[i] = row_form(m, in, m->pair_row[i]) != DOT_FLOAT
                                            ? in->rows + m->pair_row[i] * in->row_bytes
                                            : (const void *) moe_x(op, m->pair_row[i]);
                 }
                 m->hidden_y[i] = m->hidden + (size_t) i * op->gate.rows;
-                down->x[i] = down->rows && keeps_form(m, down, m->pair_row[i]) ? down->rows + i * down->row_bytes
-                                                                               : (const void *) m->hidden_y[i];
+                down->x[i] = row_form(m, down, m->pair_row[i]) != DOT_FLOAT ? down->rows + i * down->row_bytes
+                                                                            : (const void *) m->hidden_y[i];
                 m->y[i] = (float *) host_address(op->y) + (size_t) m->pair_row[i] * op->down.rows;
         }
 }
@@ -144,20 +150,20 @@ static struct input_plan input_plan(const struct moe *m, struct moe_input *in, c
         in->form = dot_input(w->type);
         in->type = w->type;
         in->cols = w->cols;
-        in->row_bytes = dot_input_bytes(in->form, w->cols);
-        in->prompt = m->prompt && cpu_prompt(m->variant, w->type);
+        in->prompt = m->prompt ? cpu_prompt_form(m->variant, w->type) : DOT_FLOAT;
+        in->row_bytes = MAX(cpu_form_bytes(in->form, w->cols), cpu_form_bytes(in->prompt, w->cols));
         in->panel_bytes = panels ? m->variant->panel_bytes(in->form, w->cols) : 0;
-        if (in->prompt)
-                in->panel_bytes = MAX(in->panel_bytes, m->variant->panel_bytes(DOT_BF16, w->cols));
+        if (in->prompt != DOT_FLOAT)
+                in->panel_bytes = MAX(in->panel_bytes, m->variant->panel_bytes(in->prompt, w->cols));
         return (struct input_plan) {
-                .rows = scratch_plan(total, in->form == DOT_FLOAT ? 0 : rows, in->row_bytes),
+                .rows = scratch_plan(total, in->row_bytes > 0 ? rows : 0, in->row_bytes),
                 .x = scratch_plan(total, pairs, sizeof(*in->x)),
                 .panels = scratch_plan(total, bundles, in->panel_bytes),
         };
 }
 
 static void input_place(struct moe_input *in, const struct input_plan *plan, char *data) {
-        in->rows = in->form == DOT_FLOAT ? NULL : (uint8_t *) data + plan->rows;
+        in->rows = in->row_bytes > 0 ? (uint8_t *) data + plan->rows : NULL;
         in->x = (const void **) (data + plan->x);
         in->panels = in->panel_bytes ? (uint8_t *) data + plan->panels : NULL;
 }
@@ -198,7 +204,7 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         plans[0] = input_plan(m, &m->input[0], &op->gate, op->n, pairs, bundles, &total);
         plans[1] = plans[0];
         if (dot_input(op->up.type) == dot_input(op->gate.type) &&
-            cpu_prompt(m->variant, op->up.type) == cpu_prompt(m->variant, op->gate.type))
+            cpu_prompt_form(m->variant, op->up.type) == cpu_prompt_form(m->variant, op->gate.type))
                 m->input[1] = m->input[0];
         else
                 plans[1] = input_plan(m, &m->input[1], &op->up, op->n, pairs, bundles, &total);
@@ -229,19 +235,20 @@ static void input_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
         for (uint64_t t = begin; t < end; t++)
                 for (unsigned side = 0; side < 2; side++) {
                         struct moe_input *in = &m->input[side];
+                        enum dot_input form = row_form(m, in, (uint32_t) t);
 
-                        if (in->rows && keeps_form(m, in, (uint32_t) t) && (side == 0 || in->rows != m->input[0].rows))
-                                m->variant->dot_input(in->form, in->rows + t * in->row_bytes, moe_x(m->op, t), in->cols);
+                        if (form != DOT_FLOAT && (side == 0 || in->rows != m->input[0].rows))
+                                m->variant->dot_input(form, in->rows + t * in->row_bytes, moe_x(m->op, t), in->cols);
                 }
 }
 
-/* Whether a group's pairs are rounded to bfloat16. */
+/* Whether a group's pairs are computed as those of prompts. */
 static bool group_prompt(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return in->prompt && m->active[group] % 2;
+        return in->prompt != DOT_FLOAT && m->active[group] % 2;
 }
 
 static enum dot_input group_form(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return group_prompt(m, in, group) ? DOT_BF16 : in->form;
+        return form_of(in, m->active[group] % 2);
 }
 
 /* Whether they are multiplied as panels. */
@@ -282,8 +289,11 @@ static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
         for (uint64_t i = begin; i < end; i++) {
                 const struct bundle *b = &m->bundles[i];
 
-                for (uint32_t pair = b->first; in->rows && !group_prompt(m, in, b->group) && pair < b->first + b->n; pair++)
-                        m->variant->dot_input(in->form, in->rows + pair * in->row_bytes, m->hidden_y[pair], in->cols);
+                enum dot_input form = group_form(m, in, b->group);
+                bool converted = cpu_form_bytes(form, in->cols) > 0;
+
+                for (uint32_t pair = b->first; converted && pair < b->first + b->n; pair++)
+                        m->variant->dot_input(form, in->rows + pair * in->row_bytes, m->hidden_y[pair], in->cols);
                 pack_bundle(m, in, (uint32_t) i);
         }
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "panel.h"
 
+#include <string.h>
+
 #include "base/util.h"
 #include "tile.h"
 
@@ -10,7 +12,7 @@ size_t panel_bytes(enum dot_input form, uint32_t cols) {
         if (form == DOT_Q8_32)
                 bytes = (size_t) cols * PANEL_ROWS + cols / 32 * sizeof(struct panel_32);
         else if (form == DOT_Q8_256)
-                bytes = (size_t) cols * PANEL_ROWS + cols / 256 * sizeof(struct panel_256);
+                bytes = DIV_ROUND_UP(cols, 256U) * (256 * (size_t) PANEL_ROWS + sizeof(struct panel_256));
         else if (form == DOT_BF16)
                 bytes = DIV_ROUND_UP(cols, 32U) * sizeof(panel_bf16);
         else
@@ -46,13 +48,14 @@ static void pack_values(panel_fours *q, const void *const *x, uint32_t n, uint32
 }
 
 static void pack_256(struct panel_256 *p, const void *const *x, uint32_t n, uint32_t cols) {
-        for (uint32_t i = 0; i < cols / 256; i++, p++)
+        for (uint32_t i = 0; i * 256 < cols; i++, p++)
                 for (uint32_t t = 0; t < PANEL_ROWS; t++) {
                         const int16_t *sums = t < n ? q8_256_sums(x[t], cols) + i * 16 : NULL;
+                        uint32_t there = sums ? (cols - i * 256) / 32 : 0;
 
                         p->d[t] = t < n ? q8_256_scales(x[t], cols)[i] : 0.0f;
                         for (unsigned j = 0; j < 8; j++)
-                                p->sums[j / 2][t][j % 2] = (int16_t) (sums ? sums[2 * j] + sums[2 * j + 1] : 0);
+                                p->sums[j / 2][t][j % 2] = (int16_t) (j < there ? sums[2 * j] + sums[2 * j + 1] : 0);
                 }
 }
 
@@ -94,13 +97,15 @@ static void pack_bf16(panel_bf16 *p, const void *const *x, uint32_t n, uint32_t 
 }
 
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols) {
-        void *scales = (char *) panel + (size_t) cols * PANEL_ROWS;
+        void *scales;
 
         if (form == DOT_FLOAT)
                 return pack_float(panel, x, n, cols);
         if (form == DOT_BF16)
                 return pack_bf16(panel, x, n, cols);
         pack_values(panel, x, n, cols);
+        scales = (void *) panel_scales(form, panel, cols);
+        memset((char *) panel + (size_t) cols * PANEL_ROWS, 0, (size_t) ((char *) scales - (char *) panel) - (size_t) cols * PANEL_ROWS);
         if (form == DOT_Q8_256)
                 pack_256(scales, x, n, cols);
         else

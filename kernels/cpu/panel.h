@@ -3,13 +3,14 @@
 
 /* Activations for the matrix unit: panels of sixteen rows. Of the 8-bit forms a panel has the values of all blocks, in
  * each four neighbouring values of a row, then those of the next row; and after them, for each block, what it is scaled
- * with. Rows that are missing are zero.
+ * with. Rows that are missing are zero, and so is what a last block lacks.
  *
  * The processor holds back a load that shares the low 12 bits of its address with a store before it that still waits for
  * its data, as the stores of tiles do for long. So values lie at addresses from which it follows with which stores they
  * can collide: panels are aligned to pages. */
 
 #include "amx.h"
+#include "base/util.h"
 #include "ref.h"
 
 enum { PANEL_ROWS = 16, PANEL_ALIGN = 4096 };
@@ -36,8 +37,10 @@ struct panel_float {
 typedef uint16_t panel_bf16[16][PANEL_ROWS][2];
 
 /* Where the scales of a panel's blocks begin. */
-static inline const void *panel_scales(const void *panel, uint32_t cols) {
-        return (const char *) panel + (size_t) cols * PANEL_ROWS;
+static inline const void *panel_scales(enum dot_input form, const void *panel, uint32_t cols) {
+        size_t block = form == DOT_Q8_256 ? 256 : 32;
+
+        return (const char *) panel + DIV_ROUND_UP(cols, block) * block * PANEL_ROWS;
 }
 
 /* A multiple of PANEL_ALIGN. */

@@ -128,6 +128,27 @@ static void block_256(int8_t *q, float *d, int16_t *sums, const float *x) {
         *d = max >= ZERO_BELOW ? max / 127.0f : 0.0f;
 }
 
+/* The last block of a row, of fewer values. */
+static void rest_256(int8_t *q, float *d, int16_t *sums, const float *x, uint32_t n) {
+        float values[256] = {0};
+        int8_t bytes[256];
+        int16_t all[256 / 16];
+
+        memcpy(values, x, n * sizeof(*x));
+        block_256(bytes, d, all, values);
+        memcpy(q, bytes, n);
+        memcpy(sums, all, n / 16 * sizeof(*sums));
+}
+
+static void blocks_256(int8_t *q, float *d, int16_t *sums, const float *x, uint32_t cols) {
+        uint32_t i = 0;
+
+        for (; (i + 1) * 256 <= cols; i++)
+                block_256(q + i * 256, d + i, sums + i * 16, x + i * 256);
+        if (i * 256 < cols)
+                rest_256(q + i * 256, d + i, sums + i * 16, x + i * 256, cols - i * 256);
+}
+
 /* Blocks of 32 whose scales are computed as one vector. */
 enum { BLOCKS = VF_LANES };
 
@@ -187,6 +208,5 @@ void SIMD_NAME(dot_input)(enum dot_input input, void *dst, const float *src, uin
                         blocks_32(q + i * 32, d + i, (int16_t *) (d + cols / 32) + i, src + i * 32,
                                   MIN(cols / 32 - i, (uint32_t) BLOCKS));
         else
-                for (uint32_t i = 0; i < cols / 256; i++)
-                        block_256(q + i * 256, d + i, (int16_t *) (d + cols / 256) + i * 16, src + i * 256);
+                blocks_256(q, d, (int16_t *) (d + DIV_ROUND_UP(cols, 256U)), src, cols);
 }

@@ -74,7 +74,9 @@ dot_fn dot_q4_1_avx512, dot_q5_0_avx512, dot_q5_1_avx512, dot_iq4_nl_avx512, dot
 void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
 
 void dot_float_amx(const struct dot_job *job, enum quant_type type);
-void dot_prompt_amx(const struct dot_job *job, enum quant_type type);
+void dot_bfloat_amx(const struct dot_job *job, enum quant_type type);
+/* Of a type whose weights become bytes for prompts; NULL: they do not. */
+dot_fn *dot_requantised_amx(enum quant_type type);
 dot_fn dot_q4_k_amx, dot_q5_k_amx, dot_q6_k_amx, dot_iq4_xs_amx, dot_q8_0_amx, dot_q4_0_amx, dot_q4_1_amx, dot_q5_0_amx,
         dot_q5_1_amx, dot_iq4_nl_amx, dot_mxfp4_amx;
 

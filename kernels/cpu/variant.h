@@ -131,9 +131,9 @@ struct cpu_variant {
         void (*dot_panels)(const struct dot_job *job, enum quant_type type);
         /* For types that are multiplied with 8-bit activations and have no kernel of their own. */
         void (*dot_whole)(const struct dot_job *job, enum quant_type type);
-        /* Whether prompt rows (op.h) of a type are rounded to bfloat16, and their product: of panels in the form DOT_BF16,
-         * `x` is not used. NULL: none are. */
-        bool (*prompt)(enum quant_type type);
+        /* The form that prompt rows (op.h) take for weights of a type: DOT_BF16 or DOT_Q8_256, or DOT_FLOAT where they are
+         * computed as all others are; and their product, of panels in that form: `x` is not used. NULL: all are. */
+        enum dot_input (*prompt_form)(enum quant_type type);
         void (*dot_prompt)(const struct dot_job *job, enum quant_type type);
 };
 

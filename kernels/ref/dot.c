@@ -17,7 +17,7 @@ size_t dot_input_bytes(enum dot_input input, uint32_t cols) {
         if (input == DOT_Q8_32)
                 bytes = cols + cols / 32 * (sizeof(float) + sizeof(int16_t));
         else if (input == DOT_Q8_256)
-                bytes = cols + cols / 256 * sizeof(float) + cols / 16 * sizeof(int16_t);
+                bytes = cols + DIV_ROUND_UP(cols, 256U) * sizeof(float) + cols / 16 * sizeof(int16_t);
         else
                 bytes = cols * sizeof(float);
         return (bytes + 63) & ~(size_t) 63;
@@ -54,14 +54,14 @@ void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t c
         uint32_t block = input == DOT_Q8_32 ? 32 : 256, summed = input == DOT_Q8_32 ? 32 : 16;
         int8_t *q = dst;
         float *d = (float *) ((char *) dst + cols);
-        int16_t *sums = (int16_t *) (d + cols / block);
+        int16_t *sums = (int16_t *) (d + DIV_ROUND_UP(cols, block));
 
         if (input == DOT_FLOAT) {
                 memcpy(dst, src, cols * sizeof(float));
                 return;
         }
-        for (uint32_t i = 0; i < cols / block; i++)
-                d[i] = quantize(q + i * block, src + i * block, block);
+        for (uint32_t i = 0; i * block < cols; i++)
+                d[i] = quantize(q + i * block, src + i * block, MIN(cols - i * block, block));
         for (uint32_t i = 0; i < cols / summed; i++)
                 sums[i] = sum(q + i * summed, summed);
 }

@@ -174,6 +174,8 @@ def names_of_programs_are_text_on_a_terminal(d):
         shown = d.moectl("ps").stdout
         assert "\\u009b2J\\u202eexe" in shown, shown
         assert not set(shown) & set("\x1b\u009b\u202e"), shown
+        p = d.moectl("stats", "--experts", "--model", name, check=False)
+        assert "\\u009b2J" in p.stderr and not set(p.stderr) & set("\x1b\u009b\u202e"), p.stderr
     finally:
         client.terminate()
         client.wait()

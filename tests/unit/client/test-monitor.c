@@ -80,17 +80,17 @@ static struct monitor_sample first(void) {
 
 static struct monitor_sample second(void) {
         return sample(3, "{\"iterations\": 20, \"rows\": 140, \"tokens_generated\": 70, \"tokens_prompt\": 70,"
-                      "\"busy_nsec\": 1000000000, \"kv_pages\": 8, \"kv_pages_free\": 6, \"streams_running\": 1,"
+                      "\"busy_nsec\": 1000000000, \"kv_pages\": 8, \"tokens_cached\": 30, \"kv_pages_free\": 6, \"streams_running\": 1,"
                       "\"uptime_msec\": 3723000}",
                       "{\"budgets\": [{\"principal\": \"uid:1\", \"activations\": 250, \"row_layers\": 150, \"prompt\": 0,"
                       "\"generated\": 40, \"connections\": 1, \"weight\": 100, \"experts_max_milli\": 2500},"
-                      "{\"principal\": \"uid:2\", \"activations\": 0, \"row_layers\": 10, \"prompt\": 10, \"generated\": 0,"
+                      "{\"principal\": \"uid:2\", \"activations\": 0, \"row_layers\": 10, \"prompt\": 10, \"cached\": 30, \"generated\": 0,"
                       "\"connections\": 1, \"weight\": 7},"
                       "{\"principal\": \"uid:3\", \"prompt\": 0, \"generated\": 0, \"connections\": 0}], \"rules\": []}",
                       "{\"peers\": [{\"principal\": \"uid:1\", \"name\": \"x\", \"streams\": 2, \"queued\": 1, \"kv_pages\": 3,"
                       "\"requests\": [{\"number\": 7, \"generated\": 35, \"prompt\": 5, \"prompt_done\": 5, \"state\": \"running\"},"
                       "{\"number\": 8, \"generated\": 0, \"prompt\": 9, \"prompt_done\": 4, \"state\": \"waiting\","
-                      "\"position\": 2}]}]}");
+                      "\"position\": 2, \"estimate_nsec\": 1500000000}]}]}");
 }
 
 static bool cells_are(const struct pane *pane, const char *id, const char *const texts[]) {
@@ -112,16 +112,16 @@ TEST(rates_are_what_came_between_two_looks) {
         monitor_init(&m, &before, &now);
         assert_se(strstr(m.lines[0], "up 1:02:03"));
         assert_se(strstr(m.lines[1], "10.0 tokens/s generated, 10.0 prompt; 5.0 passes/s of 4.0 rows; computes 50%"));
-        assert_se(strstr(m.lines[2], "1 requests run, 0 wait") && strstr(m.lines[2], "KV 2 of 8 pages (25.0%)"));
+        assert_se(strstr(m.lines[2], "1 requests run, 0 wait") && strstr(m.lines[2], "KV 2 of 8 pages (25.0%); 30% of prompts from the cache"));
         assert_se(strcmp(m.lines[3], "models: a (idle, 0)") == 0);
         assert_se(m.principals.n_rows == 2); /* who is not there and did nothing is not shown */
         assert_se(cells_are(&m.principals, "uid:1", (const char *[]) { "uid:1", "1", "1", "1", "1.50", "2.50", "100", "75.0%",
-                                                                       "15.0", "0.0", "3" }));
+                                                                       "15.0", "0.0", "-", "3" }));
         assert_se(cells_are(&m.principals, "uid:2", (const char *[]) { "uid:2", "1", "0", "0", "-", "-", "7", "25.0%", "-",
-                                                                       "-", "0" }));
+                                                                       "-", "75%", "0" }));
         assert_se(cells_are(&m.requests, "7", (const char *[]) { "7", "uid:1", "x", "", "running", "5", "35", "12.5", "-", "-",
                                                                  "0" }));
-        assert_se(cells_are(&m.requests, "8", (const char *[]) { "8", "uid:1", "x", "", "waiting, 2", "4/9", "0", "-", "-",
+        assert_se(cells_are(&m.requests, "8", (const char *[]) { "8", "uid:1", "x", "", "waiting, 2, 1.5 s", "4/9", "0", "-", "-",
                                                                  "-", "0" }));
         monitor_deinit(&m);
         monitor_sample_deinit(&before);

@@ -367,7 +367,7 @@ TEST(rows_of_prompts_agree_beside_others) {
         for (unsigned v = 0; v < n_cpu_variants; v++)
                 for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                         for (unsigned i = 0; i < ELEMENTS(rows); i += 1 + 3 * is_generic(*type)) {
-                                bool rounds = cpu_variants[v]->prompt && cpu_variants[v]->prompt(*type);
+                                bool rounds = cpu_variants[v]->prompt_form && cpu_variants[v]->prompt_form(*type) != DOT_FLOAT;
                                 struct trial trial = {.n = rows[i], .type = *type, .dim = 256};
 
                                 trial.option = 2 + i % 2;
