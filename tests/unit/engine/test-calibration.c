@@ -349,47 +349,78 @@ static void see(const struct step_view *view, void *context) {
         memcpy(uses->counts[view->layer] + uses->rows, view->expert_counts, view->rows * sizeof(int32_t));
 }
 
-/* A text on the tiny model with what lies beside it, so many rows at a time, with a neighbour that takes other caps. */
-static void use(const char *path, struct backend *b, uint32_t chunk, struct uses *ret) {
-        const struct model_options options = { .kv_type = QUANT_F32, .kv_bytes = 1 << 20, .rows_max = 2 * ROWS };
-        const struct step_observer observer = { .layer = see, .context = ret };
-        struct step_budget budgets[ROWS], others[ROWS];
-        uint32_t none[ROWS] = { 0 };
-        int32_t tokens[ROWS];
-        struct step_part parts[2];
+/* A text on the tiny model with what lies beside it; and a neighbour of it that takes other caps. */
+struct pair {
         struct model *model;
-        struct step *step;
+        struct step *step, *beside;
+        struct step_part parts[2];
+        struct step_budget budgets[2][ROWS];
+        uint32_t none[ROWS];
+        int32_t tokens[ROWS];
+};
 
+static void pair_init(struct pair *p, const char *path, struct backend *b) {
+        const struct model_options options = { .kv_type = QUANT_F32, .kv_bytes = 1 << 20, .rows_max = 2 * ROWS };
+
+        *p = (struct pair) { 0 };
+        assert_se(model_open(&p->model, b, path, &options, NULL) == 0 && step_new(&p->step, p->model) == 0);
+        assert_se(step_new_beside(&p->beside, p->step, ROWS) == 0);
         for (int i = 0; i < ROWS; i++) {
-                tokens[i] = (i * i * 3 + i / 4) % TINY_VOCAB;
-                budgets[i] = (struct step_budget) { .cap_milli = CAP, .min_milli = 1000 };
-                others[i] = (struct step_budget) { .cap_milli = 2250, .min_milli = 1000 };
+                p->tokens[i] = (i * i * 3 + i / 4) % TINY_VOCAB;
+                p->budgets[0][i] = (struct step_budget) { .cap_milli = CAP, .min_milli = 1000 };
+                p->budgets[1][i] = (struct step_budget) { .cap_milli = 2250, .min_milli = 1000 };
         }
-        assert_se(model_open(&model, b, path, &options, NULL) == 0 && step_new(&step, model) == 0);
-        assert_se(step_observe(step, &observer) == 0);
         for (int i = 0; i < 2; i++) {
-                parts[i] = (struct step_part) { .allowances = none, .logits = 1 };
-                assert_se(sequence_new(&parts[i].sequence, model) == 0);
-                assert_se(sequence_reserve(parts[i].sequence, ROWS) == 0);
+                p->parts[i] = (struct step_part) { .allowances = p->none, .budgets = p->budgets[i], .logits = 1 };
+                assert_se(sequence_new(&p->parts[i].sequence, p->model) == 0);
+                assert_se(sequence_reserve(p->parts[i].sequence, ROWS) == 0);
         }
-        for (ret->rows = 0; ret->rows < ROWS; ret->rows += parts[0].count) {
-                parts[0].tokens = parts[1].tokens = tokens + ret->rows;
-                parts[0].budgets = budgets;
-                parts[1].budgets = others;
-                parts[0].count = parts[1].count = MIN(chunk, ROWS - ret->rows);
-                /* The neighbour's rows come behind ours, where the next of ours will be put over them. */
-                assert_se(step_run(step, parts, ret->rows + 2 * parts[0].count <= ROWS ? 2 : 1) == 0);
+}
+
+static void pair_deinit(struct pair *p) {
+        step_free(p->beside);
+        step_free(p->step);
+        sequence_free(p->parts[0].sequence);
+        sequence_free(p->parts[1].sequence);
+        model_free(p->model);
+}
+
+/* Between any two layers of ours the neighbour has a step of its own, of one row. */
+static void run_interrupted(struct pair *p) {
+        int r;
+
+        assert_se(step_begin(p->step, &p->parts[0], 1) == 0);
+        while ((r = step_advance(p->step)) == 1) {
+                p->parts[1].count = 1;
+                if (sequence_length(p->parts[1].sequence) < ROWS)
+                        assert_se(step_run(p->beside, &p->parts[1], 1) == 0);
         }
-        memcpy(ret->logits, parts[0].logits_out, sizeof(ret->logits));
-        step_free(step);
-        sequence_free(parts[0].sequence);
-        sequence_free(parts[1].sequence);
-        model_free(model);
+        assert_se(r == 0);
+}
+
+/* So many rows at a time, beside the neighbour's in a step, or with its steps in between. */
+static void use(const char *path, struct backend *b, uint32_t chunk, bool interrupted, struct uses *ret) {
+        const struct step_observer observer = { .layer = see, .context = ret };
+        struct pair p;
+
+        pair_init(&p, path, b);
+        assert_se(step_observe(p.step, &observer) == 0);
+        for (ret->rows = 0; ret->rows < ROWS; ret->rows += p.parts[0].count) {
+                p.parts[0].count = p.parts[1].count = MIN(chunk, ROWS - ret->rows);
+                p.parts[0].tokens = p.tokens + ret->rows;
+                p.parts[1].tokens = p.tokens + sequence_length(p.parts[1].sequence) % (ROWS - chunk + 1);
+                if (interrupted)
+                        run_interrupted(&p);
+                else /* the neighbour's rows come behind ours, where the next of ours will be put over them */
+                        assert_se(step_run(p.step, p.parts, ret->rows + 2 * p.parts[0].count <= ROWS ? 2 : 1) == 0);
+        }
+        memcpy(ret->logits, p.parts[0].logits_out, sizeof(ret->logits));
+        pair_deinit(&p);
 }
 
 TEST(a_predictor_moves_experts_between_tokens_and_no_layer_passes_its_share) {
         const char *model = tiny_write(&(struct tiny) { 0 }), *path = side_car(model);
-        static struct uses plain, predicted, chunks;
+        static struct uses plain, predicted, others[2];
         struct calibration c = good;
         struct backend *b;
 
@@ -397,14 +428,15 @@ TEST(a_predictor_moves_experts_between_tokens_and_no_layer_passes_its_share) {
         c.predictor.weight = NULL;
         assert_se(backend_ref_new(&b) == 0);
         assert_se(calibration_write(&c, fingerprint_of(model), path, false) == 0);
-        use(model, b, ROWS, &plain);
+        use(model, b, ROWS, false, &plain);
         for (int l = 0; l < LAYERS; l++)
                 for (int i = 0; i < WIDTH; i++)
                         weight[l][i] = (float) ((i * 7 + l * 3) % 11 - 5) / 4.0f;
         memset(bias, 0, sizeof(bias));
         assert_se(calibration_write(&good, fingerprint_of(model), path, true) == 0);
-        use(model, b, ROWS, &predicted);
-        use(model, b, 7, &chunks);
+        use(model, b, ROWS, false, &predicted);
+        use(model, b, 7, false, &others[0]);
+        use(model, b, 13, true, &others[1]);
         unlink(path);
         /* It looks behind layer 1: nothing changes up to there, and something in the last. */
         assert_se(memcmp(plain.counts, predicted.counts, 2 * sizeof(plain.counts[0])) == 0);
@@ -418,7 +450,9 @@ TEST(a_predictor_moves_experts_between_tokens_and_no_layer_passes_its_share) {
                         assert_se(predicted.counts[l][i] >= 1);
                 }
         }
-        assert_se(memcmp(predicted.counts, chunks.counts, sizeof(chunks.counts)) == 0);
-        assert_se(memcmp(predicted.logits, chunks.logits, sizeof(chunks.logits)) == 0);
+        for (int i = 0; i < 2; i++) {
+                assert_se(memcmp(predicted.counts, others[i].counts, sizeof(others[i].counts)) == 0);
+                assert_se(memcmp(predicted.logits, others[i].logits, sizeof(others[i].logits)) == 0);
+        }
         b->ops->free(b);
 }
