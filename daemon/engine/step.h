@@ -35,6 +35,7 @@ struct step_activations {
         struct device_ptr mix;               /* f32 [(2 + streams) × streams] */
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
+        struct device_ptr demand;            /* f32 [moe_layers] with a predictor */
         struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
         struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
