@@ -154,6 +154,8 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                                 .rows = forward_rows(s),
                                 .state = layer->budget,
                                 .floors = s->batch.device_floors,
+                                .demand = predict_demand_of(s, (uint32_t) (layer - s->model->layers), moe_layer),
+                                .demand_stride = s->model->arch.moe_layers,
                                 .groups = s->batch.device_groups,
                                 .bases = s->batch.device_bases,
                                 .n_groups = s->batch.n_groups,
@@ -268,15 +270,23 @@ static int hyper_layer(struct step *s, const struct model_layer *layer, const st
         return r ? r : hyper_leave(s);
 }
 
+static int plain_layer(struct step *s, const struct model_layer *layer, const struct arch_layer *made_of) {
+        int r;
+
+        r = attention(s, layer, made_of);
+        return r ? r : ffn(s, layer, made_of);
+}
+
 int forward_layer(struct step *s, uint32_t index) {
         const struct model_layer *layer = &s->model->layers[index];
         const struct arch_layer *made_of = &s->model->arch.layers[index];
         int r;
 
         if (made_of->parts & ARCH_HYPER)
-                return hyper_layer(s, layer, made_of);
-        r = attention(s, layer, made_of);
-        return r ? r : ffn(s, layer, made_of);
+                r = hyper_layer(s, layer, made_of);
+        else
+                r = plain_layer(s, layer, made_of);
+        return r || !predict_is_due(s, index) ? r : predict_demand(s);
 }
 
 static int gather_wanted(struct step *s, struct device_ptr y) {

@@ -120,6 +120,8 @@ static int model_place(struct model *m, struct reason *reason) {
         if (!r)
                 r = place_frequencies(m);
         if (!r)
+                r = model_place_predictor(m);
+        if (!r)
                 r = model_init_kv(m, &m->options, reason);
         return r;
 }
@@ -129,7 +131,8 @@ static void model_displace(struct model *m) {
 
         ops->buffer_free(m->kv);
         ops->buffer_free(m->frequencies);
-        m->kv = m->frequencies = NULL;
+        ops->buffer_free(m->predictor);
+        m->kv = m->frequencies = m->predictor = NULL;
         kv_pages_deinit(&m->pages);
         m->pages = (struct kv_pages) KV_PAGES_NULL;
         free(m->layers);

@@ -30,6 +30,7 @@ struct model {
         struct weight weights[_ARCH_TENSOR_MAX];
         struct model_layer *layers;
         struct buffer *frequencies; /* of all ropes, one after the other */
+        struct buffer *predictor;   /* its weight and bias; NULL: there is none */
 
         struct buffer *kv;
         struct kv_pages pages;
@@ -61,5 +62,7 @@ void sequence_replace(struct sequence *s, uint32_t index, uint32_t page);
 /* f32 [rope_dims / 2] of a rope that the model has. */
 struct device_ptr model_frequencies(const struct model *m, uint32_t rope);
 
+/* Puts the predictor of the model's calibration on the backend, if there is one. */
+int model_place_predictor(struct model *m);
 /* Creates the KV arena of a model whose layers are known; fills info.context and info.kv_*. */
 int model_init_kv(struct model *m, const struct model_options *options, struct reason *reason);

@@ -56,6 +56,7 @@ static uint64_t carve_own(struct step *s, struct device_ptr base) {
         s->a.x = carve(s, base, &size, h->hidden);
         s->a.streams = carve(s, base, &size, (uint64_t) h->streams * h->hidden);
         s->a.chosen = carve(s, base, &size, h->index_k);
+        s->a.demand = carve(s, base, &size, s->model->predictor ? s->model->arch.moe_layers : 0);
         return size;
 }
 

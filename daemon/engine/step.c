@@ -300,7 +300,7 @@ static void count_experts(struct step *s) {
         s->experts_read = 0;
         for (size_t i = 0; s->host_tally + i < s->host_used; i++) {
                 s->experts_read += s->host_tally[i] > 0;
-                s->model->expert_uses[i] += s->host_tally[i];
+                s->model->expert_uses[i] += s->trial ? 0 : s->host_tally[i];
         }
 }
 
@@ -322,6 +322,10 @@ static int finish(struct step *s) {
         count_experts(s);
         release_parts(s);
         return 0;
+}
+
+void step_set_trial(struct step *s, bool trial) {
+        s->trial = trial;
 }
 
 void step_give_up(struct step *s) {

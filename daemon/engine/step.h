@@ -35,6 +35,7 @@ struct step_activations {
         struct device_ptr mix;               /* f32 [(2 + streams) × streams] */
         struct device_ptr gate, up;          /* f32 [the widest feed-forward] */
         struct device_ptr router;            /* f32 [experts] */
+        struct device_ptr demand;            /* f32 [moe_layers] with a predictor */
         struct device_ptr expert_ids, expert_weights, expert_counts; /* i32 and f32 [experts_used], i32 [1] */
         struct device_ptr shared_ids, shared_weights, shared_counts; /* the same for one shared expert with a gate */
 };
@@ -85,6 +86,7 @@ struct step {
          * each row used, [rows]. */
         uint32_t *host_tally, *host_used;
         uint64_t experts_read;
+        bool trial; /* what its rows choose is not counted */
         float *host_logits;  /* [n_wanted][vocab]; NULL where the device's memory is the host's */
         uint64_t host_pages_size, host_logits_size;
 

@@ -303,6 +303,7 @@ static void warming_run(struct job *job) {
 static void warming_drop(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
+        warming->server->n_warming--;
         model_file_rest(warming->file);
         model_file_unref(warming->file);
         free(warming);
@@ -311,8 +312,10 @@ static void warming_drop(struct loader_job *job) {
 static void warming_done(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
-        if (warming->result > 0 && model_file_wanted(warming->file))
+        if (warming->result > 0 && model_file_wanted(warming->file)) {
                 log_info("memory is short: weights that are not there are read when they are needed");
+                warming->server->memory_short = true;
+        }
         warming_drop(job);
 }
 
@@ -333,6 +336,7 @@ static int offer_warm(struct offer *offer) {
         list_for_each(other, &server->offers, link)
                 if (other->state == OFFER_READY)
                         warming->bytes += model_info(other->model)->file_bytes;
+        server->n_warming++;
         worker_submit(&server->sharer, &warming->job.job);
         return 0;
 }

@@ -25,3 +25,6 @@ bool pages_extend(struct stream *stream);
 struct tenant *pages_count(struct offer *offer);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);
+/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so far, so
+ * nothing is known. */
+bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret);

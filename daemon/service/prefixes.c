@@ -93,10 +93,10 @@ void prefixes_count(struct stream *stream) {
 
 void prefixes_begin(struct stream *stream, struct sequence *sequence) {
         struct offer *offer = stream->offer;
+        /* What rides depends on its company: its pages are nobody else's, and nobody else's are its own. */
+        bool shares = offer->shares_prefixes && stream->ride_experts == 0;
 
-        /* What rides depends on neighbours: its pages are of no use to anybody else. */
-        if (offer->shares_prefixes && stream->ride_experts == 0 &&
-            prefix_enter(&stream->prefix, offer->prefixes, stream->user->uid) == 0)
+        if (shares && prefix_enter(&stream->prefix, offer->prefixes, stream->user->uid) == 0)
                 follow(stream, sequence);
 }
 

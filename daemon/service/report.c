@@ -86,6 +86,7 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
 static void report_request(struct control_builder *reply, const struct stream *stream) {
         uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
         const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
+        uint64_t estimate;
 
         control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
@@ -98,8 +99,11 @@ static void report_request(struct control_builder *reply, const struct stream *s
         control_put_u64(reply, "cap_milli", cap->cap_milli);
         control_put_string(reply, "rule", trace_rule_name(cap->rule));
         control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
-        if (stream->state == STREAM_WAITING)
-                control_put_u64(reply, "position", pages_position(stream));
+        if (stream->state != STREAM_WAITING)
+                return;
+        control_put_u64(reply, "position", pages_position(stream));
+        if (pages_estimate(stream, now_nsec(), &estimate))
+                control_put_u64(reply, "estimate_nsec", estimate);
 }
 
 static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {

@@ -121,10 +121,10 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
  * may take pages from streams whose results have not been taken. */
 void stream_advance(struct stream *stream, const struct step_part *part);
-/* Tells the client how much of its prompt is there. */
-void stream_tell_progress(struct stream *stream);
 /* Gives the parts whose streams ride, and those that they may ride on, the same group: those of one user. */
 void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n);
+/* Tells the client how much of its prompt is there. */
+void stream_tell_progress(struct stream *stream);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
 /* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to

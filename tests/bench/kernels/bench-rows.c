@@ -25,7 +25,7 @@ enum {
 /* What operations work on: values between -1 and 1, and positions of one sequence. */
 struct arrays {
         float *x, *y, *z, *mix, *frequencies;
-        int32_t *positions, *sequences, *pages, *caps, *ids;
+        int32_t *positions, *sequences, *pages, *caps, *budgets, *ids;
         char *kv;
 };
 
@@ -129,7 +129,7 @@ static int run_route(const struct backend_ops *ops, struct stream *s, const stru
         op.normalize = true;
         op.scale = 1.0f;
         op.logits = AT(a->x);
-        op.caps = AT(a->caps);
+        op.caps = op.budget.state.address ? op.caps : AT(a->caps);
         op.ids = AT(a->ids);
         op.weights = AT(a->y);
         op.counts = AT(a->ids + FLOATS / 2);
@@ -138,6 +138,15 @@ static int run_route(const struct backend_ops *ops, struct stream *s, const stru
 
 static int run_route_64(const struct backend_ops *ops, struct stream *s, const struct arrays *a) {
         return run_route(ops, s, a, (struct op_route){.experts = 64, .k = 8, .gate = ROUTE_SOFTMAX});
+}
+
+static int run_route_budget(const struct backend_ops *ops, struct stream *s, const struct arrays *a) {
+        return run_route(ops, s, a,
+                         (struct op_route){.experts = 64,
+                                           .k = 8,
+                                           .gate = ROUTE_SOFTMAX,
+                                           .caps = AT(a->budgets),
+                                           .budget = {.rows = rows_of(a), .state = AT(a->kv), .floors = AT(a->sequences)}});
 }
 
 static int run_route_256(const struct backend_ops *ops, struct stream *s, const struct arrays *a) {
@@ -190,6 +199,7 @@ static const struct row_case cases[] = {
         {"glu 2048", 3 * DIM, run_glu},
         {"add 2048", 3 * DIM, run_add},
         {"route 8 of 64", 64, run_route_64},
+        {"route 8 of 64, budgets", 64, run_route_budget},
         {"route 8 of 256 in groups", 256, run_route_256},
         {"hyper_in 4 x 2048", 5 * DIM, run_hyper_in},
         {"hyper_out 4 x 2048", 9 * DIM, run_hyper_out},
@@ -221,11 +231,13 @@ static void arrays_init(struct arrays *a) {
         a->sequences = allocate(ROWS * sizeof(int32_t));
         a->pages = allocate(PAGES * sizeof(int32_t));
         a->caps = allocate(ROWS * sizeof(int32_t));
+        a->budgets = allocate(ROWS * sizeof(int32_t));
         a->ids = allocate(FLOATS * sizeof(int32_t));
         a->kv = allocate(FLOATS * sizeof(float));
         for (int i = 0; i < ROWS; i++) {
                 a->positions[i] = i;
                 a->caps[i] = 8000;
+                a->budgets[i] = 4500;
         }
         for (int i = 0; i < PAGES; i++)
                 a->pages[i] = i;

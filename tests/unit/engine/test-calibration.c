@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "engine.h"
 #include "gguf-builder.h"
+#include "kv.h"
 #include "test.h"
 #include "tiny.h"
 
@@ -331,4 +332,127 @@ TEST(the_fingerprint_tells_models_apart_by_metadata_and_by_weights) {
         model = tiny_write(&(struct tiny) { 0 });
         assert_se(stat(model, &st) == 0 && (f = fopen(model, "r+")) && fseek(f, st.st_size / 2, SEEK_SET) == 0);
         assert_se(fputc('!', f) == '!' && fclose(f) == 0 && fingerprint_of(model) != fingerprint);
+}
+
+enum { ROWS = 60, CAP = 1500 };
+
+/* Which experts the rows of a text used. */
+struct uses {
+        int32_t counts[LAYERS][ROWS];
+        uint32_t rows; /* seen in the steps before */
+        float logits[TINY_VOCAB];
+};
+
+static void see(const struct step_view *view, void *context) {
+        struct uses *uses = context;
+
+        memcpy(uses->counts[view->layer] + uses->rows, view->expert_counts, view->rows * sizeof(int32_t));
+}
+
+/* A text on the tiny model with what lies beside it; and a neighbour of it that takes other caps. */
+struct pair {
+        struct model *model;
+        struct step *step, *beside;
+        struct step_part parts[2];
+        struct step_budget budgets[2][ROWS];
+        uint32_t none[ROWS];
+        int32_t tokens[ROWS];
+};
+
+static void pair_init(struct pair *p, const char *path, struct backend *b) {
+        const struct model_options options = { .kv_type = QUANT_F32, .kv_bytes = 1 << 20, .rows_max = 2 * ROWS };
+
+        *p = (struct pair) { 0 };
+        assert_se(model_open(&p->model, b, path, &options, NULL) == 0 && step_new(&p->step, p->model) == 0);
+        assert_se(step_new_beside(&p->beside, p->step, ROWS) == 0);
+        for (int i = 0; i < ROWS; i++) {
+                p->tokens[i] = (i * i * 3 + i / 4) % TINY_VOCAB;
+                p->budgets[0][i] = (struct step_budget) { .cap_milli = CAP, .min_milli = 1000 };
+                p->budgets[1][i] = (struct step_budget) { .cap_milli = 2250, .min_milli = 1000 };
+        }
+        for (int i = 0; i < 2; i++) {
+                p->parts[i] = (struct step_part) { .allowances = p->none, .budgets = p->budgets[i], .logits = 1 };
+                assert_se(sequence_new(&p->parts[i].sequence, p->model) == 0);
+                assert_se(sequence_reserve(p->parts[i].sequence, ROWS) == 0);
+        }
+}
+
+static void pair_deinit(struct pair *p) {
+        step_free(p->beside);
+        step_free(p->step);
+        sequence_free(p->parts[0].sequence);
+        sequence_free(p->parts[1].sequence);
+        model_free(p->model);
+}
+
+/* Between any two layers of ours the neighbour has a step of its own, of one row. */
+static void run_interrupted(struct pair *p) {
+        int r;
+
+        assert_se(step_begin(p->step, &p->parts[0], 1) == 0);
+        while ((r = step_advance(p->step)) == 1) {
+                p->parts[1].count = 1;
+                if (sequence_length(p->parts[1].sequence) < ROWS)
+                        assert_se(step_run(p->beside, &p->parts[1], 1) == 0);
+        }
+        assert_se(r == 0);
+}
+
+/* So many rows at a time, beside the neighbour's in a step, or with its steps in between. */
+static void use(const char *path, struct backend *b, uint32_t chunk, bool interrupted, struct uses *ret) {
+        const struct step_observer observer = { .layer = see, .context = ret };
+        struct pair p;
+
+        pair_init(&p, path, b);
+        assert_se(step_observe(p.step, &observer) == 0);
+        for (ret->rows = 0; ret->rows < ROWS; ret->rows += p.parts[0].count) {
+                p.parts[0].count = p.parts[1].count = MIN(chunk, ROWS - ret->rows);
+                p.parts[0].tokens = p.tokens + ret->rows;
+                p.parts[1].tokens = p.tokens + sequence_length(p.parts[1].sequence) % (ROWS - chunk + 1);
+                if (interrupted)
+                        run_interrupted(&p);
+                else /* the neighbour's rows come behind ours, where the next of ours will be put over them */
+                        assert_se(step_run(p.step, p.parts, ret->rows + 2 * p.parts[0].count <= ROWS ? 2 : 1) == 0);
+        }
+        memcpy(ret->logits, p.parts[0].logits_out, sizeof(ret->logits));
+        pair_deinit(&p);
+}
+
+TEST(a_predictor_moves_experts_between_tokens_and_no_layer_passes_its_share) {
+        const char *model = tiny_write(&(struct tiny) { 0 }), *path = side_car(model);
+        static struct uses plain, predicted, others[2];
+        struct calibration c = good;
+        struct backend *b;
+
+        fill();
+        c.predictor.weight = NULL;
+        assert_se(backend_ref_new(&b) == 0);
+        assert_se(calibration_write(&c, fingerprint_of(model), path, false) == 0);
+        use(model, b, ROWS, false, &plain);
+        for (int l = 0; l < LAYERS; l++)
+                for (int i = 0; i < WIDTH; i++)
+                        weight[l][i] = (float) ((i * 7 + l * 3) % 11 - 5) / 4.0f;
+        memset(bias, 0, sizeof(bias));
+        assert_se(calibration_write(&good, fingerprint_of(model), path, true) == 0);
+        use(model, b, ROWS, false, &predicted);
+        use(model, b, 7, false, &others[0]);
+        use(model, b, 13, true, &others[1]);
+        unlink(path);
+        /* It looks behind layer 1: nothing changes up to there, and something in the last. */
+        assert_se(memcmp(plain.counts, predicted.counts, 2 * sizeof(plain.counts[0])) == 0);
+        assert_se(memcmp(plain.counts[2], predicted.counts[2], sizeof(plain.counts[2])) != 0);
+        for (uint32_t l = 0; l < LAYERS; l++) {
+                uint64_t sum = 0;
+
+                for (uint32_t i = 0; i < ROWS; i++) {
+                        sum += (uint64_t) predicted.counts[l][i];
+                        assert_se(1000 * sum <= (uint64_t) expert_plan_milli(&good.plan, CAP, l) * (i + 1));
+                        assert_se(predicted.counts[l][i] >= 1);
+                }
+        }
+        for (int i = 0; i < 2; i++) {
+                assert_se(memcmp(predicted.counts, others[i].counts, sizeof(others[i].counts)) == 0);
+                assert_se(memcmp(predicted.logits, others[i].logits, sizeof(others[i].logits)) == 0);
+        }
+        b->ops->free(b);
 }
