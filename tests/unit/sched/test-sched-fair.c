@@ -89,6 +89,12 @@ static struct world *world_new(uint64_t seed) {
         return w;
 }
 
+static void world_free(struct world *w) {
+        for (uint32_t i = 0; i < w->n_clients; i++)
+                free(w->clients[i].firsts);
+        free(w);
+}
+
 static struct user *add_user(struct world *w, struct policy policy) {
         struct user *user = &w->users[w->n_users++];
 
@@ -253,7 +259,7 @@ TEST(two_backlogged_principals_are_never_further_apart_than_the_vtc_bound) {
         run(w, 3600);
         printf("over an hour within %.2f s of each other\n", w->high - w->low);
         assert_se(w->high - w->low < 2 * 2 * (SCHED_LAYER_NSEC + COST_SHORT_NSEC) / 1e9);
-        free(w);
+        world_free(w);
 }
 
 TEST(weights_one_to_three_share_within_two_percent) {
@@ -272,7 +278,7 @@ TEST(weights_one_to_three_share_within_two_percent) {
         share = (double) b->principal.served_nsec / (double) (a->principal.served_nsec + b->principal.served_nsec);
         printf("%.1f %% for three quarters\n", 100 * share);
         assert_se(fabs(share - 0.75) < 0.02 * 0.75);
-        free(w);
+        world_free(w);
 }
 
 TEST(eight_principals_have_a_jain_index_of_at_least_099) {
@@ -294,7 +300,7 @@ TEST(eight_principals_have_a_jain_index_of_at_least_099) {
         }
         printf("Jain's index %.4f\n", sum * sum / (8 * squares));
         assert_se(sum * sum / (8 * squares) >= 0.99);
-        free(w);
+        world_free(w);
 }
 
 static double first_beside(uint32_t flood, uint32_t prompt, uint32_t answer) {
@@ -309,7 +315,7 @@ static double first_beside(uint32_t flood, uint32_t prompt, uint32_t answer) {
         client = add_client(w, one, 64, 4, 2);
         run(w, 600);
         first = p95(client);
-        free(w);
+        world_free(w);
         return first;
 }
 
@@ -336,7 +342,7 @@ static double work(bool shared, uint32_t prompt, uint32_t answer) {
         run(w, 1800);
         for (uint32_t i = 0; i < w->n_users; i++)
                 rows += (double) w->users[i].rows_prompt + 5.0 * (double) w->users[i].rows_generated;
-        free(w);
+        world_free(w);
         return rows / 1800;
 }
 
@@ -385,7 +391,7 @@ TEST(idle_ones_get_what_is_left_and_batch_an_eighth) {
         before = c->principal.served_nsec;
         run(w, 100);
         assert_se(c->principal.served_nsec - before > 80 * NSEC_PER_SEC);
-        free(w);
+        world_free(w);
 }
 
 TEST(no_prompt_starves_beside_those_who_generate) {
@@ -400,7 +406,7 @@ TEST(no_prompt_starves_beside_those_who_generate) {
         share = (double) b->principal.served_nsec / (double) (a->principal.served_nsec + b->principal.served_nsec);
         printf("a prompt beside 32 answers has %.0f %%\n", 100 * share);
         assert_se(share > 0.4);
-        free(w);
+        world_free(w);
 }
 
 static void check_target(struct world *w) {
@@ -438,5 +444,5 @@ TEST(a_latency_target_lowers_experts_holds_and_gives_them_back) {
         changes_per_change = (uint32_t) w->high / 6;
         printf("%u changes of the cap for each change of the load\n", changes_per_change);
         assert_se(lowered && changes_per_change < 60);
-        free(w);
+        world_free(w);
 }
