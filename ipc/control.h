@@ -33,7 +33,7 @@
  *                                                          activations, principal, experts_milli, cap_milli,
  *                                                          weight, requests: [{number, model, state, prompt,
  *                                                          prompt_done, generated, activations, experts_milli,
- *                                                          cap_milli, rule, kv_pages, position?}]}] (other uids' only
+ *                                                          cap_milli, rule, kv_pages, position?, estimate_nsec?}]}] (other uids' only
  *                                                          for admins), omitted?
  *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints it as is);
  *                                                          of a model's experts: model, moe_layers, experts,

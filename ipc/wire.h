@@ -152,11 +152,12 @@ enum wire_event {
         WIRE_EVENT_ACCEPTED = 1, /* the arena range is free again; `value` is the number of prompt tokens, `token` and
                                   * `detail` (low 32 bits, as u32, and the 16 above them) the daemon's own number of the
                                   * request */
-        WIRE_EVENT_PROGRESS = 2, /* `value` prompt tokens have been computed */
+        WIRE_EVENT_PROGRESS = 2, /* `value` prompt tokens are there; `token` of all tokens were not computed but found
+                                  * in the prefix cache */
         WIRE_EVENT_TOKEN = 3,    /* one token; text_length may be 0 while bytes of a character are outstanding */
         WIRE_EVENT_TEXT = 4,     /* more text of the token before */
         WIRE_EVENT_DONE = 5,     /* last event of a request; `detail` is a wire_done, `value` the tokens generated or
-                                  * scored; its text is what was still held back (for a stop string, an incomplete
+                                  * scored, `token` as in PROGRESS; its text is what was still held back (for a stop string, an incomplete
                                   * character) */
         WIRE_EVENT_REASON = 6,   /* text of the sentence that the ERROR which follows ends */
         WIRE_EVENT_ERROR = 7,    /* last event of a request; `detail` is an errno, text the end of the sentence why */
@@ -184,7 +185,7 @@ struct wire_completion {
         uint8_t event;        /* wire_event */
         uint8_t text_length;  /* 0 to WIRE_TEXT_MAX */
         uint16_t detail;      /* ACCEPTED, DONE, ERROR; TOKEN, SCORE: WIRE_TOKEN_* */
-        int32_t token;        /* TOKEN, SCORE: its id; ACCEPTED */
+        int32_t token;        /* TOKEN, SCORE: its id; ACCEPTED, PROGRESS, DONE: see above */
         uint32_t value;       /* TOKEN, SCORE: routed experts evaluated, summed over layers, by the row whose logits it
                                * was chosen or scored by */
         float logprob;        /* SCORE, TOKEN if asked for: natural logarithm; else 0 */

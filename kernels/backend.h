@@ -22,7 +22,9 @@ enum {
         /* capabilities */
         BACKEND_HOST_MEMORY = 1 << 0, /* device addresses are host addresses: nothing need be copied from or to it */
         BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
-        BACKEND_PROMPTS = 1 << 2,     /* some hundred rows of prompts take little longer than some dozens */
+        /* Rows of prompts are computed in a way of their own (op.h), and some hundred of them take little longer than some
+         * dozens. Without it their bits are those of any other row. */
+        BACKEND_PROMPTS = 1 << 2,
 };
 
 struct backend_ops {

@@ -75,7 +75,7 @@ struct op_layer_norm {
 
 /* Products of prompt rows. A prompt's many rows are bound by computing, not by memory. So where an operation says which of
  * its rows belong to a prompt (i32 [n], not 0; null: none does), a backend may multiply those, of some weight types, after
- * rounding to bfloat16; then it does so with every such row. */
+ * rounding them and the weights to fewer bits; then it does so with every such row. */
 
 /* For each of `count` matrices that share the input: y = x Wᵀ (+ bias), or y += with `accumulate`.
  * x: [n, w.cols], x_stride floats apart; y: [n, w.rows], y_stride floats apart. All w.cols are equal. */

@@ -148,6 +148,7 @@ static int stream_feed_done(struct stream *stream, const struct wire_completion 
         event->type = MOED_EVENT_DONE;
         event->done = (enum moed_done) c->detail;
         event->value = c->value;
+        event->cached = (uint32_t) c->token;
         return stream_release(&stream->text, 0, event, out);
 }
 
@@ -191,6 +192,7 @@ int stream_feed(struct stream *stream, const struct wire_completion *c, struct m
         case WIRE_EVENT_PROGRESS:
                 event->type = MOED_EVENT_PROGRESS;
                 event->value = c->value;
+                event->cached = (uint32_t) c->token;
                 return 0;
         case WIRE_EVENT_TOKEN:
         case WIRE_EVENT_SCORE:

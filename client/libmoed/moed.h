@@ -114,7 +114,7 @@ struct moed_request {
 
 enum moed_event_type {
         MOED_EVENT_ACCEPTED = 1, /* value: prompt tokens */
-        MOED_EVENT_PROGRESS,     /* value: prompt tokens computed so far */
+        MOED_EVENT_PROGRESS,     /* value: prompt tokens that are there so far */
         MOED_EVENT_TOKEN,        /* a token with the text that became complete with it */
         MOED_EVENT_DONE,         /* last event; `done`: why, text: what was held back, value: its tokens */
         MOED_EVENT_ERROR,        /* last event; `error` is a negative errno, `text` the sentence */
@@ -143,7 +143,8 @@ struct moed_event {
         enum moed_done done;
         int error;
         uint64_t number; /* of the request, in `moectl ps` and `moectl explain`; 0 before ACCEPTED */
-        uint64_t reserved[1];
+        uint32_t cached; /* PROGRESS, DONE: tokens that were not computed but found in the prefix cache */
+        uint32_t reserved0;
 };
 
 /* Starts a generation; `*request` gets its number. -EINVAL, -E2BIG (prompt larger than the arena), -EAGAIN

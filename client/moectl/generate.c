@@ -138,6 +138,7 @@ static int take_event(struct generation *g, const struct moed_event *event, bool
                 return r < 0 ? r : keep_text(g, event);
         case MOED_EVENT_DONE:
                 g->done = event->done;
+                g->cached_tokens = event->cached;
                 break;
         case MOED_EVENT_ERROR:
                 progress_clear(progress);

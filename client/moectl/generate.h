@@ -62,7 +62,7 @@ struct generation {
         size_t n_rode;        /* tokens of which other requests' experts were a part */
         uint64_t activations; /* with the prompt's */
         double cap;           /* experts per token and layer allowed, as of the last token */
-        uint32_t prompt_tokens;
+        uint32_t prompt_tokens, cached_tokens; /* cached: not computed, but found in the daemon's prefix cache */
         uint64_t number;      /* what the daemon calls the request */
         uint64_t start, first, last; /* nsec; of the request, the first token, the last token */
         enum moed_done done;  /* 0: it did not end well */

@@ -46,6 +46,8 @@ int report_json(const struct moed_model *model, const struct generation *g) {
         json_uint(&w, g->n_rode);
         json_key(&w, "prompt_tokens");
         json_uint(&w, g->prompt_tokens);
+        json_key(&w, "cached_tokens");
+        json_uint(&w, g->cached_tokens);
         json_key(&w, "ttft_ms");
         json_float(&w, (float) generation_ttft_msec(g));
         json_key(&w, "tokens_per_second");
@@ -138,9 +140,10 @@ void report_stats(const struct moed_model *model, const struct generation *g, bo
                 experts += token_experts(model, &g->tokens[i]);
                 logprob += (double) g->tokens[i].logprob;
         }
-        cli_note("request %" PRIu64 ": %u prompt tokens, first token after %.0f ms; %zu tokens at %.1f tokens/s; %.2f "
-                 "experts per token (cap %.2f)",
-                 g->number, g->prompt_tokens, generation_ttft_msec(g), g->n_tokens, generation_tokens_per_second(g),
+        cli_note("request %" PRIu64 ": %u prompt tokens, %u of them cached, first token after %.0f ms; %zu tokens at %.1f "
+                 "tokens/s; %.2f experts per token (cap %.2f)",
+                 g->number, g->prompt_tokens, g->cached_tokens, generation_ttft_msec(g), g->n_tokens,
+                 generation_tokens_per_second(g),
                  g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
         if (logprobs && g->n_tokens > 0)
                 cli_note("mean log-probability %.4f per token", logprob / (double) g->n_tokens);

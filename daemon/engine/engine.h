@@ -124,6 +124,9 @@ uint32_t sequence_length(const struct sequence *sequence);
 uint32_t sequence_pages(const struct sequence *sequence);
 /* Makes room for `tokens` more; on failure nothing is taken. ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_reserve(struct sequence *sequence, uint32_t tokens);
+/* Counts `tokens` as being in KV that were never computed; what is there is undefined. For trials (step_set_trial()).
+ * ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
+int sequence_skip(struct sequence *sequence, uint32_t tokens);
 /* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
  * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
  * as well, see sequence_length(). Not while a step that holds the sequence is running. */
@@ -179,6 +182,8 @@ int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
  * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
 int step_advance(struct step *step);
+/* Steps from now on are trials, or are none: nobody asked for their rows, which count in no figure of the model. */
+void step_set_trial(struct step *step, bool trial);
 /* Ends a step that has begun as if the device had failed; nothing if none has. */
 void step_give_up(struct step *step);
 /* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared

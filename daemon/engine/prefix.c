@@ -6,7 +6,10 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "model.h"
+#include "step.h"
+
+/* prefix_row.how, and a budget's floor above. */
+enum { PREFIX_PROMPT = 1, PREFIX_BUDGET = 2, PREFIX_FLOOR = 4 };
 
 struct prefix_node {
         struct prefix_cache *cache;
@@ -31,6 +34,23 @@ struct prefix_cache {
         struct list spaces;
         uint32_t pages, idle;
 };
+
+static struct prefix_row describe_row(const struct step_part *part, uint32_t i) {
+        if (step_has_budget(part, i))
+                return (struct prefix_row) { .experts = part->budgets[i].cap_milli,
+                                             .how = PREFIX_BUDGET + part->budgets[i].min_milli / 1000 * PREFIX_FLOOR };
+        return (struct prefix_row) { .experts = part->allowances ? part->allowances[i] : 0 };
+}
+
+void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part) {
+        uint32_t n_prompt = cache->model->backend->flags & BACKEND_PROMPTS ? part->prompt : 0;
+
+        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
+                key->rows[i] = describe_row(part, i);
+                key->rows[i].token = part->tokens[i];
+                key->rows[i].how += i < n_prompt ? PREFIX_PROMPT : 0;
+        }
+}
 
 int prefix_cache_new(struct prefix_cache **ret, struct model *model) {
         struct prefix_cache *cache = malloc(sizeof(*cache));

@@ -20,8 +20,8 @@ struct prefix_node;
 struct prefix_key {
         struct prefix_row {
                 int32_t token;
-                uint32_t allowance; /* of routed experts, as in struct step_part */
-                struct step_budget budget; /* the same */
+                uint32_t experts; /* the cap of its budget, or its allowance */
+                uint32_t how;     /* which of both, the budget's floor, and whether in the arithmetic of prompts */
         } rows[KV_PAGE_TOKENS];
 };
 
@@ -43,6 +43,9 @@ enum {
         _PREFIX_E_SUCCESS,
         PREFIX_E_ABSENT, /* no such page is there */
 };
+
+/* The key of a page for whose KV_PAGE_TOKENS rows a step would have been given this part; its sequence is not looked at. */
+void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part);
 
 /* Of one model. -ENOMEM. */
 int prefix_cache_new(struct prefix_cache **ret, struct model *model);

@@ -68,6 +68,15 @@ int sequence_reserve(struct sequence *s, uint32_t tokens) {
         return 0;
 }
 
+int sequence_skip(struct sequence *s, uint32_t tokens) {
+        int r;
+
+        r = sequence_reserve(s, tokens);
+        if (!r)
+                s->length += tokens;
+        return r;
+}
+
 void sequence_replace(struct sequence *s, uint32_t index, uint32_t page) {
         kv_pages_share(&s->model->pages, page);
         kv_pages_release(&s->model->pages, 1, &s->pages[index]);

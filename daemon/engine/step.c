@@ -181,15 +181,11 @@ static void place_arrays(struct step *s) {
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
-static bool has_budget(const struct step_part *p, uint32_t i) {
-        return p->budgets && p->budgets[i].cap_milli != STEP_BUDGET_NONE;
-}
-
 /* The cap of a row in a MoE layer, thousandths of an expert. */
 static uint32_t row_cap(const struct step *s, const struct step_part *p, uint32_t i, uint32_t layer) {
         const struct model_info *info = &s->model->info;
 
-        if (has_budget(p, i))
+        if (step_has_budget(p, i))
                 return expert_plan_milli(&s->model->file->calibration.plan,
                                          MIN(p->budgets[i].cap_milli, info->experts_used * 1000), layer);
         return allowance_cap(p->allowances[i], layer, info->moe_layers, info->experts_used) * 1000;
@@ -204,7 +200,7 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->positions[row] = (int32_t) (p->sequence->length + i);
         b->sequences[row] = (int32_t) part;
         b->ones[row] = 1000;
-        b->floors[row] = has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
+        b->floors[row] = step_has_budget(p, i) ? (int32_t) (p->budgets[i].min_milli / 1000) : -1;
         b->groups[row] = (int32_t) p->group;
         b->bases[row] = (int32_t) MIN(p->ride_experts, info->experts_used);
         b->prompts[row] = i < p->prompt;
@@ -304,7 +300,7 @@ static void count_experts(struct step *s) {
         s->experts_read = 0;
         for (size_t i = 0; s->host_tally + i < s->host_used; i++) {
                 s->experts_read += s->host_tally[i] > 0;
-                s->model->expert_uses[i] += s->host_tally[i];
+                s->model->expert_uses[i] += s->trial ? 0 : s->host_tally[i];
         }
 }
 
@@ -326,6 +322,10 @@ static int finish(struct step *s) {
         count_experts(s);
         release_parts(s);
         return 0;
+}
+
+void step_set_trial(struct step *s, bool trial) {
+        s->trial = trial;
 }
 
 void step_give_up(struct step *s) {

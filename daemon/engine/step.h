@@ -86,6 +86,7 @@ struct step {
          * each row used, [rows]. */
         uint32_t *host_tally, *host_used;
         uint64_t experts_read;
+        bool trial; /* what its rows choose is not counted */
         float *host_logits;  /* [n_wanted][vocab]; NULL where the device's memory is the host's */
         uint64_t host_pages_size, host_logits_size;
 
@@ -97,6 +98,11 @@ struct step {
         bool observed; /* the step that has begun is shown to it */
         struct step_seen seen;
 };
+
+/* Whether row `i` of a part has a budget, not an allowance. */
+static inline bool step_has_budget(const struct step_part *part, uint32_t i) {
+        return part->budgets && part->budgets[i].cap_milli != STEP_BUDGET_NONE;
+}
 
 /* What a row is between layers: its values, and where they are. */
 static inline uint32_t step_width(const struct step *s) {

@@ -13,9 +13,9 @@ enum {
 
 /* How much of what was seen lately is left after a further pass, and how strongly a coefficient holds on to its guess:
  * being off by itself counts as so much of a pass that is off by all it took. */
-static const double FIT_MEMORY = 1.0 - 1.0 / 512, FIT_GUESS = 0.002;
+static const double FIT_MEMORY = 1.0 - 1.0 / 128, FIT_GUESS = 0.002;
 /* How fast the speed follows, and what a single pass can say about it. */
-static const double SPEED_RATE = 0.1, SPEED_STEP = 0.5;
+static const double SPEED_RATE = 0.15, SPEED_STEP = 0.5;
 /* Relative errors from here on count for less. */
 static const double OUTLIER = 0.5;
 static const double SPREAD_RATE = 0.05;

@@ -12,7 +12,6 @@ struct forming {
         struct sched_pick *picks;
         uint32_t n_picks, max;
         uint32_t rows_left, prompt_left;
-        uint64_t prompt_nsec_left;
         uint64_t nsec;        /* what its rows cost, each by itself */
         uint64_t top;         /* the highest counter that was served */
         bool idle;            /* it is of those of POLICY_CLASS_IDLE, for there is nobody else */
@@ -35,6 +34,7 @@ static void principal_insert(struct list *principals, struct principal *principa
 static void model_begin(struct sched_model *model) {
         if (model->formed)
                 model->beside = model->load;
+        model->prompt_left = model->n_decodes > 0 ? model_short_rows(model) : ALONE_TIMES * model_short_rows(model);
         model->load = model->decoding = (struct cost_load) {};
         model->formed = false;
 }
@@ -103,21 +103,22 @@ static void forming_begin(struct forming *forming) {
         }
 }
 
-/* The prompts of a pass must not make the tokens of those who decode late. */
-static uint64_t forming_prompt_nsec(const struct scheduler *scheduler) {
+/* What the prompts of a pass may take that is to take `alone` without them: those who were promised their next token in
+ * time get it then. */
+static uint64_t forming_ride_nsec(const struct scheduler *scheduler, uint64_t alone) {
         const struct principal *principal;
-        uint64_t nsec = COST_SHORT_NSEC;
+        uint64_t nsec = COST_SHORT_NSEC, target;
 
-        if (scheduler->n_decodes == 0)
-                return ALONE_TIMES * nsec;
-        list_for_each(principal, &scheduler->principals, link)
-                if (principal->n_decodes > 0)
-                        nsec = MIN(nsec, principal_gap_nsec(principal));
+        list_for_each(principal, &scheduler->principals, link) {
+                target = principal->n_decodes > 0 ? principal->policy.latency_target_nsec : 0;
+                if (target > 0)
+                        nsec = MIN(nsec, MAX(target, alone) - alone);
+        }
         return nsec;
 }
 
-static bool stream_has_rows(const struct sched_stream *stream) {
-        return stream->decoding || (stream->rides && stream->granted < stream->pending);
+static bool prompt_has_rows(const struct sched_stream *stream) {
+        return stream->rides && stream->granted < stream->pending && stream->model->prompt_left > 0;
 }
 
 /* The stream whose turn it is, or NULL when the principal can use no more of this pass. Decode rows go first, for
@@ -133,7 +134,7 @@ static struct sched_stream *principal_next(struct forming *forming, struct princ
         if (!prompt)
                 return NULL;
         list_for_each(stream, &principal->prompts, link)
-                if (stream_has_rows(stream))
+                if (prompt_has_rows(stream))
                         return stream;
         return NULL;
 }
@@ -156,10 +157,11 @@ static uint32_t grant_decode(struct sched_stream *stream) {
 static uint32_t grant_prompt(struct forming *forming, struct sched_stream *stream) {
         struct principal *principal = stream->principal;
         uint32_t rows = MIN(MIN(stream->pending - stream->granted, (uint32_t) SCHED_CHUNK),
-                            MIN(forming->rows_left, forming->prompt_left));
+                            MIN(MIN(forming->rows_left, forming->prompt_left), stream->model->prompt_left));
 
         rows = principal_reserve(stream, rows);
         forming->prompt_left -= rows;
+        stream->model->prompt_left -= rows;
         principal->passed_over = 0;
         principal->turn_long = true;
         stream_rotate(&principal->prompts, stream);
@@ -192,11 +194,6 @@ static void forming_grant(struct forming *forming, struct sched_stream *stream) 
                 cost_load_add(&model->cost, &model->decoding, &rows);
         model->formed = true;
         forming_pick(forming, stream, n);
-        if (!stream->decoding) {
-                forming->prompt_nsec_left -= MIN(nsec, forming->prompt_nsec_left);
-                if (forming->prompt_nsec_left == 0)
-                        forming->prompt_left = 0;
-        }
         if (counter_before(forming->top, principal->counter))
                 forming->top = principal->counter;
         principal->formed_nsec += nsec;
@@ -222,12 +219,14 @@ static void held_move_up(struct forming *forming, uint64_t slack) {
                         principal->counter += MIN(forming->top - principal->counter, behind - slack);
 }
 
-static void model_formed(struct sched_model *model) {
+static void model_formed(const struct forming *forming, struct sched_model *model) {
+        uint64_t alone = cost_nsec(&model->cost, &model->decoding);
+
         if (model->formed)
                 return;
         model->formed = true;
         model->ride_rows = cost_prompt_rows(&model->cost, &model->decoding, 0, model->cost.shape.experts_used * 1000,
-                                            COST_SHORT_NSEC, UINT16_MAX);
+                                            forming_ride_nsec(forming->scheduler, alone), UINT16_MAX);
 }
 
 /* What the pass will take, over all models that have rows in it. */
@@ -240,8 +239,6 @@ static uint64_t forming_forecast(const struct forming *forming) {
                 nsec += model->formed ? cost_nsec(&model->cost, &model->load) : 0;
                 model->formed = false;
         }
-        for (uint32_t i = 0; i < forming->n_picks; i++)
-                model_formed(forming->picks[i].stream->model);
         return nsec;
 }
 
@@ -327,6 +324,8 @@ static void forming_end(struct forming *forming) {
         layer = longest_layer(&scheduler->principals);
         list_for_each(principal, &scheduler->principals, link)
                 principal_decoded(principal, scheduler->now, forecast + layer);
+        for (uint32_t i = 0; i < forming->n_picks; i++)
+                model_formed(forming, forming->picks[i].stream->model);
 }
 
 /* Where a principal goes that can use no more of this pass. */
@@ -344,7 +343,6 @@ uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *
                 .max = max,
                 .rows_left = limits->rows_max,
                 .prompt_left = scheduler->n_decodes > 0 ? MIN(limits->prompt_max, limits->rows_max) : limits->rows_max,
-                .prompt_nsec_left = forming_prompt_nsec(scheduler),
                 .top = scheduler->clock,
         };
 

@@ -2,10 +2,7 @@
 #include "sched-internal.h"
 
 /* Every so many layers of its own passes are of the oldest; the others are of the one that will be done first. */
-enum { TURNS_FOR_OLDEST = 4 };
-
-/* A prompt may be spread over so many short passes before it is long. */
-enum { RIDES = 2 };
+enum { TURNS_FOR_OLDEST = 2 };
 
 void sched_pass_init(struct sched_pass *pass, struct sched_model *model) {
         *pass = (struct sched_pass) { .model = model };
@@ -35,7 +32,7 @@ static uint64_t prompt_nsec(const struct sched_stream *stream) {
 }
 
 static bool prompt_is_long(const struct sched_stream *stream) {
-        return stream->pending > RIDES * model_short_rows(stream->model);
+        return stream->pending > model_short_rows(stream->model);
 }
 
 /* All that the principal has for this model. */
@@ -58,7 +55,7 @@ static struct sched_stream *lead_first(const struct principal *principal) {
         stream = list_entry(principal->prompts.next, struct sched_stream, link);
         if (list_empty(&stream->model->idle_passes))
                 return NULL;
-        return prompts_pending(principal, stream->model) > RIDES * model_short_rows(stream->model) ? stream : NULL;
+        return prompts_pending(principal, stream->model) > model_short_rows(stream->model) ? stream : NULL;
 }
 
 /* A prompt that takes far less than what is under way need not wait for that. The last idle pass is left to those that
@@ -142,18 +139,27 @@ static struct principal *principal_lowest(struct scheduler *scheduler) {
         return lowest;
 }
 
+/* Whether the pass with its next tokens has to begin before `then`: a target is for the time when they are there. */
+static bool gap_ends(const struct scheduler *scheduler, const struct principal *principal, uint64_t then) {
+        uint64_t target = principal->policy.latency_target_nsec;
+
+        if (target > 0)
+                return then + scheduler->short_nsec > principal->decoded_at + target;
+        return then > principal->decoded_at + scheduler->short_nsec + SCHED_GAP_NSEC;
+}
+
 /* Whether somebody's next token would come later than it should if another layer of this principal's went before. One that
  * is ahead by far has no such claim: prompts must not starve either. */
 static bool tokens_are_due(struct scheduler *scheduler, const struct principal *turn, uint64_t layer_nsec) {
         struct principal *principal;
-        uint64_t then = scheduler->now + layer_nsec + scheduler->short_nsec;
+        uint64_t then = scheduler->now + layer_nsec;
 
         list_for_each(principal, &scheduler->principals, link) {
-                uint64_t slack = principal_price(principal, scheduler->credit_nsec + NSEC_PER_SEC);
+                uint64_t slack = principal_price(principal, scheduler->credit_nsec + SCHED_LAYER_NSEC);
 
-                if (principal->n_decodes == 0 || then <= principal->decoded_at + principal_gap_nsec(principal))
+                if (principal->n_decodes == 0 || !gap_ends(scheduler, principal, then))
                         continue;
-                if ((principal->policy.class == POLICY_CLASS_IDLE) != (turn->policy.class == POLICY_CLASS_IDLE))
+                if (principal != turn && principal->policy.class > turn->policy.class)
                         continue;
                 if (counter_before(principal->counter, turn->counter + slack) && principal_may_run(scheduler, principal))
                         return true;

@@ -21,8 +21,6 @@ void principal_lift(const struct scheduler *scheduler, struct principal *princip
 bool principal_may_run(struct scheduler *scheduler, struct principal *principal);
 /* Of so many rows of the stream, how many its bucket lets it have, at least 1; takes them out of it. */
 uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows);
-/* What its tokens may take at most, whether it was told or not. */
-uint64_t principal_gap_nsec(const struct principal *principal);
 
 /* Around a change of what work it has: before there is some, after there is less. */
 void principal_join(struct scheduler *scheduler, struct principal *principal);

@@ -21,6 +21,7 @@ void principal_init(struct principal *principal, const struct policy *policy) {
 void sched_model_init(struct sched_model *model, const struct cost_shape *shape, uint32_t long_rows_max) {
         *model = (struct sched_model) { .long_rows_max = long_rows_max };
         cost_init(&model->cost, shape);
+        model->ride_rows = model->cost.short_rows;
         list_init(&model->idle_passes);
 }
 
@@ -84,10 +85,6 @@ uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows) {
         bucket_take(&principal->bucket, policy->activation_rate, policy->activation_burst, rows * row);
         stream->reserved += (uint64_t) (level - principal->bucket.level);
         return rows;
-}
-
-uint64_t principal_gap_nsec(const struct principal *principal) {
-        return principal->policy.latency_target_nsec ? principal->policy.latency_target_nsec : SCHED_GAP_NSEC;
 }
 
 static bool principal_has_work(const struct principal *principal) {

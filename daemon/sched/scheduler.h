@@ -102,7 +102,7 @@ enum {
 /* The service that one who comes back has ahead of the others. */
 #define SCHED_CREDIT_NSEC UINT64_C(500000000)
 /* The time between tokens that is kept beside long passes for who has no LatencyTarget=. */
-#define SCHED_GAP_NSEC UINT64_C(300000000)
+#define SCHED_GAP_NSEC UINT64_C(500000000)
 /* How long a layer of a long pass is to take at most: while others have work, and while none have. */
 #define SCHED_LAYER_NSEC UINT64_C(100000000)
 #define SCHED_LAYER_ALONE_NSEC UINT64_C(250000000)
@@ -114,7 +114,8 @@ struct sched_model {
         uint32_t short_rows_max;  /* of a prompt in short passes, whatever it costs; 0: any */
         struct list idle_passes;  /* that could begin */
         uint32_t n_decodes;       /* runnable streams of it that decode */
-        uint32_t ride_rows;       /* of a prompt that a short pass takes along with what `decoding` has in COST_SHORT_NSEC */
+        uint32_t ride_rows;       /* of prompts that a short pass takes along beside `decoding` */
+        uint32_t prompt_left;     /* of them, in the pass being formed */
         struct cost_load decoding; /* rows of the latest short pass that were no prompts */
         struct cost_load load;    /* of the short pass being formed, */
         struct cost_load beside;  /* and of the latest: what prices are told by */

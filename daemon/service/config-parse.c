@@ -75,6 +75,7 @@ static const struct key {
         KEY(DAEMON, "PromptRowsMax", U32, prompt_rows_max, 0, 4096),
         KEY(DAEMON, "ContextMax", U32, context_max, CONFIG_CONTEXT_MIN, CONFIG_CONTEXT_MAX, "model"),
         KEY(DAEMON, "ContextExtend", BOOL, context_extend, 0, 0),
+        KEY(DAEMON, "PrefixCache", BOOL, prefix_cache, 0, 0),
         KEY(DAEMON, "SpinUsec", USEC, spin_usec, 0, 1000000),
         KEY(DAEMON, "DrainTimeoutSec", SPAN, drain_timeout_nsec, 0, 3600 * NSEC_PER_SEC),
         KEY(DAEMON, "IdleUnloadSec", SPAN, idle_unload_nsec, 0, CONFIG_IDLE_UNLOAD_MAX),
@@ -260,6 +261,16 @@ static void parse_model_idle(struct parser *p, struct config_model *model, const
         model->idle_unload_nsec = nsec;
 }
 
+/* As well. */
+static void parse_model_prefix_cache(struct parser *p, struct config_model *model, const char *value) {
+        struct reason reason = REASON_INIT;
+
+        if (*value && config_value_bool(value, &model->prefix_cache, &reason))
+                complain(p, true, "PrefixCache", value, reason.text);
+        else
+                model->has_prefix_cache = *value != 0;
+}
+
 static int parse_model_key(struct parser *p, const char *name, const char *value) {
         struct config_model *model = &p->config->models[p->model];
         struct reason reason = REASON_INIT;
@@ -271,8 +282,12 @@ static int parse_model_key(struct parser *p, const char *name, const char *value
                 parse_model_idle(p, model, value);
                 return 0;
         }
+        if (strcmp(name, "PrefixCache") == 0) {
+                parse_model_prefix_cache(p, model, value);
+                return 0;
+        }
         if (strcmp(name, "Default") != 0) {
-                complain_unknown_key(p, name, "File, Default, IdleUnloadSec");
+                complain_unknown_key(p, name, "File, Default, IdleUnloadSec, PrefixCache");
                 return 0;
         }
         if (*value && config_value_bool(value, &is_default, &reason))

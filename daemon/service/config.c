@@ -22,6 +22,7 @@ const struct config config_defaults = {
         .kv_memory = UINT64_C(1) << 30,
         .kv_type = CONFIG_KV_F16,
         .rows_max = 512,
+        .prefix_cache = true,
         .long_rows_max = 2048,
         .spin_usec = 50,
         .drain_timeout_nsec = 30 * NSEC_PER_SEC,
@@ -124,6 +125,10 @@ const struct config_model *config_find_model(const struct config *config, const 
                 if (strcmp(config->models[i].name, name) == 0)
                         return &config->models[i];
         return NULL;
+}
+
+bool config_prefix_cache(const struct config *config, const struct config_model *model) {
+        return model && model->has_prefix_cache ? model->prefix_cache : config->prefix_cache;
 }
 
 uint64_t config_idle_unload(const struct config *config, const struct config_model *model) {

@@ -56,7 +56,8 @@ struct config_model {
         char *name, *file; /* file: absolute */
         char *source;      /* where it was first named: "/etc/moed/moed.conf:12", "--model" */
         bool is_default;   /* of exactly one, if there are any */
-        bool has_idle_unload; /* else the daemon's holds */
+        bool has_prefix_cache, prefix_cache; /* else the daemon's holds */
+        bool has_idle_unload; /* as well */
         uint64_t idle_unload_nsec;
 };
 
@@ -71,6 +72,7 @@ struct config {
         uint32_t long_rows_max;      /* 0: none */
         uint32_t context_max;        /* tokens; 0: the model's own */
         bool context_extend;         /* context_max may be more than that */
+        bool prefix_cache;           /* requests of a user share what their prompts have in common */
         uint32_t spin_usec;
         uint64_t drain_timeout_nsec;
         uint64_t idle_unload_nsec;   /* a model unused for so long gives its memory back; 0: never */
@@ -117,5 +119,7 @@ int config_add_model(struct config *config, const char *name, const char *file, 
 const struct config_model *config_find_model(const struct config *config, const char *name);
 /* How long it may be unused; 0: for ever. `model` may be NULL: one that the configuration does not name. */
 uint64_t config_idle_unload(const struct config *config, const struct config_model *model);
+/* Whether its requests share what their prompts have in common; `model` may be NULL as well. */
+bool config_prefix_cache(const struct config *config, const struct config_model *model);
 /* The default, or NULL when there is none. */
 const struct config_model *config_default_model(const struct config *config);

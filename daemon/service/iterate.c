@@ -7,6 +7,7 @@
 #include "long-pass.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "stream.h"
 
 /* Turns the scheduler's choice into the parts of each model's forward pass; returns the rows. */
@@ -69,11 +70,27 @@ void iterate_finish(struct offer *offer, struct stream **streams, struct step_pa
         for (uint32_t i = 0; i < n; i++) {
                 struct stream *stream = streams[i];
 
-                if (stream->state == STREAM_RUNNING && pages_extend(stream))
+                if (stream->state == STREAM_RUNNING && pages_extend(stream)) {
+                        prefixes_go_on(stream);
                         stream_schedule(stream);
+                }
                 if (stream->peer)
                         peer_publish(stream->peer);
         }
+}
+
+/* Streams that were held back while others computed the same: those may have done so, or have stopped. */
+static void iterate_catch_up(struct offer *offer) {
+        struct stream *stream;
+
+        if (!offer->behind)
+                return;
+        offer->behind = false;
+        list_for_each(stream, &offer->running, place)
+                if (stream->rows_flying == 0 && stream->sched.pending == 0) {
+                        prefixes_go_on(stream);
+                        stream_schedule(stream);
+                }
 }
 
 /* 1, or 0 when there were no rows for it. */
@@ -120,8 +137,10 @@ int server_iterate(struct server *server) {
         struct offer *offer;
         uint64_t begin;
 
-        list_for_each(offer, &server->offers, link)
+        list_for_each(offer, &server->offers, link) {
                 pages_admit(offer);
+                iterate_catch_up(offer);
+        }
         server->scheduler.now = begin = now_nsec();
         if (iterate_turn(server) == 0)
                 return 0;

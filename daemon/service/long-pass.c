@@ -41,8 +41,8 @@ static void pass_rest(struct long_pass *pass) {
         step_free(pass->step);
         pass->step = NULL;
         free(pass->allowances);
-        free(pass->budgets);
         pass->allowances = NULL;
+        free(pass->budgets);
         pass->budgets = NULL;
 }
 

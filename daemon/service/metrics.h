@@ -13,10 +13,13 @@ struct metrics {
         uint64_t step_nsec;        /* time in the forward passes alone */
         uint64_t tokens_prompt;    /* rows that were prompt */
         uint64_t tokens_generated; /* tokens sent */
+        uint64_t tokens_cached;    /* rows that came from the prefix cache instead */
         uint64_t tokens_recomputed; /* rows computed once more after their pages had been taken */
         uint64_t activations;
         uint64_t requests, requests_done, requests_cancelled, requests_refused, requests_failed;
         uint64_t evictions;        /* streams whose pages were taken for another */
+        uint64_t prefix_hits;      /* requests that began with pages of the prefix cache */
+        uint64_t prefix_evictions; /* pages that it gave back for others */
         uint64_t stalls;           /* times that a stream stopped because its client did not read */
         uint64_t wakeups;          /* clients woken by a system call */
         uint64_t sleeps;           /* of the daemon */

@@ -12,6 +12,7 @@
 #include "long-pass.h"
 #include "offer.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "sampler.h"
 #include "stream.h"
 
@@ -41,6 +42,9 @@ void offer_free(struct offer *offer) {
         long_passes_free(offer);
         step_free(offer->step);
         sampler_scratch_free(offer->scratch);
+        if (offer->prefixes)
+                prefixes_clear(offer);
+        prefix_cache_free(offer->prefixes);
         model_free(offer->model);
         free(offer->parts);
         free(offer->streams);
@@ -133,6 +137,8 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
                 r = step_new(&offer->step, offer->model);
         if (r == 0)
                 r = sampler_scratch_new(&offer->scratch, model_info(offer->model)->vocab);
+        if (r == 0)
+                r = prefix_cache_new(&offer->prefixes, offer->model);
         if (r == 0) {
                 offer_init_sched(offer);
                 r = long_passes_new(offer, long_rows);
@@ -148,6 +154,7 @@ static int offer_init(struct offer *offer, struct server *server, const struct c
         };
         list_init(&offer->running);
         list_init(&offer->waiting);
+        list_init(&offer->accounts);
         list_init(&offer->link);
         list_init(&offer->fetch.job.link);
         offer->name = strdup(model->name);
@@ -296,6 +303,7 @@ static void warming_run(struct job *job) {
 static void warming_drop(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
+        warming->server->n_warming--;
         model_file_rest(warming->file);
         model_file_unref(warming->file);
         free(warming);
@@ -304,8 +312,10 @@ static void warming_drop(struct loader_job *job) {
 static void warming_done(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
-        if (warming->result > 0 && model_file_wanted(warming->file))
+        if (warming->result > 0 && model_file_wanted(warming->file)) {
                 log_info("memory is short: weights that are not there are read when they are needed");
+                warming->server->memory_short = true;
+        }
         warming_drop(job);
 }
 
@@ -326,6 +336,7 @@ static int offer_warm(struct offer *offer) {
         list_for_each(other, &server->offers, link)
                 if (other->state == OFFER_READY)
                         warming->bytes += model_info(other->model)->file_bytes;
+        server->n_warming++;
         worker_submit(&server->sharer, &warming->job.job);
         return 0;
 }
@@ -443,6 +454,7 @@ void offer_wake(struct offer *offer) {
 }
 
 static void offer_sleep(struct offer *offer) {
+        prefixes_clear(offer);
         long_passes_rest(offer);
         step_free(offer->step);
         offer->step = NULL;
@@ -463,8 +475,14 @@ void offers_configure(struct server *server) {
         const struct config *config = server->config;
         struct offer *offer;
 
-        list_for_each(offer, &server->offers, link)
-                offer->idle_nsec = config_idle_unload(config, config_find_model(config, offer->name));
+        list_for_each(offer, &server->offers, link) {
+                const struct config_model *model = config_find_model(config, offer->name);
+
+                offer->idle_nsec = config_idle_unload(config, model);
+                offer->shares_prefixes = config_prefix_cache(config, model);
+                if (!offer->shares_prefixes)
+                        prefix_cache_evict(offer, NULL, UINT32_MAX);
+        }
 }
 
 void offers_reap(struct server *server) {

@@ -4,22 +4,33 @@
 #include "base/util.h"
 #include "offer.h"
 #include "pages.h"
+#include "prefixes.h"
 #include "quota.h"
 #include "stream.h"
 
+/* Pages that nobody else has, and nobody pays for but this stream's tenant. */
+static uint32_t pages_own(const struct stream *stream) {
+        return sequence_pages(stream->sequence) - stream->prefix.pages;
+}
+
 struct tenant *pages_count(struct offer *offer) {
+        struct prefix_account *account;
         struct tenant *most = NULL;
         struct stream *stream;
 
         list_for_each(stream, &offer->running, place)
-                stream->tenant->pages = 0;
+                stream->tenant->pages = stream->tenant->pages_idle = 0;
         list_for_each(stream, &offer->waiting, place)
-                stream->tenant->pages = 0;
-        list_for_each(stream, &offer->running, place) {
-                stream->tenant->pages += sequence_pages(stream->sequence);
+                stream->tenant->pages = stream->tenant->pages_idle = 0;
+        list_for_each(account, &offer->accounts, link) {
+                account->tenant->pages = account->owner.pages;
+                account->tenant->pages_idle = account->owner.idle;
+        }
+        list_for_each(stream, &offer->running, place)
+                stream->tenant->pages += pages_own(stream);
+        list_for_each(stream, &offer->running, place)
                 if (!most || stream->tenant->pages > most->pages)
                         most = stream->tenant;
-        }
         return most;
 }
 
@@ -51,15 +62,19 @@ static struct stream *pages_next(struct offer *offer) {
         return next;
 }
 
-/* One page for each stream that runs is left over: else the next token of one of them would undo the admission. */
+/* Gives a sequence room for all of `tokens`, if need be at the cost of what only the prefix cache has, but of that nothing
+ * in vain. One page for each stream that runs is left over: else the next token of one of them would undo the admission. */
 static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32_t tokens, int *ret_error) {
-        int r;
+        uint32_t need = DIV_ROUND_UP(tokens, (uint32_t) KV_PAGE_TOKENS) - sequence_pages(sequence);
+        uint32_t n_free = model_kv_pages_free(offer->model);
 
-        r = sequence_reserve(sequence, tokens);
-        *ret_error = r < 0 ? r : 0;
-        if (r != 0)
+        *ret_error = 0;
+        if (n_free + prefixes_idle(offer) < (uint64_t) need + offer->n_running)
                 return false;
-        return offer->n_running == 0 || model_kv_pages_free(offer->model) >= offer->n_running;
+        if (need > n_free)
+                prefix_cache_evict(offer, NULL, need - n_free);
+        *ret_error = sequence_reserve(sequence, tokens - sequence_length(sequence));
+        return *ret_error == 0;
 }
 
 /* Whether the tenant that holds most keeps at least as much as the other will have: else two would evict each other in
@@ -69,7 +84,19 @@ static bool pages_may_take(const struct stream *victim, const struct stream *new
         uint64_t need = DIV_ROUND_UP(newcomer->tokens.n * held, length);
 
         return victim->tenant != newcomer->tenant && victim->rows_flying == 0 &&
-               victim->tenant->pages >= held + newcomer->tenant->pages + need;
+               victim->tenant->pages >= pages_own(victim) + newcomer->tenant->pages + need;
+}
+
+/* One has begun. When others waited for that, it tells how long the queue takes to move up by one. */
+static void pages_count_turn(struct offer *offer) {
+        uint64_t now, turn;
+
+        if (offer->queued == 0)
+                return;
+        now = now_nsec();
+        turn = now - offer->queued;
+        offer->turn_nsec = offer->turn_nsec ? offer->turn_nsec - offer->turn_nsec / 8 + turn / 8 : turn;
+        offer->queued = now;
 }
 
 static void pages_start(struct stream *stream, struct sequence *sequence) {
@@ -85,7 +112,17 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         stream->state = STREAM_RUNNING;
         if (stream->trace.started == 0)
                 stream->trace.started = now_nsec();
+        prefixes_count(stream);
+        if (stream->n_cached > 0)
+                stream_tell_progress(stream);
+        quota_trim(offer->server, stream->tenant);
+        pages_count_turn(offer);
         stream_schedule(stream);
+}
+
+static int pages_give_up(struct stream *stream, int error) {
+        prefixes_leave(stream);
+        return MIN(error, 0);
 }
 
 /* 1: it runs; 0: it has to wait. */
@@ -99,14 +136,14 @@ static int pages_try(struct stream *stream) {
         r = sequence_new(&sequence, offer->model);
         if (r != 0)
                 return r < 0 ? r : 0;
+        prefixes_begin(stream, sequence);
         while (!pages_suffice(offer, sequence, (uint32_t) stream->tokens.n, &r)) {
-                if (r < 0)
-                        return r;
-                sequence_truncate(sequence, 0);
+                if (r != 0)
+                        return pages_give_up(stream, r);
                 most = pages_count(offer);
                 victim = most ? pages_youngest(offer, most) : NULL;
                 if (!victim || !pages_may_take(victim, stream))
-                        return 0;
+                        return pages_give_up(stream, 0);
                 stream_evict(victim);
         }
         pages_start(stream, steal_ptr(sequence));
@@ -134,6 +171,10 @@ void pages_admit(struct offer *offer) {
                         break;
         }
         quota_refuse(offer);
+        if (offer->n_waiting == 0)
+                offer->queued = 0;
+        else if (offer->queued == 0)
+                offer->queued = now_nsec();
 }
 
 bool pages_extend(struct stream *stream) {
@@ -145,6 +186,8 @@ bool pages_extend(struct stream *stream) {
         if (!quota_kv_extend(stream))
                 return false;
         while ((r = sequence_reserve(stream->sequence, need)) == ENGINE_E_PAGES) {
+                if (prefix_cache_evict(offer, NULL, 1) > 0)
+                        continue;
                 victim = pages_youngest(offer, pages_count(offer));
                 if (!victim)
                         victim = stream;
@@ -156,6 +199,7 @@ bool pages_extend(struct stream *stream) {
                 stream_fail(stream, r < 0 ? -r : EIO, "the daemon has no memory for the next token");
                 return false;
         }
+        quota_trim(offer->server, stream->tenant);
         return true;
 }
 
@@ -169,4 +213,14 @@ uint32_t pages_position(const struct stream *stream) {
                 position++;
         }
         return position;
+}
+
+bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret) {
+        const struct offer *offer = stream->offer;
+        uint64_t all, gone = offer->queued ? now - offer->queued : 0;
+
+        if (offer->turn_nsec == 0 || !mul_u64(offer->turn_nsec, pages_position(stream), &all))
+                return false;
+        *ret = all > gone ? all - gone : 0;
+        return true;
 }

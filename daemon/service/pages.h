@@ -4,7 +4,8 @@
 /* Who may hold the KV pages of a model when they don't suffice for all. A stream begins when its whole prompt fits; of
  * those that wait, the next is one of the tenant that holds the fewest pages. A running stream that needs a page when
  * none is free takes it from the youngest stream of the tenant that holds the most, which waits and is computed again
- * later; so nothing ever fails for want of pages in the middle. */
+ * later; so nothing ever fails for want of pages in the middle. Before anything is taken from anybody, what no stream uses is
+ * taken from the prefix cache (prefixes.h). */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,8 +19,12 @@ void pages_admit(struct offer *offer);
 /* Reserves room for the next row of a running stream, at another's cost if need be. False: the stream itself was put
  * back to wait. */
 bool pages_extend(struct stream *stream);
-/* Writes into each tenant (tenant->pages) how many pages of this model its running streams hold. Returns the tenant with
- * running streams that has most, NULL when none runs. */
+/* Writes into each tenant (tenant->pages) how many pages of this model count for it: what its running streams alone have,
+ * and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams that has
+ * most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
 struct tenant *pages_count(struct offer *offer);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);
+/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so far, so
+ * nothing is known. */
+bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret);

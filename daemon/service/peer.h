@@ -50,7 +50,7 @@ struct peer {
         struct list streams;
         struct list stalled; /* streams with events that wait for room, in the order of their waiting */
         uint32_t n_streams;
-        uint64_t tokens_generated, tokens_prompt, activations;
+        uint64_t tokens_generated, tokens_prompt, tokens_cached, activations;
         uint64_t row_layers; /* rows computed for it, times the layers with experts that each went through */
 };
 

@@ -7,6 +7,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "quota.h"
 #include "stream.h"
 
@@ -30,14 +31,16 @@ void quota_count(const struct server *server, struct offer *offer) {
         struct offer *other;
 
         list_for_each(tenant, &server->tenants.list, link)
-                tenant->kv_bytes = 0;
+                tenant->kv_bytes = tenant->kv_idle = 0;
         list_for_each(other, &server->offers, link) {
                 /* Those that have nothing of this model are not looked at by pages_count(). */
                 list_for_each(tenant, &server->tenants.list, link)
-                        tenant->pages = 0;
+                        tenant->pages = tenant->pages_idle = 0;
                 pages_count(other);
-                list_for_each(tenant, &server->tenants.list, link)
-                        tenant->kv_bytes += tenant->pages * page_bytes(other);
+                list_for_each(tenant, &server->tenants.list, link) {
+                        tenant->kv_bytes += (tenant->pages - tenant->pages_idle) * page_bytes(other);
+                        tenant->kv_idle += tenant->pages_idle * page_bytes(other);
+                }
         }
         if (offer)
                 pages_count(offer);
@@ -122,6 +125,26 @@ bool quota_kv_extend(struct stream *stream) {
                 if (victim == stream)
                         return false;
         }
+}
+
+static uint32_t evict_one(const struct server *server, struct tenant *tenant) {
+        struct offer *offer;
+        uint32_t n = 0;
+
+        list_for_each(offer, &server->offers, link)
+                if (n == 0)
+                        n = prefix_cache_evict(offer, tenant, 1);
+        return n;
+}
+
+void quota_trim(const struct server *server, struct tenant *tenant) {
+        uint64_t max = tenant->principal.policy.kv_max;
+
+        if (max == 0)
+                return;
+        do
+                quota_count(server, NULL);
+        while (tenant->kv_bytes + tenant->kv_idle > max && evict_one(server, tenant) > 0);
 }
 
 /* Never while others of its principal are there or not: its tokens alone are too many. */

@@ -8,6 +8,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "quota.h"
 #include "report.h"
 #include "stream.h"
@@ -85,6 +86,7 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
 static void report_request(struct control_builder *reply, const struct stream *stream) {
         uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
         const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
+        uint64_t estimate;
 
         control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
@@ -97,8 +99,11 @@ static void report_request(struct control_builder *reply, const struct stream *s
         control_put_u64(reply, "cap_milli", cap->cap_milli);
         control_put_string(reply, "rule", trace_rule_name(cap->rule));
         control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
-        if (stream->state == STREAM_WAITING)
-                control_put_u64(reply, "position", pages_position(stream));
+        if (stream->state != STREAM_WAITING)
+                return;
+        control_put_u64(reply, "position", pages_position(stream));
+        if (pages_estimate(stream, now_nsec(), &estimate))
+                control_put_u64(reply, "estimate_nsec", estimate);
 }
 
 static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
@@ -140,6 +145,7 @@ static void report_peer(struct control_builder *reply, const struct peer *peer, 
         control_put_u64(reply, "kv_pages", pages);
         control_put_u64(reply, "generated", peer->tokens_generated);
         control_put_u64(reply, "prompt", peer->tokens_prompt);
+        control_put_u64(reply, "cached", peer->tokens_cached);
         control_put_u64(reply, "activations", peer->activations);
         control_put_u64(reply, "experts_milli", peer->row_layers ? 1000 * peer->activations / peer->row_layers : 0);
         control_put_u64(reply, "cap_milli", cap ? cap : peer->policy.experts_max_milli);
@@ -206,14 +212,31 @@ static void report_counters(struct control_builder *reply, const struct metrics 
         control_put_double(reply, "mean_rows", m->iterations ? (double) m->rows / (double) m->iterations : 0.0);
 }
 
-void report_stats(struct control_builder *reply, const struct server *server) {
+/* Of all users together, so for administrators alone: what one finds in the cache is told by what it has asked before. */
+static void report_prefixes(struct control_builder *reply, const struct server *server) {
+        const struct metrics *m = &server->metrics;
+        uint64_t pages = 0, idle = 0;
+        struct offer *offer;
+
+        list_for_each(offer, &server->offers, link) {
+                pages += prefixes_pages(offer);
+                idle += prefixes_idle(offer);
+        }
+        control_put_u64(reply, "prefix_pages", pages);
+        control_put_u64(reply, "prefix_pages_idle", idle);
+        control_put_u64(reply, "prefix_hits", m->prefix_hits);
+        control_put_u64(reply, "prefix_evictions", m->prefix_evictions);
+        control_put_u64(reply, "tokens_cached", m->tokens_cached);
+}
+
+void report_stats(struct control_builder *reply, const struct server *server, bool all) {
         uint64_t pages = 0, pages_free = 0, running = 0, waiting = 0, models = 0, users = 0;
         struct offer *offer;
         struct user *user;
 
         list_for_each(offer, &server->offers, link) {
                 pages += model_awake(offer->model) ? model_info(offer->model)->kv_pages : 0;
-                pages_free += model_kv_pages_free(offer->model);
+                pages_free += model_kv_pages_free(offer->model) + prefixes_idle(offer);
                 running += offer->n_running;
                 waiting += offer->n_waiting;
                 models += !offer->retired;
@@ -236,6 +259,8 @@ void report_stats(struct control_builder *reply, const struct server *server) {
         control_put_u64(reply, "resident_bytes", resident_bytes());
         control_put_bool(reply, "draining", server->draining);
         report_counters(reply, &server->metrics);
+        if (all)
+                report_prefixes(reply, server);
 }
 
 static void report_key(struct control_builder *reply, enum policy_key key, const struct policy *policy,
@@ -287,6 +312,7 @@ static void report_tenant(struct control_builder *reply, const struct server *se
         control_put_u64(reply, "row_layers", tenant->row_layers);
         control_put_u64(reply, "served_nsec", p->served_nsec);
         control_put_u64(reply, "prompt", p->rows_prompt);
+        control_put_u64(reply, "cached", tenant->tokens_cached);
         control_put_u64(reply, "generated", p->rows_generated);
         control_put_u64(reply, "connections", tenant->n_connections);
         control_put_u64(reply, "streams", tenant->n_streams);

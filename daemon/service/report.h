@@ -16,7 +16,8 @@ struct user;
 void report_model(struct control_builder *reply, const struct offer *offer);
 /* The connections with their requests; only those of `only` if it is not NULL. */
 void report_peers(struct control_builder *reply, const struct server *server, const struct user *only);
-void report_stats(struct control_builder *reply, const struct server *server);
+/* `all`: also what only administrators may know. */
+void report_stats(struct control_builder *reply, const struct server *server, bool all);
 /* How often each expert of its layers from `from` on was used, of as many layers as fit. As secret as text (P7): for root
  * alone. */
 void report_experts(struct control_builder *reply, const struct offer *offer, uint32_t from);

@@ -10,6 +10,7 @@
 #include "iterate.h"
 #include "listener.h"
 #include "long-pass.h"
+#include "measure.h"
 #include "offer.h"
 #include "peer.h"
 #include "server.h"
@@ -324,6 +325,10 @@ int server_run(struct server *server) {
                         return busy;
                 server_reap(server);
                 r = server_iterate(server);
+                if (r < 0)
+                        return r;
+                if (r == 0 && !busy)
+                        r = measure_run(server);
                 if (r < 0)
                         return r;
                 server_reap(server);

@@ -21,6 +21,7 @@
 struct change;
 struct listener;
 struct long_pass;
+struct prefix_cache;
 struct sampler_scratch;
 struct stream;
 
@@ -60,10 +61,18 @@ struct offer {
         struct sampler_scratch *scratch;
         struct sched_model sched;
         struct long_pass *passes; /* [LONG_PASSES], or NULL */
+        uint32_t n_trials;        /* passes that were measured at the start, two of each kind; */
+        uint64_t trial_nsec;      /* what the first of the two took */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
         uint32_t n_scoring; /* of the running ones */
+        bool behind; /* streams are held back while others compute what they have in common */
+        struct prefix_cache *prefixes;
+        bool shares_prefixes; /* else nothing is put into it, and nothing looked for */
+        struct list accounts; /* struct prefix_account */
+        uint64_t queued;    /* nsec: since when the first that waits has been the first; 0: none waits */
+        uint64_t turn_nsec; /* how long that takes, in the mean of late; 0: nobody has waited yet */
         bool admit; /* a stream or pages came: waiting ones may have a chance */
         struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
         struct stream **streams; /* whose they are */
@@ -97,6 +106,8 @@ struct server {
         struct list graves; /* streams that have ended */
         uint32_t n_peers, n_streams;
         uint32_t n_long; /* long passes that are under way */
+        uint32_t n_warming; /* models whose weights are being read ahead */
+        bool memory_short;  /* there are models whose weights do not all fit */
         uint64_t serials; /* of streams, by age; what people call them by */
         struct history history;
         uint32_t handles; /* of models */

@@ -8,6 +8,7 @@
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
+#include "prefixes.h"
 #include "prompt.h"
 #include "stream.h"
 
@@ -154,6 +155,7 @@ static void stream_release(struct stream *stream) {
                 offer->n_waiting--;
         }
         list_unlink(&stream->place);
+        prefixes_leave(stream);
         sequence_free(stream->sequence);
         stream->sequence = NULL;
         offers_admit(offer->server);
@@ -256,6 +258,7 @@ static void stream_put_done(struct stream *stream, enum wire_done how) {
                 .activations = stream->activations,
                 .event = WIRE_EVENT_DONE,
                 .detail = (uint16_t) how,
+                .token = (int32_t) stream->n_cached,
                 .value = stream->n_generated,
                 .cap_milli = stream_cap_milli(stream),
         };
@@ -490,6 +493,10 @@ void stream_schedule(struct stream *stream) {
         left = stream_rows_left(stream);
         stream->sched.position = sequence_length(stream->sequence);
         stream->sched.cap_milli = stream_cap_milli(stream);
+        if (prefixes_behind(stream)) {
+                stream->offer->behind = true;
+                left = 0;
+        }
         sched_stream_set_pending(scheduler, &stream->sched, left,
                                  left == 1 && stream->n_generated > 0 && !stream_scores(stream));
 }
@@ -520,9 +527,9 @@ static uint32_t stream_logits(const struct stream *stream, uint32_t position, ui
         return end > told ? MIN(rows, end - told) : 0;
 }
 
-void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
-                  struct step_budget *budgets) {
-        uint32_t segment = 0, moe_layers = model_info(stream->offer->model)->moe_layers;
+void stream_describe(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                     struct step_budget *budgets, struct step_part *ret) {
+        uint32_t moe_layers = model_info(stream->offer->model)->moe_layers, segment = 0;
 
         for (uint32_t i = 0; i < rows; i++) {
                 const struct stream_cap *cap;
@@ -536,6 +543,14 @@ void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows,
                 budgets[i] = (struct step_budget) { .cap_milli = adaptive ? cap->cap_milli : STEP_BUDGET_NONE,
                                                     .min_milli = cap->min_milli };
         }
+        *ret = (struct step_part) {
+                .tokens = stream->tokens.ids + position,
+                .allowances = allowances,
+                .budgets = budgets,
+                .ride_experts = stream->ride_experts,
+                .count = rows,
+                .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
+        };
 }
 
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
@@ -544,17 +559,9 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 
         /* Without memory for another stretch, the last one goes on. */
         (void) stream_update_cap(stream);
-        stream_allow(stream, position, rows, allowances, budgets);
-        *ret = (struct step_part) {
-                .sequence = stream->sequence,
-                .tokens = stream->tokens.ids + position,
-                .allowances = allowances,
-                .budgets = budgets,
-                .ride_experts = stream->ride_experts,
-                .count = rows,
-                .prompt = position < stream->n_prompt ? MIN(rows, stream->n_prompt - position) : 0,
-                .logits = stream_logits(stream, position, rows),
-        };
+        stream_describe(stream, position, rows, allowances, budgets, ret);
+        ret->sequence = stream->sequence;
+        ret->logits = stream_logits(stream, position, rows);
         stream->rows_flying = rows;
 }
 
@@ -672,16 +679,17 @@ static void stream_score(struct stream *stream, const struct step_part *part) {
 }
 
 /* For a progress bar; one that finds no room is not worth waiting for. */
-static void stream_tell_progress(struct stream *stream) {
+void stream_tell_progress(struct stream *stream) {
         struct wire_completion event = {
                 .request = stream->id,
                 .activations = stream->activations,
                 .event = WIRE_EVENT_PROGRESS,
+                .token = (int32_t) stream->n_cached,
                 .value = sequence_length(stream->sequence),
         };
         uint32_t room = 0;
 
-        if (stream->n_generated > 0 || stream->peer->dead || !outbox_empty(&stream->outbox))
+        if (stream->n_generated > 0 || !stream->peer || stream->peer->dead || !outbox_empty(&stream->outbox))
                 return;
         if (ring_space(&stream->peer->completions, &room) != 0 || room == 0)
                 return;
@@ -692,6 +700,7 @@ static void stream_tell_progress(struct stream *stream) {
 void stream_advance(struct stream *stream, const struct step_part *part) {
         stream->rows_flying = 0;
         stream_count(stream, part);
+        prefixes_store(stream);
         if (stream->cancelled || !stream->peer)
                 stream_end(stream, WIRE_DONE_CANCELLED);
         else if (stream_scores(stream))

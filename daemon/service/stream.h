@@ -4,6 +4,7 @@
 /* One generation, from the submission to the last event. */
 
 #include "outbox.h"
+#include "prefix.h"
 #include "request.h"
 #include "sampler.h"
 #include "scheduler.h"
@@ -59,12 +60,14 @@ struct stream {
         uint32_t n_prompt;
         uint32_t n_generated; /* or, of the prompt, scored: what the client has been told */
         struct sequence *sequence;
+        struct prefix_cursor prefix; /* of the sequence, in the offer's cache */
         struct sampler *sampler;
         struct detokenizer detokenizer;
         struct stop_matcher stops;
         struct stream_cap *caps;
         uint32_t n_caps;
-        uint32_t rows_seen;     /* rows that have been computed at least once */
+        uint32_t rows_seen;     /* rows that it has had at least once */
+        uint32_t n_cached;      /* of them, those that it did not compute but found in the prefix cache */
         uint32_t rows_flying;   /* in the running forward pass */
         bool cancelled;         /* to be ended when the forward pass is over */
         uint64_t activations;
@@ -107,11 +110,12 @@ void stream_schedule(struct stream *stream);
 /* Takes its KV back; it waits for pages and is then computed again. Not while it is in a forward pass. */
 void stream_evict(struct stream *stream);
 
-/* Writes what each of `rows` rows from `position` on may use: `allowances` and `budgets` of struct step_part. */
-void stream_allow(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
-                  struct step_budget *budgets);
-/* Writes the part of the next forward pass that is `rows` rows of this stream; `allowances` and `budgets` have room for
- * them. */
+/* Writes all that the bits of `rows` rows from `position` on depend on, as a part without a sequence; `allowances` and
+ * `budgets` have room for them. */
+void stream_describe(const struct stream *stream, uint32_t position, uint32_t rows, uint32_t *allowances,
+                     struct step_budget *budgets, struct step_part *ret);
+/* Writes the part of the next forward pass that is `rows` rows of this stream, which get the cap that holds now;
+ * `allowances` and `budgets` have room for them. */
 void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, struct step_budget *budgets,
                  struct step_part *ret);
 /* Takes the results of a forward pass: counts, chooses a token, sends it. Does not yet make room for the next row: that
@@ -119,6 +123,8 @@ void stream_part(struct stream *stream, uint32_t rows, uint32_t *allowances, str
 void stream_advance(struct stream *stream, const struct step_part *part);
 /* Gives the parts whose streams ride, and those that they may ride on, the same group: those of one user. */
 void streams_group(struct stream *const *streams, struct step_part *parts, uint32_t n);
+/* Tells the client how much of its prompt is there. */
+void stream_tell_progress(struct stream *stream);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
 /* The forward pass was given up before it was done: ends the stream if it was cancelled meanwhile, or else puts it back to

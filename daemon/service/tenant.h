@@ -25,8 +25,9 @@ struct tenant {
         uint64_t row_layers; /* rows computed for it, times the layers with experts that each went through */
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
-        uint32_t pages;     /* scratch of pages.c */
-        uint64_t kv_bytes;  /* scratch of quota.c */
+        uint32_t pages, pages_idle; /* scratch of pages.c */
+        uint64_t tokens_cached; /* rows of its streams that came from the prefix cache */
+        uint64_t kv_bytes, kv_idle; /* scratch of quota.c */
 };
 
 void tenants_init(struct tenants *tenants);

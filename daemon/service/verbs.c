@@ -316,7 +316,7 @@ static int verb_stats(struct call *call) {
         case CONTROL_E_TYPE:
                 return wrong(call, "experts", "the name of a model");
         }
-        report_stats(call->reply, call->peer->server);
+        report_stats(call->reply, call->peer->server, peer_is_admin(call->peer));
         return 0;
 }
 

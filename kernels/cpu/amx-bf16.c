@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows of prompts on the matrix unit: weights and activations are rounded to bfloat16, multiplied, and added up as float32
- * in one tile, column after column, whatever rows are in the job. That is half the products that whole numbers take
- * (amx-256.c), and nothing is left to be done per block.
+/* Rows of prompts by weights that bytes would be too coarse for (amx-prompt.c), on the matrix unit: weights and activations
+ * are rounded to bfloat16, multiplied, and added up as float32 in one tile, column after column, whatever rows are in the
+ * job. That is half the products that exact whole numbers take (amx-256.c), and nothing is left to be done per block.
  *
  * Weights are unpacked a block ahead of their first products, between these: in larger pieces AVX-512's work would fill up
  * the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied with all

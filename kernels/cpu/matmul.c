@@ -218,16 +218,22 @@ static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
         return m->first_piece[op->count];
 }
 
-int cpu_matmul(struct stream *s, const struct op_matmul *op) {
-        struct cpu_backend *b = cpu_backend(s);
+/* Rows at a time, so that scratch stays below MATMUL_SCRATCH: rows may be needed in two forms of 8 bits, each of them also
+ * as panels. As in moe.c, where a call is cut changes no bit, and slices are of one size. */
+enum { MATMUL_SCRATCH = 64 << 20 };
+
+static uint32_t matmul_slice_rows(const struct op_matmul *op) {
+        uint64_t most = MAX(MATMUL_SCRATCH / (5 * (uint64_t) op->out[0].w.cols), UINT64_C(1));
+
+        return (uint32_t) DIV_ROUND_UP(op->n, DIV_ROUND_UP(op->n, most));
+}
+
+static int matmul_slice(struct cpu_backend *b, const struct op_matmul *op) {
         struct matmul m = {.op = op, .variant = b->variant, .deal = b->deals[0]};
         const int32_t *prompt = b->scratch.planned ? NULL : host_address(op->prompt);
         uint64_t pieces, bundles = 0;
         int r;
 
-        r = host_check_matmul(op);
-        if (r || op->n == 0)
-                return r;
         m.n_exact = count_exact(op, prompt);
         matmul_inputs(&m);
         r = matmul_reserve(&m, &b->scratch);
@@ -246,4 +252,22 @@ int cpu_matmul(struct stream *s, const struct op_matmul *op) {
                         },
                         2);
         return 0;
+}
+
+int cpu_matmul(struct stream *s, const struct op_matmul *op) {
+        struct op_matmul slice = *op;
+        int r = host_check_matmul(op);
+
+        if (r || op->n == 0)
+                return r;
+        for (uint32_t from = 0, rows = matmul_slice_rows(op); r == 0 && from < op->n; from += rows) {
+                slice.n = MIN(rows, op->n - from);
+                slice.x = device_offset(op->x, from * (uint64_t) op->x_stride * sizeof(float));
+                if (op->prompt.address)
+                        slice.prompt = device_offset(op->prompt, from * sizeof(int32_t));
+                for (uint32_t i = 0; i < op->count; i++)
+                        slice.out[i].y = device_offset(op->out[i].y, from * (uint64_t) op->out[i].y_stride * sizeof(float));
+                r = matmul_slice(cpu_backend(s), &slice);
+        }
+        return r;
 }

@@ -30,10 +30,12 @@ def clients_share_batches(d, cases):
 def main():
     cases = [(prompt, ("--max-tokens", 600, "--ignore-eog", "--temp", temperature, "--seed", 11 + i))
              for i, (prompt, temperature) in enumerate(zip(prompts(), (0, 1.0, 0.7, 1.3)))]
-    with Daemon() as d:
+    # What is computed together must not have been there before.
+    config = "[Daemon]\nPrefixCache=no\n"
+    with Daemon(config=config) as d:
         clients_share_batches(d, cases)
     # Two models in one daemon, their streams in the same iterations.
-    with Daemon("--model", "other=" + SECOND) as d:
+    with Daemon("--model", "other=" + SECOND, config=config) as d:
         assert [m["name"] for m in d.json("models")["models"]] == ["tiny", "other"]
         clients_share_batches(d, [(prompt, args + ("--model", name)) for prompt, args in cases[:3]
                                   for name in ("tiny", "other")])

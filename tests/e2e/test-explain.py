@@ -84,6 +84,18 @@ def a_change_in_the_middle_begins_a_stretch(d):
     assert 0 <= allowed - told["activations"] <= 2 * 4 * layers, (allowed, told)
 
 
+def an_allowance_that_drains_is_told_step_by_step(d):
+    d.moectl("budget", "set", ME, "ExpertsMax=3.5", "ActivationRate=2000", "ActivationBurst=2000")
+    told = explain(d, d.run(prompts()[0], "--max-tokens", 600, "--ignore-eog")["number"])
+    d.moectl("budget", "reset", ME)
+    got = stretches(told)
+    assert len(got) > 4 and got[0][1:3] == (3500, "ExpertsMax"), got
+    assert all(s[2:] == ("ActivationRate", "ActivationRate=2000 of %s (moectl budget set)" % ME) for s in got[1:]), got
+    allowed = sum((end - s[0]) * s[1] * told["moe_layers"] // 1000
+                  for s, end in zip(got, [s[0] for s in got[1:]] + [told["rows"]]))
+    assert told["activations"] <= allowed, (told["activations"], allowed)
+
+
 def its_share_of_the_batches_is_told(d):
     client = d.helper("load", "-r", 4, "-n", 60)
     finish(client)
@@ -136,6 +148,7 @@ def main():
         what_it_asked_for_and_used_is_told(d)
         the_rule_that_lowered_a_cap_is_told(d)
         a_change_in_the_middle_begins_a_stretch(d)
+        an_allowance_that_drains_is_told_step_by_step(d)
         its_share_of_the_batches_is_told(d)
         how_it_ended_is_told(d)
         the_last_1024_are_kept(d)

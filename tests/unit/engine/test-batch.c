@@ -156,10 +156,13 @@ struct elder {
         struct subject subject;
 };
 
-static void key_of(const struct subject *s, uint32_t page, struct prefix_key *ret) {
-        for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
-                ret->rows[i] = (struct prefix_row) { s->tokens[page * KV_PAGE_TOKENS + i],
-                                                     s->allowances[page * KV_PAGE_TOKENS + i] };
+static void key_of(const struct elder *e, const struct subject *s, uint32_t page, struct prefix_key *ret) {
+        uint32_t at = page * KV_PAGE_TOKENS;
+
+        prefix_key_init(ret, e->cache, &(struct step_part) {
+                .tokens = s->tokens + at, .allowances = s->allowances + at, .budgets = s->budgets + at,
+                .count = KV_PAGE_TOKENS, .prompt = KV_PAGE_TOKENS,
+        });
 }
 
 static void make_elder(struct elder *e, struct step *step, struct model *model, const struct subject *s) {
@@ -176,7 +179,7 @@ static void make_elder(struct elder *e, struct step *step, struct model *model, 
 
                 run(step, &part, 1);
                 while ((e->cursor.pages + 1) * KV_PAGE_TOKENS <= MIN(last, sequence_length(e->sequence))) {
-                        key_of(&e->subject, e->cursor.pages, &key);
+                        key_of(e, &e->subject, e->cursor.pages, &key);
                         assert_se(prefix_store(&e->cursor, &key, e->sequence, &e->owner) == 0);
                 }
         }
@@ -189,7 +192,7 @@ static void follow_elder(struct elder *e, struct sequence *sequence, const struc
 
         assert_se(prefix_enter(&cursor, e->cache, 0) == 0);
         while (cursor.pages < (prompt - 1) / KV_PAGE_TOKENS) {
-                key_of(s, cursor.pages, &key);
+                key_of(e, s, cursor.pages, &key);
                 assert_se(prefix_follow(&cursor, &key, sequence, &e->owner) == 0);
         }
         prefix_leave(&cursor);

@@ -58,7 +58,7 @@ static struct text text(uint32_t seed, uint32_t same) {
         for (uint32_t i = 0; i < TEXT; i++)
                 t.keys[i / PAGE].rows[i % PAGE] = (struct prefix_row) {
                         .token = (int32_t) ((i * 7 + (i < same * PAGE ? 0 : seed)) % TINY_VOCAB),
-                        .allowance = i % (TINY_LAYERS * TINY_EXPERTS_USED + 1),
+                        .experts = i % (TINY_LAYERS * TINY_EXPERTS_USED + 1),
                 };
         return t;
 }
@@ -105,7 +105,7 @@ static const float *compute(struct writer *writer, uint32_t pages) {
                 const struct prefix_row *row = &writer->text->keys[(at + i) / PAGE].rows[(at + i) % PAGE];
 
                 tokens[i] = row->token;
-                allowances[i] = row->allowance;
+                allowances[i] = row->experts;
         }
         assert_se(sequence_reserve(writer->sequence, n) == 0);
         assert_se(step_run(writer->world->step, &part, 1) == 0);
@@ -174,7 +174,7 @@ TEST(a_hit_gives_the_bits_of_a_miss) {
         world_close(&w);
 }
 
-TEST(every_token_and_every_allowance_of_a_page_counts) {
+TEST(all_of_every_row_of_a_page_counts) {
         struct world w;
         struct text one = text(0, 4), other;
 
@@ -185,7 +185,10 @@ TEST(every_token_and_every_allowance_of_a_page_counts) {
                 other.keys[i / PAGE].rows[i % PAGE].token ^= 1;
                 assert_se(known(&w, &other, 1) == i / PAGE);
                 other = one;
-                other.keys[i / PAGE].rows[i % PAGE].allowance++;
+                other.keys[i / PAGE].rows[i % PAGE].experts++;
+                assert_se(known(&w, &other, 1) == i / PAGE);
+                other = one;
+                other.keys[i / PAGE].rows[i % PAGE].how ^= 1;
                 assert_se(known(&w, &other, 1) == i / PAGE);
         }
         /* And so do those of all pages before it. */
@@ -193,6 +196,51 @@ TEST(every_token_and_every_allowance_of_a_page_counts) {
         other.keys[0] = one.keys[1];
         other.keys[1] = one.keys[0];
         assert_se(known(&w, &other, 1) == 0 && known(&w, &one, 1) == 2);
+        world_close(&w);
+}
+
+static bool same_key(const struct world *w, const struct step_part *a, const struct step_part *b) {
+        struct prefix_key one, other;
+
+        prefix_key_init(&one, w->cache, a);
+        prefix_key_init(&other, w->cache, b);
+        return memcmp(&one, &other, sizeof(one)) == 0;
+}
+
+TEST(a_key_says_what_a_part_says) {
+        int32_t tokens[PAGE] = { 1, 2, 3 };
+        uint32_t allowances[PAGE] = { 4, 5 }, others[PAGE] = { 4, 5, 6 };
+        struct step_budget budgets[PAGE], higher[PAGE], none[PAGE];
+        struct step_part part = { .tokens = tokens, .allowances = allowances, .count = PAGE, .prompt = PAGE }, other = part;
+        struct world w;
+
+        world_open(&w, 1);
+        for (uint32_t i = 0; i < PAGE; i++) {
+                budgets[i] = (struct step_budget) { 1500, 1000 };
+                higher[i] = (struct step_budget) { 1500, i == 9 ? 2000 : 1000 };
+                none[i] = (struct step_budget) { STEP_BUDGET_NONE, i };
+        }
+        other.allowances = others;
+        assert_se(!same_key(&w, &part, &other));
+        other = part;
+        other.budgets = budgets;
+        assert_se(!same_key(&w, &part, &other));
+        part = other;
+        other.budgets = higher;
+        assert_se(!same_key(&w, &part, &other));
+        /* Who has a budget has no use for an allowance, who has an allowance none for a floor. */
+        other = part;
+        other.allowances = others;
+        assert_se(same_key(&w, &part, &other));
+        part.budgets = none;
+        other.budgets = NULL;
+        other.allowances = allowances;
+        assert_se(same_key(&w, &part, &other));
+        /* Where prompts are computed in no other way they are as good as any row. */
+        other.prompt = PAGE - 1;
+        assert_se(same_key(&w, &part, &other));
+        w.backend->flags |= BACKEND_PROMPTS;
+        assert_se(!same_key(&w, &part, &other));
         world_close(&w);
 }
 

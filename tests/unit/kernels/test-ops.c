@@ -359,7 +359,7 @@ TEST(moe_agrees_over_types_and_rows) {
 }
 
 /* 96 MiB of scratch hold 98,304 rows of this shape. */
-/* What rounds to bfloat16 does so whatever other rows there are. (The tolerance is of the largest error; experts of random
+/* What rounds prompts does so whatever other rows there are. (The tolerance is of the largest error; experts of random
  * numbers have results of very different sizes.) */
 TEST(rows_of_prompts_agree_beside_others) {
         static const uint32_t rows[] = {1, 2, 7, 33, 100};

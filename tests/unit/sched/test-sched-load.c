@@ -49,6 +49,7 @@ static struct world *world_new(uint64_t seed) {
         sched_model_init(&world->model, &(struct cost_shape) { .layers = LAYERS, .moe_layers = LAYERS }, 0);
         for (int i = 0; i < _COST_TERM_N; i++)
                 world->model.cost.coefficients[i] = i == COST_ROW_PROMPT || i == COST_ROW_GENERATED ? 1000.0 : 0.0;
+        world->model.cost.short_rows = world->model.ride_rows = 100000;
         for (int i = 0; i < USERS; i++) {
                 struct policy policy = { .weight = 50u << (i % 4), .experts_max_milli = 700u * (unsigned) i };
 

@@ -115,10 +115,10 @@ TEST(every_key_is_read) {
         struct config *c = load("# a comment\n; another\n"
                                 "[Daemon]\nSocket=/run/x.sock\nSocketMode=0660\nThreads = 3 \r\nKvMemory=512M\n"
                                 "KvType=f32\nRowsMax=128\n  PromptRowsMax=17\nContextMax=4096\nContextExtend=on\n"
-                                "SpinUsec=1ms\nDrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\n"
+                                "SpinUsec=1ms\nDrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\nPrefixCache=no\n"
                                 "[Limits]\nConnectionsMax=1\nStreamsMax=2\nQueueMax=0\nRingEntriesMax=8\nArenaMax=64K\n"
                                 "PromptBytesMax=1G\n"
-                                "[Model a]\nFile=/a.gguf\nIdleUnloadSec=250ms\n[Model b.Q4_K-M]\nFile=/b = c.gguf\nDefault=yes\n"
+                                "[Model a]\nFile=/a.gguf\nIdleUnloadSec=250ms\nPrefixCache=on\n[Model b.Q4_K-M]\nFile=/b = c.gguf\nDefault=yes\n"
                                 "[Budget default]\nExpertsMax=2.5\n[Budget uid:0]\nWeight=300\nExpertsMax=infinity",
                                 &report);
         struct policy_principal root = { .kind = POLICY_KIND_UID };
@@ -136,6 +136,7 @@ TEST(every_key_is_read) {
         assert_se(config_idle_unload(c, config_find_model(c, "a")) == NSEC_PER_SEC / 4);
         assert_se(config_idle_unload(c, config_find_model(c, "b.Q4_K-M")) == 300 * NSEC_PER_SEC);
         assert_se(config_idle_unload(c, NULL) == 300 * NSEC_PER_SEC && !config_find_model(c, "b"));
+        assert_se(config_prefix_cache(c, config_find_model(c, "a")) && !config_prefix_cache(c, NULL));
         assert_se(c->budgets.n_rules == 2 && c->budgets.rules[0].policy.experts_max_milli == 2500);
         assert_se(policy_table_find(&c->budgets, &root)->policy.weight == 300);
         assert_se(policy_table_find(&c->budgets, &root)->policy.experts_max_milli == 0);
@@ -191,7 +192,8 @@ TEST(further_mistakes_are_told_likewise) {
         refused("[Daemon]\nLogLevel=loud", "err, warning, notice, info or debug");
         refused("[Daemon]\nExpertsMin=2", "moed.conf:2: ExpertsMin=: not a key of [Daemon]; it knows Socket, SocketMode");
         refused("[Limits]\nRowsMax=2", "not a key of [Limits]; it knows ConnectionsMax");
-        refused("[Model m]\nFile=/m\nPath=/m", "not a key of [Model]; it knows File, Default, IdleUnloadSec");
+        refused("[Model m]\nFile=/m\nPath=/m", "not a key of [Model]; it knows File, Default, IdleUnloadSec, PrefixCache");
+        refused("[Model m]\nFile=/m\nPrefixCache=full", "PrefixCache=full: yes or no");
         refused("[Model m]\nFile=/m\nIdleUnloadSec=800h", "IdleUnloadSec=800h: ");
         refused("[Daemon]\nIdleUnloadSec=-1", "IdleUnloadSec=-1: ");
         refused("[Model m]\nFile=/m\nFile=m.gguf", "File=m.gguf: an absolute path");

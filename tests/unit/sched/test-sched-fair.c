@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The scheduler before a machine whose passes take a known time, with a clock of its own: hours of work in seconds. The
+ * loop is the daemon's: ask whose turn it is, compute a short pass or a layer of a long one, tell the cost model. */
+
+#include <math.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "scheduler.h"
+#include "test.h"
+
+enum { LAYERS = 16, EXPERTS = 64, USED = 8, ROWS_MAX = 512, LONG_ROWS = 2048, PASSES = 4, CLIENTS_MAX = 80, USERS_MAX = 9 };
+
+struct client {
+        struct sched_stream stream;
+        struct user *user;
+        uint32_t prompt, answer, done; /* rows of its request; computed */
+        uint64_t idle;                 /* between the end of one and the next */
+        uint64_t begun, next;          /* when the request was made; when the next one is, while there is none */
+        uint64_t token;                /* when the latest was generated */
+        bool asking;
+        double *firsts;                /* seconds to the first token, of each request */
+        uint32_t n_firsts;
+        double gap_max;
+};
+
+struct user {
+        struct principal principal;
+        uint64_t rows_prompt, rows_generated;
+};
+
+struct pass {
+        struct sched_pass sched;
+        struct sched_pick picks[CLIENTS_MAX];
+        uint32_t n;
+        double layer; /* what each takes in truth */
+};
+
+struct world {
+        struct scheduler scheduler;
+        struct sched_model model;
+        struct pass passes[PASSES];
+        struct user users[USERS_MAX];
+        struct client clients[CLIENTS_MAX];
+        uint32_t n_users, n_clients;
+        uint64_t random;
+        void (*each)(struct world *world); /* after every turn */
+        double low, high;
+};
+
+static double uniform(struct world *w) {
+        w->random ^= w->random << 13;
+        w->random ^= w->random >> 7;
+        w->random ^= w->random << 17;
+        return (double) (w->random >> 11) / (double) (UINT64_C(1) << 53);
+}
+
+/* Two cores and a model of 7 GB: reading and computing overlap a little, and nothing takes the same time twice. */
+static double truth(struct world *w, const struct cost_load *load) {
+        const double *t = load->terms;
+        double read = 15e6 + 300e3 * LAYERS * EXPERTS * -expm1(load->missed) * 0.9;
+        double compute = 2.2e6 * t[COST_ROW_PROMPT] + 3e6 * t[COST_ROW_GENERATED] + 15e3 * t[COST_KEY_PROMPT] +
+                         50e3 * t[COST_KEY_GENERATED] + 30e3 * t[COST_ACTIVATION_GENERATED];
+
+        return (MAX(read, compute) + 0.6 * MIN(read, compute)) * (0.95 + 0.1 * uniform(w));
+}
+
+static struct world *world_new(uint64_t seed) {
+        struct cost_shape shape = { LAYERS, LAYERS, EXPERTS, USED, 4000000000 };
+        struct world *w = calloc(1, sizeof(*w));
+
+        assert_se(w);
+        w->random = seed;
+        scheduler_init(&w->scheduler);
+        w->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
+        sched_model_init(&w->model, &shape, LONG_ROWS);
+        for (int i = 0; i < PASSES; i++)
+                sched_pass_init(&w->passes[i].sched, &w->model);
+        for (int i = 0; i < 60; i++) { /* as measured at the start */
+                struct cost_load load = {};
+
+                cost_load_add(&w->model.cost, &load, &(struct cost_rows) {
+                        .rows = i % 2 ? 1u << (i % 10) : 1u << (i % 5), .prompt = i % 2, .position = 40u * (unsigned) i,
+                        .cap_milli = i % 3 ? 8000 : 4000, .logits = 1,
+                });
+                cost_observe(&w->model.cost, &load, 0, (uint64_t) truth(w, &load), true);
+        }
+        return w;
+}
+
+static struct user *add_user(struct world *w, struct policy policy) {
+        struct user *user = &w->users[w->n_users++];
+
+        principal_init(&user->principal, &policy);
+        return user;
+}
+
+static struct client *add_client(struct world *w, struct user *user, uint32_t prompt, uint32_t answer, double idle) {
+        struct client *client = &w->clients[w->n_clients++];
+
+        *client = (struct client) { .user = user, .prompt = prompt, .answer = answer, .idle = (uint64_t) (idle * 1e9) };
+        client->firsts = calloc(100000, sizeof(double));
+        client->next = w->scheduler.now;
+        sched_stream_init(&client->stream, &user->principal, &w->model);
+        return client;
+}
+
+static void client_update(struct world *w, struct client *client) {
+        struct sched_stream *stream = &client->stream;
+        bool decoding = client->done >= client->prompt;
+        enum cap_rule rule;
+
+        stream->position = client->done;
+        stream->cap_milli = sched_cap_milli(&client->user->principal, &client->user->principal.policy, 0, USED, &rule);
+        sched_stream_set_pending(&w->scheduler, stream, !client->asking ? 0 : decoding ? 1 : client->prompt - client->done,
+                                 decoding);
+}
+
+static void clients_ask(struct world *w) {
+        for (uint32_t i = 0; i < w->n_clients; i++) {
+                struct client *client = &w->clients[i];
+
+                if (client->asking || client->next > w->scheduler.now)
+                        continue;
+                client->asking = true;
+                client->done = 0;
+                client->begun = client->next = w->scheduler.now;
+                client_update(w, client);
+        }
+}
+
+/* The rows have been computed, `now`. */
+static void client_advance(struct world *w, struct client *client, uint32_t rows) {
+        bool prompt = client->done < client->prompt;
+        uint64_t now = w->scheduler.now;
+
+        client->done += rows;
+        *(prompt ? &client->user->rows_prompt : &client->user->rows_generated) += rows;
+        sched_settle(&client->stream, rows, prompt, (uint64_t) rows * client->stream.cap_milli * LAYERS / 1000);
+        if (client->done >= client->prompt) {
+                if (prompt)
+                        client->firsts[client->n_firsts++] = (double) (now - client->begun) / 1e9;
+                else
+                        client->gap_max = MAX(client->gap_max, (double) (now - client->token) / 1e9);
+                client->token = now;
+        }
+        if (client->done == client->prompt + client->answer) {
+                client->asking = false;
+                client->next = MAX(client->begun + client->idle, now);
+        }
+        client_update(w, client);
+}
+
+static void advance(struct world *w, const struct sched_pick *picks, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                client_advance(w, container_of(picks[i].stream, struct client, stream), picks[i].rows);
+}
+
+static void run_short(struct world *w) {
+        struct sched_limits limits = { .rows_max = ROWS_MAX, .prompt_max = ROWS_MAX };
+        struct sched_pick picks[CLIENTS_MAX];
+        uint32_t n = scheduler_pick(&w->scheduler, &limits, picks, CLIENTS_MAX);
+        double nsec;
+
+        assert_se(n > 0);
+        nsec = truth(w, &w->model.load);
+        w->scheduler.now += (uint64_t) nsec;
+        cost_observe(&w->model.cost, &w->model.load, 0, (uint64_t) nsec, false);
+        advance(w, picks, n);
+}
+
+static void run_layer(struct world *w, struct pass *pass) {
+        struct cost_load load = pass->sched.load;
+
+        sched_pass_layer(&w->scheduler, &pass->sched);
+        w->scheduler.now += (uint64_t) pass->layer;
+        if (pass->sched.layers_left > 0)
+                return;
+        cost_observe(&w->model.cost, &load, 0, (uint64_t) (pass->layer * LAYERS), false);
+        sched_pass_end(&w->scheduler, &pass->sched);
+        advance(w, pass->picks, pass->n);
+}
+
+static void run_turn(struct world *w) {
+        struct sched_pass *sched;
+        struct pass *pass;
+
+        switch (scheduler_turn(&w->scheduler, &sched)) {
+        case SCHED_TURN_NONE:
+                w->scheduler.now += 1000000;
+                break;
+        case SCHED_TURN_SHORT:
+                run_short(w);
+                break;
+        case SCHED_TURN_BEGIN:
+                pass = container_of(sched, struct pass, sched);
+                pass->n = scheduler_pick_long(&w->scheduler, sched, pass->picks, CLIENTS_MAX);
+                pass->layer = truth(w, &sched->load) / LAYERS;
+                run_layer(w, pass);
+                break;
+        case SCHED_TURN_LAYER:
+                run_layer(w, container_of(sched, struct pass, sched));
+                break;
+        }
+}
+
+static void run(struct world *w, double seconds) {
+        uint64_t end = w->scheduler.now + (uint64_t) (seconds * 1e9);
+
+        while (w->scheduler.now < end) {
+                clients_ask(w);
+                run_turn(w);
+                if (w->each)
+                        w->each(w);
+        }
+}
+
+static int compare(const void *a, const void *b) {
+        double x = *(const double *) a, y = *(const double *) b;
+
+        return x < y ? -1 : x > y;
+}
+
+static double p95(struct client *client) {
+        assert_se(client->n_firsts > 20);
+        qsort(client->firsts, client->n_firsts, sizeof(double), compare);
+        return client->firsts[(size_t) (0.95 * (client->n_firsts - 1))];
+}
+
+static const struct policy plain_policy = POLICY_DEFAULT;
+
+static void note_difference(struct world *w) {
+        double apart = ((double) w->users[0].principal.served_nsec - (double) w->users[1].principal.served_nsec) / 1e9;
+
+        w->low = MIN(w->low, apart);
+        w->high = MAX(w->high, apart);
+}
+
+/* arXiv 2401.00588, theorem 4.4: twice the largest unit of service given in one go, to either side: a layer of
+ * a long pass, or what a short one gives. */
+TEST(two_backlogged_principals_are_never_further_apart_than_the_vtc_bound) {
+        struct world *w = world_new(1);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+
+        for (int i = 0; i < 8; i++) {
+                add_client(w, a, 3000, 20, 0);              /* prompts all the time */
+                add_client(w, b, 40 + 200 * (uint32_t) i, 150, 0); /* of all kinds */
+        }
+        run(w, 30);
+        w->low = INFINITY, w->high = -INFINITY;
+        w->each = note_difference;
+        run(w, 3600);
+        printf("over an hour within %.2f s of each other\n", w->high - w->low);
+        assert_se(w->high - w->low < 2 * 2 * (SCHED_LAYER_NSEC + COST_SHORT_NSEC) / 1e9);
+        free(w);
+}
+
+TEST(weights_one_to_three_share_within_two_percent) {
+        struct world *w = world_new(2);
+        struct policy heavy = plain_policy;
+        struct user *a = add_user(w, plain_policy), *b;
+        double share;
+
+        heavy.weight = 3 * POLICY_WEIGHT_DEFAULT;
+        b = add_user(w, heavy);
+        for (int i = 0; i < 12; i++) {
+                add_client(w, a, 1500, 50, 0);
+                add_client(w, b, 100 + 150 * (uint32_t) i, 50, 0);
+        }
+        run(w, 3600);
+        share = (double) b->principal.served_nsec / (double) (a->principal.served_nsec + b->principal.served_nsec);
+        printf("%.1f %% for three quarters\n", 100 * share);
+        assert_se(fabs(share - 0.75) < 0.02 * 0.75);
+        free(w);
+}
+
+TEST(eight_principals_have_a_jain_index_of_at_least_099) {
+        struct world *w = world_new(3);
+        double sum = 0, squares = 0;
+
+        for (uint32_t i = 0; i < 8; i++) {
+                struct user *user = add_user(w, plain_policy);
+
+                for (uint32_t j = 0; j <= i; j++) /* 1 to 8 clients, with prompts of 2,400 to 300 tokens */
+                        add_client(w, user, 2400 - 300 * i, 20 + 10 * i, 0);
+        }
+        run(w, 3600);
+        for (uint32_t i = 0; i < 8; i++) {
+                double served = (double) w->users[i].principal.served_nsec;
+
+                sum += served;
+                squares += served * served;
+        }
+        printf("Jain's index %.4f\n", sum * sum / (8 * squares));
+        assert_se(sum * sum / (8 * squares) >= 0.99);
+        free(w);
+}
+
+static double first_beside(uint32_t flood, uint32_t prompt, uint32_t answer) {
+        struct world *w = world_new(4);
+        struct user *crowd = add_user(w, plain_policy), *one = add_user(w, plain_policy);
+        struct client *client;
+        double first;
+
+        for (uint32_t i = 0; i < flood; i++)
+                add_client(w, crowd, prompt, answer, 0);
+        run(w, flood ? 20 : 0);
+        client = add_client(w, one, 64, 4, 2);
+        run(w, 600);
+        first = p95(client);
+        free(w);
+        return first;
+}
+
+TEST(a_short_request_every_two_seconds_does_not_feel_a_flood) {
+        double alone = first_beside(0, 0, 0), layer = SCHED_LAYER_NSEC / 1e9;
+        double prompts = first_beside(16, 2000, 100), tokens = first_beside(16, 100, 2000);
+
+        printf("p95 to the first token: alone %.0f ms, beside 16 prompts %.0f ms, beside 16 answers %.0f ms\n", 1e3 * alone,
+               1e3 * prompts, 1e3 * tokens);
+        assert_se(prompts <= 1.3 * alone + 2 * layer);
+        assert_se(tokens <= 1.3 * alone + 0.5); /* an iteration with 16 rows takes about so long */
+}
+
+/* Tokens in half an hour of the flood and the short requests beside it, a generated one for five of a prompt. If all are
+ * one principal's, they are served as they come, by passes of the same kinds. */
+static double work(bool shared, uint32_t prompt, uint32_t answer) {
+        struct world *w = world_new(5);
+        struct user *user = add_user(w, plain_policy);
+        double rows = 0;
+
+        for (uint32_t i = 0; i < 16; i++)
+                add_client(w, user, prompt, answer, 0);
+        add_client(w, shared ? add_user(w, plain_policy) : user, 64, 4, 2);
+        run(w, 1800);
+        for (uint32_t i = 0; i < w->n_users; i++)
+                rows += (double) w->users[i].rows_prompt + 5.0 * (double) w->users[i].rows_generated;
+        free(w);
+        return rows / 1800;
+}
+
+/* A prompt that is to be answered at once cannot wait for the next batch of prompts: it reads all experts for its few rows,
+ * and there is nothing that could share them at that price. Beside those who generate it rides along. */
+TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
+        static const struct {
+                uint32_t prompt, answer;
+                double least;
+        } floods[] = { { 100, 2000, 0.97 }, { 500, 100, 0.75 }, { 2000, 100, 0.8 } };
+
+        for (size_t i = 0; i < ELEMENTS(floods); i++) {
+                double shared = work(true, floods[i].prompt, floods[i].answer);
+                double plain = work(false, floods[i].prompt, floods[i].answer);
+
+                printf("%u + %u tokens: %.1f %%\n", floods[i].prompt, floods[i].answer, 100 * shared / plain);
+                assert_se(shared >= floods[i].least * plain);
+        }
+}
+
+TEST(idle_ones_get_what_is_left_and_batch_an_eighth) {
+        struct policy batch = plain_policy, idle = plain_policy;
+        struct world *w = world_new(6);
+        struct user *a = add_user(w, plain_policy), *b, *c;
+        uint64_t before;
+        double share;
+
+        batch.class = POLICY_CLASS_BATCH;
+        idle.class = POLICY_CLASS_IDLE;
+        b = add_user(w, batch);
+        c = add_user(w, idle);
+        for (int i = 0; i < 4; i++) {
+                add_client(w, a, 800, 50, 0);
+                add_client(w, b, 800, 50, 0);
+                add_client(w, c, 800, 50, 0);
+        }
+        run(w, 1800);
+        share = (double) b->principal.served_nsec / (double) (a->principal.served_nsec + b->principal.served_nsec);
+        assert_se(c->principal.served_nsec < NSEC_PER_SEC);
+        printf("batch has %.1f %%\n", 100 * share);
+        assert_se(share > 0.09 && share < 0.15); /* and what the others leave */
+        /* With nobody else it has the machine. */
+        for (uint32_t i = 0; i < w->n_clients; i++)
+                w->clients[i].idle = w->clients[i].user == c ? 0 : UINT64_C(1) << 50;
+        run(w, 100);
+        before = c->principal.served_nsec;
+        run(w, 100);
+        assert_se(c->principal.served_nsec - before > 80 * NSEC_PER_SEC);
+        free(w);
+}
+
+TEST(no_prompt_starves_beside_those_who_generate) {
+        struct world *w = world_new(7);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        double share;
+
+        for (int i = 0; i < 32; i++)
+                add_client(w, a, 20, 4000, 0);
+        add_client(w, b, 4000, 1, 0);
+        run(w, 600);
+        share = (double) b->principal.served_nsec / (double) (a->principal.served_nsec + b->principal.served_nsec);
+        printf("a prompt beside 32 answers has %.0f %%\n", 100 * share);
+        assert_se(share > 0.4);
+        free(w);
+}
+
+static void check_target(struct world *w) {
+        uint32_t share = w->users[0].principal.latency.share;
+
+        if (share != (uint32_t) w->low)
+                w->high++;
+        w->low = share;
+}
+
+/* An hour: others come and go every ten minutes. */
+TEST(a_latency_target_lowers_experts_holds_and_gives_them_back) {
+        struct world *w = world_new(8);
+        struct policy policy = plain_policy;
+        struct user *a, *b;
+        uint32_t changes_per_change;
+        bool lowered = false;
+
+        policy.latency_target_nsec = 250 * NSEC_PER_MSEC;
+        a = add_user(w, policy);
+        b = add_user(w, plain_policy);
+        for (int i = 0; i < 4; i++)
+                add_client(w, a, 50, 3000, 0);
+        for (int i = 0; i < 12; i++)
+                add_client(w, b, 50, 3000, 0);
+        w->each = check_target;
+        for (int phase = 0; phase < 6; phase++) {
+                for (uint32_t i = 4; i < w->n_clients; i++) {
+                        w->clients[i].idle = phase % 2 ? 0 : UINT64_C(1) << 50;
+                        w->clients[i].next = phase % 2 ? w->scheduler.now : w->clients[i].next;
+                }
+                run(w, 600);
+                lowered |= a->principal.latency.share < SHARE_FULL;
+        }
+        changes_per_change = (uint32_t) w->high / 6;
+        printf("%u changes of the cap for each change of the load\n", changes_per_change);
+        assert_se(lowered && changes_per_change < 60);
+        free(w);
+}
