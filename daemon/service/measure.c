@@ -35,6 +35,7 @@ struct trial_pass {
 static void trial_deinit(struct trial_pass *pass) {
         for (uint32_t i = 0; i < TRIAL_SEQUENCES; i++)
                 sequence_free(pass->sequences[i]);
+        pass->offer->trial_pages = 0;
 }
 
 static int trial_add(struct trial_pass *pass, uint32_t i) {
@@ -51,6 +52,8 @@ static int trial_add(struct trial_pass *pass, uint32_t i) {
                 r = sequence_skip(pass->sequences[i], trial->position);
         if (r == 0)
                 r = sequence_reserve(pass->sequences[i], trial->rows);
+        if (pass->sequences[i])
+                pass->offer->trial_pages += sequence_pages(pass->sequences[i]);
         pass->parts[i] = (struct step_part) {
                 .sequence = pass->sequences[i],
                 .tokens = pass->tokens + i,

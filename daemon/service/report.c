@@ -236,7 +236,7 @@ void report_stats(struct control_builder *reply, const struct server *server, bo
 
         list_for_each(offer, &server->offers, link) {
                 pages += model_awake(offer->model) ? model_info(offer->model)->kv_pages : 0;
-                pages_free += model_kv_pages_free(offer->model) + prefixes_idle(offer);
+                pages_free += model_kv_pages_free(offer->model) + prefixes_idle(offer) + offer->trial_pages;
                 running += offer->n_running;
                 waiting += offer->n_waiting;
                 models += !offer->retired;

@@ -63,6 +63,7 @@ struct offer {
         struct long_pass *passes; /* [LONG_PASSES], or NULL */
         uint32_t n_trials;        /* passes that were measured at the start, two of each kind; */
         uint64_t trial_nsec;      /* what the first of the two took */
+        uint32_t trial_pages;     /* KV pages that the one under way has: as good as free, it gives way to anybody */
         struct list running; /* streams that have a sequence */
         struct list waiting; /* streams that need KV pages first, oldest first */
         uint32_t n_running, n_waiting;
