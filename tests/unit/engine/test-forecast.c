@@ -139,6 +139,27 @@ TEST(more_rows_take_more_scratch) {
         assert_se(a.rows == 64); /* rows_max */
 }
 
+TEST(larger_steps_have_as_many_rows_as_memory_is_given_for) {
+        const char *path = tiny_write(&(struct tiny){.architecture = NULL});
+        struct forecast_options larger = options;
+        struct model_forecast none, all, half;
+
+        assert_se(model_forecast(&none, path, &larger, NULL) == 0 && none.long_rows == 0);
+        larger.model.rows_max = larger.rows = 8;
+        larger.long_steps = 3;
+        larger.long_rows = 64;
+        larger.long_bytes = UINT64_MAX;
+        assert_se(model_forecast(&all, path, &larger, NULL) == 0 && all.long_rows == 64 && all.rows == 8);
+        larger.long_rows = 32;
+        assert_se(model_forecast(&half, path, &larger, NULL) == 0 && half.long_rows == 32 && half.step < all.step);
+        larger.long_rows = 64;
+        larger.long_bytes = (all.step + all.scratch + half.step + half.scratch) / 2;
+        assert_se(model_forecast(&half, path, &larger, NULL) == 0 && half.long_rows == 32);
+        assert_se(half.step + half.scratch <= larger.long_bytes);
+        larger.long_bytes = 0;
+        assert_se(model_forecast(&none, path, &larger, NULL) == 0 && none.long_rows == 0);
+}
+
 TEST(context_shrinks_to_what_the_arena_holds) {
         const char *path = tiny_write(&(struct tiny){.architecture = NULL});
         struct forecast_options small = options;
