@@ -8,6 +8,7 @@
  * `experts_used` in eighths too, so that budgets between two lines are mixed from both without rounding: shares sum to
  * the mean times the number of layers exactly, whatever the budget (P1). */
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum {
@@ -31,5 +32,11 @@ static inline uint32_t expert_plan_lines(uint32_t experts_used) {
  * of all layers. A plan gives no layer less than one expert while the budget has so much, and none more than
  * `experts_used`; a budget that goes beyond is cut to that. `plan` may be NULL: then the mean is every layer's share. */
 uint32_t expert_plan_milli(const struct expert_plan *plan, uint32_t cap_milli, uint32_t layer);
+
+/* What each of `layers` MoE layers may use in the mean, as expert_plan_milli(), but none less than `floor_milli` while
+ * the mean is as much: layers come nearer to the mean then, by the same factor, rounded down. Writes layer l's share to
+ * ret[l × stride]. */
+void expert_plan_deal(const struct expert_plan *plan, uint32_t cap_milli, uint32_t floor_milli, uint32_t layers,
+                      int32_t *ret, size_t stride);
 
 void expert_plan_deinit(struct expert_plan *plan);

@@ -181,14 +181,20 @@ static void place_arrays(struct step *s) {
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }
 
-/* The cap of a row in a MoE layer, thousandths of an expert. */
-static uint32_t row_cap(const struct step *s, const struct step_part *p, uint32_t i, uint32_t layer) {
+/* The caps of a row in all MoE layers, thousandths of an expert. */
+static void stage_caps(struct step *s, const struct step_part *p, uint32_t i, uint32_t row) {
         const struct model_info *info = &s->model->info;
+        int32_t *caps = s->batch.caps + row;
+        uint32_t rows = s->batch.rows;
 
-        if (step_has_budget(p, i))
-                return expert_plan_milli(&s->model->file->calibration.plan,
-                                         MIN(p->budgets[i].cap_milli, info->experts_used * 1000), layer);
-        return allowance_cap(p->allowances[i], layer, info->moe_layers, info->experts_used) * 1000;
+        if (step_has_budget(p, i)) {
+                expert_plan_deal(&s->model->file->calibration.plan, MIN(p->budgets[i].cap_milli, info->experts_used * 1000),
+                                 p->budgets[i].min_milli / 1000 * 1000, info->moe_layers, caps, rows);
+                return;
+        }
+        for (uint32_t l = 0; l < info->moe_layers; l++)
+                caps[(size_t) l * rows] =
+                        (int32_t) allowance_cap(p->allowances[i], l, info->moe_layers, info->experts_used) * 1000;
 }
 
 static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
@@ -204,8 +210,7 @@ static void stage_row(struct step *s, uint32_t part, uint32_t i, uint32_t row) {
         b->groups[row] = (int32_t) p->group;
         b->bases[row] = (int32_t) MIN(p->ride_experts, info->experts_used);
         b->prompts[row] = i < p->prompt;
-        for (uint32_t l = 0; l < info->moe_layers; l++)
-                b->caps[(size_t) l * b->rows + row] = (int32_t) row_cap(s, p, i, l);
+        stage_caps(s, p, i, row);
 }
 
 static void stage_pages(struct step *s, uint32_t part) {

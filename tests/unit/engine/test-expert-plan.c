@@ -53,3 +53,26 @@ TEST(a_budget_beyond_the_model_is_the_models) {
                 assert_se(expert_plan_milli(&plan, UINT32_MAX, layer) == 2000);
         }
 }
+
+TEST(a_floor_holds_in_every_layer_and_the_sum_is_never_passed) {
+        int32_t dealt[2 * 3];
+
+        for (uint32_t cap = 0; cap <= 2000; cap++)
+                for (uint32_t floor = 0; floor <= 2000; floor += 250) {
+                        uint32_t sum = 0;
+
+                        expert_plan_deal(&plan, cap, floor, 3, dealt, 2);
+                        for (uint32_t layer = 0; layer < 3; layer++) {
+                                assert_se(dealt[2 * layer] >= (int32_t) MIN(cap, floor) && dealt[2 * layer] <= 2000);
+                                sum += (uint32_t) dealt[2 * layer];
+                        }
+                        assert_se(sum <= 3 * cap && sum + 3 > 3 * cap);
+                }
+}
+
+TEST(without_need_a_floor_changes_nothing) {
+        int32_t dealt[3];
+
+        expert_plan_deal(&plan, 1375, 1000, 3, dealt, 1);
+        assert_se(dealt[0] == 2000 && dealt[1] == 1000 && dealt[2] == 1125);
+}
