@@ -192,6 +192,8 @@ int host_check_route(const struct op_route *op) {
         bool supported = op->experts <= ROUTE_EXPERTS_MAX && op->k <= op->experts &&
                          op->groups_used <= op->groups && (op->groups == 0 || op->experts % op->groups == 0);
 
+        if (supported && op->capacity.most > 0)
+                supported = op->capacity.window > 0 && op->budget.state.address;
         if (supported && op->groups > 0)
                 supported = op->k <= op->experts / op->groups * op->groups_used;
         return supported ? 0 : -EOPNOTSUPP;

@@ -283,6 +283,7 @@ struct op_gather {
 enum {
         ROUTE_EXPERTS_MAX = 4096, /* more is refused with -EOPNOTSUPP */
         ROUTE_SAVED_MAX = 2000,   /* the most that a balance holds: thousandths of k */
+        ROUTE_NONE = UINT16_MAX,  /* in what a capacity keeps: no expert */
 };
 
 enum route_gate {
@@ -318,7 +319,7 @@ struct op_route_budget {
         struct device_ptr demand;
         uint32_t demand_stride;
         /* i32 [n], or both null and no row rides: the group of a row, 1 to n_groups, or 0 for none; what a rider takes at
-         * least, 0: the row is no rider. Riders have a budget. */
+         * least, 0: the row is no rider. Riders have a budget, and experts no capacity. */
         struct device_ptr groups, bases;
         uint32_t n_groups;
 };
@@ -328,14 +329,27 @@ struct route_state {
         float threshold; /* of what experts are worth */
 };
 
+/* Of each `window` positions of a sequence, the first from 0 on, no more than `most` use the same expert of the layer
+ * (after arXiv 2006.16668, 2101.03961, where windows are of a batch). They are taken by rising position: a row that finds
+ * experts full chooses from the others, and has fewer where those are too few.
+ *
+ * What rows used lies with the sequence's keys as the state of budgets does, u16 [page][KV_PAGE_TOKENS][k], ROUTE_NONE past
+ * the last; it is read from the window's beginning and written to the row's own place. */
+struct op_route_capacity {
+        uint32_t most; /* 0: any number; else `budget` is there, though all of its floors may be negative */
+        uint32_t window;
+        struct device_ptr chosen;
+};
+
 /* Chooses experts for each row: the k best within its cap, by falling score (where there are neither bias nor groups
  * that is by falling logit, so that scores which rounding made equal keep their order), ties to the lower number; or,
  * with a budget, those of the k best that weigh most, by falling weight.
  * logits: f32 [n][experts]. caps: i32 [n], thousandths of an expert that this row may use in this layer; without a
  * budget rounded down. Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then
- * times `scale`), counts i32 [n], how many there are: as the cap says, or fewer where a table has fewer; used: u32 [n],
- * counts[t] is added to it (null: not counted); tally: u32 [experts], how many of the rows chose each is added to it
- * (null: not counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the lowest. */
+ * times `scale`), counts i32 [n], how many there are: as the cap says, or fewer where a table or a capacity leaves fewer;
+ * used: u32 [n], counts[t] is added to it (null: not counted); tally: u32 [experts], how many of the rows chose each is
+ * added to it (null: not counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the
+ * lowest. */
 struct op_route {
         uint32_t n, experts, k;
         enum route_gate gate;
@@ -354,6 +368,7 @@ struct op_route {
         uint32_t table_rows;
         struct device_ptr caps;
         struct op_route_budget budget;
+        struct op_route_capacity capacity;
         struct device_ptr ids, weights, counts, used, tally;
 };
 

@@ -44,6 +44,7 @@ struct model_info {
         uint64_t kv_bytes_per_token; /* over all layers */
         uint32_t context, vocab, layers, moe_layers, experts, experts_used;
         uint32_t kv_pages;           /* in the arena */
+        bool has_capacity;           /* its experts serve only so many of neighbouring tokens (struct op_route_capacity) */
 };
 
 enum model_calibration {
@@ -152,7 +153,7 @@ struct step_part {
         const struct step_budget *budgets;
         /* Not 0: rows that have budgets ride (op_route). They take ride_experts at least, and else only experts that other
          * rows with the same group number have anyway: so what they compute depends on who else is in the step. Groups are
-         * 1 to the number of parts, or 0 for none. */
+         * 1 to the number of parts, or 0 for none. Where experts have a capacity ride_experts is 0. */
         uint32_t ride_experts, group;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster

@@ -160,6 +160,7 @@ static int route(struct step *s, const struct model_layer *layer, uint32_t moe_l
                                 .bases = s->batch.device_bases,
                                 .n_groups = s->batch.n_groups,
                         },
+                        .capacity = { h->capacity, h->capacity_window, layer->chosen },
                         .ids = a->expert_ids,
                         .weights = a->expert_weights,
                         .counts = a->expert_counts,

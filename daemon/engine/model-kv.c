@@ -64,6 +64,8 @@ static void place_layer(struct model *m, uint32_t index, enum quant_type type, s
         }
         if (parts & ARCH_MOE)
                 layer->budget = layout_add(l, KV_PAGE_TOKENS * sizeof(struct route_state));
+        if (parts & ARCH_MOE && h->capacity > 0)
+                layer->chosen = layout_add(l, (uint64_t) KV_PAGE_TOKENS * h->experts_used * sizeof(uint16_t));
         m->whole_pages |= parts & (ARCH_CSA | ARCH_HCA);
 }
 

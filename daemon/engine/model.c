@@ -94,6 +94,7 @@ static int fill_info(struct model *m, const char *path) {
         m->info.moe_layers = m->arch.moe_layers;
         m->info.experts = h->experts;
         m->info.experts_used = h->experts_used;
+        m->info.has_capacity = h->capacity > 0;
         for (size_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
                 const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
 

@@ -16,6 +16,7 @@ struct model_layer {
         struct kv_layer entries; /* with a compressor: its entries; */
         struct device_ptr state, index_state; /* what it and the indexer's have summed up (op_compress) */
         struct device_ptr budget; /* with routed experts: of each token (struct route_state) */
+        struct device_ptr chosen; /* where those have a capacity (struct op_route_capacity) */
 };
 
 struct model {

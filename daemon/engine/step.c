@@ -110,7 +110,8 @@ static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
 
-        if (p->count == 0 || p->logits > p->count || p->prompt > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances))
+        if (p->count == 0 || p->logits > p->count || p->prompt > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances) ||
+            (info->has_capacity && p->ride_experts > 0))
                 return -EINVAL;
         if (p->count > info->context - q->length)
                 return ENGINE_E_CONTEXT;

@@ -167,6 +167,7 @@ static const struct param params[] = {
         PARAM("expert_shared_feed_forward_length", shared_ffn, 0, 1 << 20, false),
         PARAM("expert_group_count", groups, 0, ROUTE_EXPERTS_MAX, false),
         PARAM("expert_group_used_count", groups_used, 0, ROUTE_EXPERTS_MAX, false),
+        PARAM("expert_capacity_window", capacity_window, 1, 1 << 16, false),
         PARAM("leading_dense_block_count", dense_layers, 0, 1024, false),
         PARAM("attention.q_lora_rank", q_lora, 0, 1 << 16, false),
         PARAM("attention.kv_lora_rank", kv_lora, 1, 4096, false),
@@ -439,6 +440,26 @@ static int check_experts(struct arch_model *m, const struct gguf *g, struct reas
         return check_groups(m, g, reason);
 }
 
+/* The capacity is ceil(factor × window × used / experts), in single precision, where 1.1 of 100 are 110. What reaches the
+ * whole window limits nothing. */
+static int read_capacity(struct arch_model *m, const struct gguf *g, struct reason *reason) {
+        struct arch_params *h = &m->params;
+        float factor, most;
+
+        if (arch_get_f32(m, g, "expert_capacity_factor", 0.0f, &factor, reason))
+                return ARCH_E_REFUSED;
+        if (factor < 0.0f || (factor > 0.0f) != (h->capacity_window > 0))
+                return reason_return(reason, ARCH_E_REFUSED,
+                                     "%s: %s.expert_capacity_factor is %g, of a window of %u tokens; "
+                                     "expected both to be there and above 0, or none",
+                                     gguf_name(g), m->arch->name, (double) factor, h->capacity_window);
+        if (h->experts == 0 || factor == 0.0f)
+                return 0;
+        most = ceilf(factor * (float) (h->capacity_window * h->experts_used) / (float) h->experts);
+        h->capacity = most < (float) h->capacity_window ? MAX((uint32_t) most, 1u) : 0;
+        return 0;
+}
+
 /* `expert_gating_func`: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus); absent or 0:
  * the architecture's own. */
 static int read_router(struct arch_model *m, const struct gguf *g, struct reason *reason) {
@@ -492,6 +513,8 @@ int arch_read_params(struct arch_model *m, const struct gguf *g, struct reason *
                 r = check_experts(m, g, reason);
         if (!r)
                 r = read_floats(m, g, reason);
+        if (!r)
+                r = read_capacity(m, g, reason);
         if (!r)
                 r = read_router(m, g, reason);
         return r;

@@ -59,6 +59,9 @@ static void print_identity(const struct inspection *i, FILE *out) {
         if (i->experts > 0)
                 line(out, "experts", "%" PRIu64 " of %" PRIu64 " used for each token, %" PRIu64 " shared",
                      i->experts_used, i->experts, i->experts_shared);
+        if (i->capacity_window > 0)
+                line(out, "capacity", "%g times its share of each %" PRIu64 " tokens for every expert",
+                     (double) i->capacity_factor, i->capacity_window);
         line(out, "context", "%" PRIu64 " tokens", i->context);
         line(out, "tokenizer", "%.*s%s%.*s, %" PRIu64 " tokens", TEXT(i->tokenizer),
              i->pre_tokenizer.size ? ", " : "", TEXT(i->pre_tokenizer), i->vocabulary);
@@ -162,6 +165,8 @@ static void json_identity(const struct inspection *i, FILE *out) {
         number_pair(out, "experts", i->experts);
         number_pair(out, "experts_used", i->experts_used);
         number_pair(out, "experts_shared", i->experts_shared);
+        fprintf(out, ",\"expert_capacity_factor\":%g", (double) i->capacity_factor);
+        number_pair(out, "expert_capacity_window", i->capacity_window);
         string_pair(out, "tokenizer", i->tokenizer.data, i->tokenizer.size);
         string_pair(out, "pre_tokenizer", i->pre_tokenizer.data, i->pre_tokenizer.size);
         number_pair(out, "vocabulary", i->vocabulary);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <sysexits.h>
 
@@ -19,14 +20,25 @@ static void read_text(const struct gguf *g, const char *key, struct gguf_string 
 }
 
 /* `ARCHITECTURE.suffix`, also of architectures that are unknown here. */
+static const char *key_of(const struct inspection *i, const char *suffix, char key[static 160]) {
+        snprintf(key, 160, "%.*s.%s", (int) MIN(i->architecture.size, UINT64_C(64)), i->architecture.data, suffix);
+        return key;
+}
+
 static uint64_t read_number(const struct inspection *i, const char *suffix) {
         uint64_t value = 0;
         char key[160];
 
-        snprintf(key, sizeof(key), "%.*s.%s", (int) MIN(i->architecture.size, UINT64_C(64)),
-                 i->architecture.data, suffix);
-        (void) gguf_get_u64(i->gguf, key, &value, NULL);
+        (void) gguf_get_u64(i->gguf, key_of(i, suffix, key), &value, NULL);
         return value;
+}
+
+static float read_capacity(const struct inspection *i) {
+        float value = 0.0f;
+        char key[160];
+
+        (void) gguf_get_f32(i->gguf, key_of(i, "expert_capacity_factor", key), &value, NULL);
+        return isfinite(value) ? value : 0.0f;
 }
 
 static struct inspect_type *type_of(struct inspection *i, uint32_t number) {
@@ -79,6 +91,8 @@ static void read_metadata(struct inspection *i) {
         i->experts = read_number(i, "expert_count");
         i->experts_used = read_number(i, "expert_used_count");
         i->experts_shared = read_number(i, "expert_shared_count");
+        i->capacity_factor = read_capacity(i);
+        i->capacity_window = read_number(i, "expert_capacity_window");
         if (gguf_get_array(i->gguf, "tokenizer.ggml.tokens", &tokens, NULL) == 0)
                 i->vocabulary = tokens.n;
         read_chat_template(i);

@@ -25,8 +25,9 @@ struct inspection {
         struct gguf_string architecture, name, tokenizer, pre_tokenizer; /* empty: the file does not say */
         const char
                 *chat_template; /* a family's name; "" when the file has none, "unknown" when it is of none */
-        uint64_t layers, hidden, context, experts, experts_used, experts_shared,
+        uint64_t layers, hidden, context, experts, experts_used, experts_shared, capacity_window,
                 vocabulary; /* 0: it does not say */
+        float capacity_factor; /* of experts, in each window of tokens; 0: it says none */
         uint64_t file_bytes, weight_bytes, parameters;
         struct inspect_type types[INSPECT_TYPES_MAX];
         size_t n_types;

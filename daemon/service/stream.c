@@ -125,7 +125,7 @@ int stream_new(struct stream **ret, struct peer *peer, uint64_t id, struct reque
         stream->flags = request->flags;
         stream->max_tokens = request->max_tokens;
         stream->experts_milli = request->experts_milli;
-        stream->ride_experts = request->ride_experts;
+        stream->ride_experts = model_info(offer->model)->has_capacity ? 0 : request->ride_experts;
         stream->request = *request;
         r = stream_charge_prompt(stream, reason);
         if (r == 0)

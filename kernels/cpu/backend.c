@@ -68,6 +68,7 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
         embed((_op), cpu_variant_dequantize(a->variant, (_op)->table.type), (_begin), (_end))
 #define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, (_begin), (_end))
 #define COMPRESS(_op, _begin, _end) compress((_op), a->variant->channels_add, (_begin), (_end))
+#define ROUTE(_op, _begin, _end) a->variant->route((_op), NULL, (_begin), (_end))
 
 ROWS_OP(op_embed, EMBED)
 ROWS_OP(op_kv_store, KV_STORE)
@@ -79,7 +80,7 @@ ROWS_OP(op_add, a->variant->add)
 ROWS_OP(op_gather, ref_gather)
 ROWS_OP(op_copy, ref_copy)
 ROWS_OP(op_layer_norm, a->variant->layer_norm)
-ROWS_OP(op_route, a->variant->route)
+ROWS_OP(op_route, ROUTE)
 
 static int cpu_embed(struct stream *s, const struct op_embed *op) {
         int r = host_check_embed(op);
@@ -148,8 +149,8 @@ static int cpu_route(struct stream *s, const struct op_route *op) {
         if (r)
                 return r;
         op_route_run(s, op, op->n, (uint64_t) op->experts * 2 + op->k * 40);
-        if (op->budget.state.address)
-                route_spend(op);
+        if (route_is_settled(op))
+                route_settle(op, cpu_backend(s)->variant->route);
         host_tally(op);
         return 0;
 }

@@ -206,11 +206,11 @@ static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
                 weights[j] = j < count ? chosen[j] * factor : 0.0f;
         }
         ((int32_t *) host_address(op->counts))[t] = (int32_t) count;
-        if (used && !route_has_budget(op, t))
+        if (used && !route_is_settled(op))
                 used[t] += count;
 }
 
-void SIMD_NAME(route)(const struct op_route *op, uint32_t begin, uint32_t end) {
+void SIMD_NAME(route)(const struct op_route *op, const bool *full, uint32_t begin, uint32_t end) {
         struct choice c;
 
         for (uint32_t t = begin; t < end; t++) {
@@ -222,6 +222,9 @@ void SIMD_NAME(route)(const struct op_route *op, uint32_t begin, uint32_t end) {
                         choice_limit_table(&c, op, t);
                 else if (op->groups > 0)
                         choice_limit_groups(&c, op);
+                for (uint32_t e = 0; e < op->experts && full; e++)
+                        if (full[e])
+                                c.experts.order[e] = OUT;
                 tree_init(&c.experts, op->experts);
                 route_row(op, &c, t);
         }

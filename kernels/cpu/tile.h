@@ -90,7 +90,7 @@ void choose_avx512(int32_t *chosen, const float *scores, uint32_t n, uint32_t k)
         void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void layer_norm_##_isa(const struct op_layer_norm *op, uint32_t begin, uint32_t end);                \
         void rope_##_isa(const struct op_rope *op, uint32_t begin, uint32_t end);                            \
-        void route_##_isa(const struct op_route *op, uint32_t begin, uint32_t end);                          \
+        route_fn route_##_isa;                                                                               \
         void hyper_in_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                       \
         void hyper_out_##_isa(const struct op_hyper *op, uint32_t begin, uint32_t end);                      \
         void mix_##_isa(const struct mix_job *job);                                                          \

@@ -106,7 +106,7 @@ struct cpu_variant {
         void (*rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
         void (*layer_norm)(const struct op_layer_norm *op, uint32_t begin, uint32_t end);
         void (*rope)(const struct op_rope *op, uint32_t begin, uint32_t end);
-        void (*route)(const struct op_route *op, uint32_t begin, uint32_t end);
+        route_fn *route;
         channels_add_fn *channels_add;
         void (*hyper_in)(const struct op_hyper *op, uint32_t begin, uint32_t end);
         void (*hyper_out)(const struct op_hyper *op, uint32_t begin, uint32_t end);

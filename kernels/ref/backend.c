@@ -177,9 +177,9 @@ static int op_route(struct stream *s, const struct op_route *op) {
 
         if (r)
                 return r;
-        ref_route(op, 0, op->n);
-        if (op->budget.state.address)
-                route_spend(op);
+        ref_route(op, NULL, 0, op->n);
+        if (route_is_settled(op))
+                route_settle(op, ref_route);
         host_tally(op);
         return 0;
 }

@@ -19,13 +19,38 @@ void ref_hyper_mix(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_hyper_in(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_hyper_out(const struct op_hyper *op, uint32_t begin, uint32_t end);
 void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
-void ref_route(const struct op_route *op, uint32_t begin, uint32_t end);
 
-/* All rows, one after the other: spends budgets on what the router has chosen as if their rows could have all. */
-void route_spend(const struct op_route *op);
+/* Items: rows. Experts that are `full` ([experts]; NULL: none is) are not chosen. */
+typedef void route_fn(const struct op_route *op, const bool *full, uint32_t begin, uint32_t end);
+route_fn ref_route;
+
+/* All rows, one after the other, when the router has chosen as if rows with budgets could have all and no expert were ever
+ * full: where some are it chooses again, by `route`; then budgets are spent. */
+void route_settle(const struct op_route *op, route_fn *route);
+
+/* Whether what rows have depends on rows before them. */
+static inline bool route_is_settled(const struct op_route *op) {
+        return op->budget.state.address;
+}
+
+/* Where a sequence's state of that position lies, counted in positions from the plane's beginning. */
+size_t route_place(const struct op_route *op, uint32_t t, uint32_t position);
+
+/* What the rows so far of a sequence's window have used. */
+struct route_window {
+        int32_t sequence;
+        uint32_t next; /* position of the first row that is not counted */
+        uint32_t uses[ROUTE_EXPERTS_MAX];
+        bool full[ROUTE_EXPERTS_MAX];
+};
+
+/* Comes to stand before a row. Returns which experts are full, if the row has one of them; else NULL. */
+const bool *route_window_enter(struct route_window *w, const struct op_route *op, uint32_t t, uint32_t position);
+/* Counts the row, and keeps what it has. */
+void route_window_leave(struct route_window *w, const struct op_route *op, uint32_t t, uint32_t position);
 
 static inline bool route_has_budget(const struct op_route *op, uint32_t t) {
-        return op->budget.state.address && ((const int32_t *) host_address(op->budget.floors))[t] >= 0;
+        return route_is_settled(op) && ((const int32_t *) host_address(op->budget.floors))[t] >= 0;
 }
 
 /* How many experts to choose for a row. */

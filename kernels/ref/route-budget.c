@@ -37,14 +37,16 @@ static struct choice choice_of(const struct op_route *op, uint32_t t) {
         };
 }
 
-static struct route_state *state_of(const struct op_route *op, uint32_t t, uint32_t position) {
+size_t route_place(const struct op_route *op, uint32_t t, uint32_t position) {
         const struct op_rows *rows = &op->budget.rows;
         const int32_t *pages = (const int32_t *) host_address(rows->page_table) +
                                (size_t) value_of(rows->sequences, t) * rows->page_table_stride;
-        size_t page = (size_t) pages[position / KV_PAGE_TOKENS];
 
-        return (struct route_state *) host_address(op->budget.state) + page * KV_PAGE_TOKENS +
-               position % KV_PAGE_TOKENS;
+        return kv_entry(0, pages, position);
+}
+
+static struct route_state *state_of(const struct op_route *op, uint32_t t, uint32_t position) {
+        return (struct route_state *) host_address(op->budget.state) + route_place(op, t, position);
 }
 
 static void choice_move(struct choice *c, uint32_t from, uint32_t to) {
@@ -202,24 +204,36 @@ static uint32_t spend_row(const struct op_route *op, struct choice *c, struct ro
         return count;
 }
 
-void route_spend(const struct op_route *op) {
-        int32_t *counts = host_address(op->counts);
-        uint32_t *used = host_address(op->used);
+static void settle_budget(const struct op_route *op, uint32_t t, uint32_t position) {
+        struct route_state s = { .threshold = threshold_first };
+        struct choice c = choice_of(op, t);
 
+        if (position > 0)
+                s = *state_of(op, t, position - 1);
+        if (route_has_budget(op, t))
+                ((int32_t *) host_address(op->counts))[t] = (int32_t) spend_row(op, &c, &s, t, position);
+        *state_of(op, t, position) = s;
+}
+
+void route_settle(const struct op_route *op, route_fn *route) {
+        uint32_t *used = host_address(op->used);
+        struct route_window window;
+
+        window.sequence = -1;
         for (uint32_t g = 1; g <= op->budget.n_groups; g++)
                 ride_group(op, (int32_t) g);
         for (uint32_t t = 0; t < op->n; t++) {
                 uint32_t position = (uint32_t) value_of(op->budget.rows.positions, t);
-                struct route_state s = { .threshold = threshold_first };
-                struct choice c = choice_of(op, t);
+                const bool *full = NULL;
 
-                if (position > 0)
-                        s = *state_of(op, t, position - 1);
-                if (route_has_budget(op, t)) {
-                        counts[t] = (int32_t) spend_row(op, &c, &s, t, position);
-                        if (used)
-                                used[t] += (uint32_t) counts[t];
-                }
-                *state_of(op, t, position) = s;
+                if (op->capacity.most > 0)
+                        full = route_window_enter(&window, op, t, position);
+                if (full)
+                        route(op, full, t, t + 1);
+                settle_budget(op, t, position);
+                if (op->capacity.most > 0)
+                        route_window_leave(&window, op, t, position);
+                if (used)
+                        used[t] += (uint32_t) value_of(op->counts, t);
         }
 }

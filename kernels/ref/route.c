@@ -127,11 +127,11 @@ static void route_row(const struct op_route *op, struct choice *c, uint32_t t) {
                 weights[j] = j < count ? weights[j] * factor : 0.0f;
         }
         ((int32_t *) host_address(op->counts))[t] = (int32_t) count;
-        if (used && !route_has_budget(op, t))
+        if (used && !route_is_settled(op))
                 used[t] += count;
 }
 
-void ref_route(const struct op_route *op, uint32_t begin, uint32_t end) {
+void ref_route(const struct op_route *op, const bool *full, uint32_t begin, uint32_t end) {
         struct choice c;
 
         for (uint32_t t = begin; t < end; t++) {
@@ -140,6 +140,8 @@ void ref_route(const struct op_route *op, uint32_t begin, uint32_t end) {
                         choice_limit_groups(&c, op);
                 if (op->table.address)
                         choice_limit_table(&c, op, t);
+                for (uint32_t e = 0; e < op->experts && full; e++)
+                        c.out[e] |= full[e];
                 route_row(op, &c, t);
         }
 }

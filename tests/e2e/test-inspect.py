@@ -5,11 +5,12 @@ sentence, what is forecast is what the daemon then takes, and what is converted 
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 
-from moedtest import MOECTL, MODEL, MOED, SOURCE, Daemon, join
+from moedtest import MOECTL, MODEL, MOED, SOURCE, Daemon, finish, join, prompts
 
 USAGE, DATAERR, NOINPUT, UNAVAILABLE, CANTCREAT = 64, 65, 66, 69, 73
 MAKE_MODEL = os.path.join(SOURCE, "tests/lib/make-model.py")
@@ -104,6 +105,40 @@ def converted_model_serves(folder):
     assert os.listdir(folder).count("q8.gguf") == 1 and not [x for x in os.listdir(folder) if x.startswith("q8.gguf.")]
 
 
+def with_capacity(path, factor, window):
+    """The model, and a capacity of its experts. So much more metadata leaves what comes behind aligned."""
+    def pair(key, kind, value):
+        return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value
+
+    more = (pair(b"olmoe.expert_capacity_factor", 6, struct.pack("<f", factor)) +
+            pair(b"olmoe.expert_capacity_window", 4, struct.pack("<I", window)) + pair(b"x" * 27, 7, b"\1"))
+    assert len(more) == 128
+    with open(MODEL, "rb") as model, open(path, "wb") as out:
+        head, n, rest = model.read(16), struct.unpack("<Q", model.read(8))[0], model.read()
+        out.write(head + struct.pack("<Q", n + 3) + more + rest)
+    return path
+
+
+def capacity_is_told_and_kept_whatever_the_company(folder):
+    path, args = os.path.join(folder, "capacity.gguf"), ("--max-tokens", 40, "--ignore-eog")
+    got = inspect(with_capacity(path, float("nan"), 24))
+    assert not got["supported"] and "expert_capacity_factor is not a finite number" in got["why_not"], got["why_not"]
+    got = inspect(with_capacity(path, 1.25, 24))
+    assert got["supported"] and got["expert_capacity_factor"] == 1.25 and got["expert_capacity_window"] == 24
+    assert "1.25 times its share of each 24 tokens" in moectl("inspect", path).stdout
+    assert inspect(MODEL)["expert_capacity_window"] == 0
+    with Daemon() as d:
+        free = d.run(prompts()[2], *args)
+    with Daemon(model=path) as d:
+        alone = d.run(prompts()[2], *args)
+        crowd = [d.start_run(p, *args) for p in [prompts()[1], *prompts()[2:]] * 2]
+        beside = [finish(p) for p in crowd][1]
+        rider = d.run(prompts()[2], *args, "--piggyback", 1)
+    assert alone["logprobs"] != free["logprobs"]
+    assert beside["tokens"] == alone["tokens"] and beside["logprobs"] == alone["logprobs"]
+    assert rider["piggyback_tokens"] == 0 and rider["logprobs"] == alone["logprobs"]
+
+
 def mistakes_in_a_conversion_are_told(folder):
     new = os.path.join(folder, "new.gguf")
     p = moectl("convert", "--type", "Q4_K", MODEL, new, status=USAGE)
@@ -148,5 +183,6 @@ with tempfile.TemporaryDirectory(prefix="moed-") as temporary:
     unsupported_is_named(temporary)
     converted_model_serves(temporary)
     mistakes_in_a_conversion_are_told(temporary)
+    capacity_is_told_and_kept_whatever_the_company(temporary)
     if not os.environ.get("MOED_TEST_SANITIZED"):
         forecast_is_what_the_daemon_takes(temporary)

@@ -83,6 +83,14 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                 { { .key = "expert_used_count", .value = 7 }, { "7 of 6 experts" } },
                 { { .key = "expert_used_count", .value = 0 }, { "0 of 6 experts" } },
                 { { .key = "expert_gating_func", .value = 5 }, { "expert_gating_func is 5" } },
+                { { .capacity_factor = 1.25f }, { "expert_capacity_factor is 1.25, of a window of 0 tokens" } },
+                { { .capacity_window = 64 }, { "expert_capacity_factor is 0, of a window of 64 tokens" } },
+                { { .capacity_factor = -1.0f, .capacity_window = 64 }, { "expert_capacity_factor is -1" } },
+                { { .capacity_factor = NAN, .capacity_window = 64 }, { "capacity_factor is not a finite number" } },
+                { { .capacity_factor = 1.0f, .capacity_window = 1, .key = "expert_capacity_window", .value = 0 },
+                  { "expert_capacity_window is 0, expected 1 to 65536" } },
+                { { .capacity_factor = 1.0f, .capacity_window = UINT32_MAX },
+                  { "expert_capacity_window is 4294967295, expected 1 to 65536" } },
                 { { .omit_key = "expert_feed_forward_length" }, { "feed_forward_length is missing" } },
                 { { .architecture = "gemma3" }, { "gemma3.attention.sliding_window is missing" } },
                 { { .architecture = "qwen2moe" }, { "blk.0.attn_q.bias is missing, which qwen2moe needs" } },
@@ -118,6 +126,39 @@ TEST(what_cannot_be_run_is_refused_by_name) {
                         assert_se(!"refused for the right reason");
                 }
         }
+}
+
+TEST(a_capacity_is_rounded_up_and_none_where_it_is_a_window) {
+        static const struct {
+                float factor;
+                uint32_t window, capacity;
+        } cases[] = {
+                { 0.0f, 0, 0 },     { 1.0f, 64, 32 },    { 1.0f, 65, 33 },   { 1.1f, 100, 55 },  { 1e-38f, 64, 1 },
+                { 1.99f, 100, 0 },  { 1.98f, 100, 99 },  { 2.0f, 100, 0 },   { 1e38f, 65536, 0 },
+        };
+
+        for (size_t i = 0; i < ELEMENTS(cases); i++) {
+                struct tiny tiny = { .capacity_factor = cases[i].factor, .capacity_window = cases[i].window };
+                struct arch_model m = ARCH_MODEL_NULL;
+                struct gguf *g;
+
+                assert_se(gguf_open(&g, tiny_write(&tiny), NULL) == 0 && arch_read(&m, g, NULL) == 0);
+                assert_se(m.params.capacity == cases[i].capacity);
+                arch_model_deinit(&m);
+                gguf_free(g);
+        }
+}
+
+TEST(a_capacity_costs_two_bytes_a_choice) {
+        struct backend *backend;
+        struct model *model;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        model = tiny_open(&(struct tiny) { .capacity_factor = 1.5f, .capacity_window = 64 }, backend, 5, 4);
+        assert_se(model_info(model)->has_capacity && model_info(model)->kv_pages == 5);
+        assert_se(model_info(model)->kv_bytes_per_token == TINY_LAYERS * (2 * (8 + 8) * 4 + 8 + 2 * TINY_EXPERTS_USED));
+        model_free(model);
+        backend->ops->free(backend);
 }
 
 TEST(a_file_that_is_none_is_refused) {

@@ -10,6 +10,7 @@
 #include "fixture-model.h"
 #include "prefix.h"
 #include "test.h"
+#include "tiny.h"
 
 /* Promise P2 over every model of the reference fixtures: the logits of a sequence are the same bits whatever
  * else is in the batch, however its prompt is cut, and however many threads compute. */
@@ -373,6 +374,13 @@ TEST(latent_sparse_and_compressed_attention_do_not_either) {
         }
         if (checked == 0)
                 test_skip("no fixtures: set MOED_FIXTURES");
+}
+
+/* Windows of tokens that end within pages. */
+TEST(experts_with_a_capacity_do_not_either) {
+        prompt = PROMPT;
+        check_model(tiny_write(&(struct tiny) { .capacity_factor = 1.0f, .capacity_window = 40 }));
+        check_model(tiny_write(&(struct tiny) { .capacity_factor = 0.5f, .capacity_window = 7 }));
 }
 
 /* The path of a shared fixture's model; skips the test without. */

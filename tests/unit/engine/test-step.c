@@ -19,13 +19,17 @@ struct engine {
         struct step *step;
 };
 
-static struct engine engine_open(uint32_t pages, uint32_t rows_max) {
+static struct engine engine_open_of(const struct tiny *tiny, uint32_t pages, uint32_t rows_max) {
         struct engine e;
 
         assert_se(backend_ref_new(&e.backend) == 0);
-        e.model = tiny_open(&(struct tiny) { 0 }, e.backend, pages, rows_max);
+        e.model = tiny_open(tiny, e.backend, pages, rows_max);
         assert_se(step_new(&e.step, e.model) == 0);
         return e;
+}
+
+static struct engine engine_open(uint32_t pages, uint32_t rows_max) {
+        return engine_open_of(&(struct tiny) { 0 }, pages, rows_max);
 }
 
 static void engine_close(struct engine *e) {
@@ -201,7 +205,7 @@ TEST(a_step_freed_half_way_leaves_its_sequences) {
 /* What an observer saw of each row and MoE layer. */
 struct seen {
         uint32_t layers, rows;
-        int32_t counts[TINY_LAYERS][64];
+        int32_t counts[TINY_LAYERS][64], ids[TINY_LAYERS][64][TINY_EXPERTS_USED];
         uint64_t uses[TINY_LAYERS * TINY_EXPERTS];
 };
 
@@ -218,6 +222,7 @@ static void see(const struct step_view *view, void *context) {
                         int32_t id = view->expert_ids[i * TINY_EXPERTS_USED + (uint32_t) j];
                         float weight = view->expert_weights[i * TINY_EXPERTS_USED + (uint32_t) j];
 
+                        seen->ids[seen->layers][i][j] = id;
                         assert_se(j < count ? id >= 0 && id < TINY_EXPERTS && weight > 0.0f
                                             : id == -1 && weight == 0.0f);
                         if (j < count)
@@ -384,6 +389,61 @@ TEST(a_budget_is_spent_unevenly_and_never_passed) {
         engine_close(&e);
 }
 
+/* Whether an expert of some window has all that it may serve. */
+static bool check_capacity(const struct seen *seen, uint32_t window, uint32_t most) {
+        bool full = false;
+
+        for (uint32_t l = 0; l < TINY_LAYERS; l++)
+                for (uint32_t from = 0; from < 64; from += window) {
+                        uint32_t uses[TINY_EXPERTS] = { 0 };
+
+                        for (uint32_t i = from; i < MIN(from + window, 64u); i++)
+                                for (int32_t j = 0; j < seen->counts[l][i]; j++)
+                                        full |= ++uses[seen->ids[l][i][j]] == most;
+                        for (uint32_t x = 0; x < TINY_EXPERTS; x++)
+                                assert_se(uses[x] <= most);
+                }
+        return full;
+}
+
+TEST(no_expert_serves_more_of_a_window_than_its_capacity) {
+        const struct tiny tiny = { .capacity_factor = 1.2f, .capacity_window = 20 }; /* 12 of 20 */
+        struct engine e = engine_open_of(&tiny, 8, 64);
+        struct seen seen;
+        struct step_observer observer = { .layer = see, .context = &seen };
+
+        assert_se(model_info(e.model)->has_capacity && step_observe(e.step, &observer) == 0);
+        for (uint32_t milli = 1500; milli <= 4500; milli += 1500) {
+                struct sequence *s = sequence(&e, 64);
+                struct step_part part = {
+                        .sequence = s, .tokens = tokens, .allowances = allow(ALL),
+                        .budgets = milli > 3000 ? NULL : budget(milli), .count = 64,
+                };
+
+                seen = (struct seen) { 0 };
+                assert_se(step_run(e.step, &part, 1) == 0);
+                assert_se(check_capacity(&seen, 20, 12));
+                assert_se(1000 * part.used <= (uint64_t) MIN(milli, 3000u) * TINY_LAYERS * 64);
+                sequence_free(s);
+        }
+        engine_close(&e);
+}
+
+TEST(where_experts_have_a_capacity_nobody_rides) {
+        struct engine e = engine_open_of(&(struct tiny) { .capacity_factor = 1.0f, .capacity_window = 20 }, 8, 8);
+        struct sequence *s = sequence(&e, 8);
+        struct step_part part = {
+                .sequence = s, .tokens = tokens, .allowances = allow(ALL), .budgets = budget(2000), .ride_experts = 1,
+                .group = 1, .count = 8,
+        };
+
+        assert_se(step_begin(e.step, &part, 1) == -EINVAL);
+        part.ride_experts = 0;
+        assert_se(step_run(e.step, &part, 1) == 0);
+        sequence_free(s);
+        engine_close(&e);
+}
+
 /* The first rides with two experts on the second, which has all three. */
 TEST(rows_ride_on_experts_of_their_group_and_on_no_others) {
         struct engine e = engine_open(8, 64);
@@ -482,8 +542,8 @@ TEST(logits_of_several_rows_are_those_that_each_has_alone) {
         engine_close(&e);
 }
 
-TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
-        struct engine e = engine_open(8, 64);
+static void check_truncated(const struct tiny *tiny) {
+        struct engine e = engine_open_of(tiny, 8, 64);
         struct sequence *a = sequence(&e, 64), *b = sequence(&e, 64);
         struct step_part part = {
                 .sequence = a, .tokens = tokens, .allowances = allow(0), .budgets = budget(1500),
@@ -510,6 +570,11 @@ TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
         sequence_free(a);
         sequence_free(b);
         engine_close(&e);
+}
+
+TEST(a_truncated_sequence_goes_on_as_if_the_rest_had_not_been) {
+        check_truncated(&(struct tiny) { 0 });
+        check_truncated(&(struct tiny) { .capacity_factor = 0.2f, .capacity_window = 24 });
 }
 
 /* A backend whose device is lost at the nth operation. */

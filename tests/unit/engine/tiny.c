@@ -127,6 +127,12 @@ static void metadata(struct builder *b) {
         number(b, "expert_used_count", TINY_EXPERTS_USED);
         number(b, "expert_feed_forward_length", EXPERT_FFN);
         number(b, "expert_gating_func", 1);
+        if (b->tiny->capacity_window)
+                number(b, "expert_capacity_window", b->tiny->capacity_window);
+        if (b->tiny->capacity_factor != 0.0f) {
+                snprintf(key, sizeof(key), "%s.expert_capacity_factor", architecture(b->tiny));
+                gguf_builder_f32(&b->gguf, key, b->tiny->capacity_factor);
+        }
         snprintf(key, sizeof(key), "%s.attention.layer_norm_rms_epsilon", architecture(b->tiny));
         gguf_builder_f32(&b->gguf, key, 1e-6f);
         if (b->tiny->rope)
@@ -180,7 +186,8 @@ struct model *tiny_open(const struct tiny *tiny, struct backend *backend, uint32
                 .kv_type = QUANT_F32,
                 .kv_bytes =
                         (uint64_t) pages * KV_PAGE_TOKENS * TINY_LAYERS *
-                        (KV_HEADS * 2 * HEAD * sizeof(float) + sizeof(struct route_state)),
+                        (KV_HEADS * 2 * HEAD * sizeof(float) + sizeof(struct route_state) +
+                         (tiny->capacity_window ? TINY_EXPERTS_USED * sizeof(uint16_t) : 0)),
                 .rows_max = rows_max,
         };
         struct reason reason = REASON_INIT;

@@ -30,6 +30,8 @@ struct tiny {
         uint32_t rope_context;               /* of the training, before scaling */
         bool vocabulary;                     /* of more tokens than the embedding has rows */
         uint32_t alignment;                  /* of the tensors' data; 32 when 0 */
+        float capacity_factor;               /* of its experts, and over so many tokens; 0: the file does not say */
+        uint32_t capacity_window;
 };
 
 /* Writes the file; ends the test when it cannot. The path lives until the next call. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* How sequences spend budgets of experts in op_route, on every backend. */
+/* How sequences spend budgets of experts in op_route and keep to experts' capacity, on every backend. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +46,7 @@ static void text_init(struct text *t, struct sample *s, int32_t cap, int32_t flo
 struct spender {
         struct device d;
         struct op_route op;
-        struct buffer *state;
+        struct buffer *state, *chosen;
         bool demand;
         int32_t pages[SEQUENCES][PAGES];
 };
@@ -58,12 +58,14 @@ static void spender_init(struct spender *s, struct backend *b, const struct op_r
         s->op.k = K;
         assert_se(s->d.ops->buffer_new(b, SEQUENCES * PAGES * KV_PAGE_TOKENS * sizeof(struct route_state),
                                        &s->state) == 0);
+        assert_se(s->d.ops->buffer_new(b, SEQUENCES * PAGES * KV_PAGE_TOKENS * K * sizeof(uint16_t), &s->chosen) == 0);
         for (int i = 0; i < SEQUENCES * PAGES; i++)
                 s->pages[i % SEQUENCES][i / SEQUENCES] = i;
 }
 
 static void spender_deinit(struct spender *s) {
         s->d.ops->buffer_free(s->state);
+        s->d.ops->buffer_free(s->chosen);
         device_deinit(&s->d);
 }
 
@@ -124,6 +126,7 @@ static void spender_call(struct spender *s, struct call *c) {
                 .bases = device_put(d, c->bases, c->n * sizeof(c->bases[0])),
                 .n_groups = SEQUENCES,
         };
+        op.capacity.chosen = d->ops->buffer_address(s->chosen);
         op.ids = device_put(d, NULL, c->n * sizeof(c->ids[0]));
         op.weights = device_put(d, NULL, c->n * sizeof(c->weights[0]));
         op.counts = device_put(d, NULL, c->n * sizeof(c->counts[0]));
@@ -439,4 +442,110 @@ static void check_riders(struct spender *s) {
 
 TEST(riders_take_what_their_group_has_anyway_and_disturb_nobody) {
         everywhere(&softmax, check_riders);
+}
+
+/* Capacities of windows that end within pages: with room for most, too little for all, and of a single row each. */
+static const struct op_route_capacity capacities[] = { { 18, 60 }, { 5, 50 }, { 1, 7 } };
+
+static void everywhere_with_capacity(struct op_route shape, void (*check)(struct spender *s)) {
+        for (unsigned i = 0; i < ELEMENTS(capacities); i++) {
+                shape.capacity = capacities[i];
+                everywhere(&shape, check);
+        }
+}
+
+/* The best that is not out. */
+static int32_t best_of(const float *scores, const bool *out, int32_t n) {
+        int32_t best = -1;
+
+        for (int32_t i = 0; i < n; i++)
+                if (!out[i] && (best < 0 || scores[i] > scores[best]))
+                        best = i;
+        return best;
+}
+
+static void limit_groups(bool *out, const float *logits, uint32_t groups, uint32_t used) {
+        uint32_t size = EXPERTS / groups;
+        bool taken[EXPERTS] = { false };
+        float scores[EXPERTS];
+
+        for (uint32_t e = 0; e < EXPERTS; e++)
+                scores[e / size] = e % size == 0 ? logits[e] : fmaxf(scores[e / size], logits[e]);
+        while (used-- > 0)
+                taken[best_of(scores, taken, (int32_t) groups)] = true;
+        for (uint32_t e = 0; e < EXPERTS; e++)
+                out[e] = !taken[e / size];
+}
+
+/* That the row has the best that were not full. */
+static void check_row(const struct op_route *op, const struct text *t, uint32_t row, uint32_t uses[EXPERTS]) {
+        bool out[EXPERTS] = { false };
+        int32_t n = 0;
+
+        if (op->groups > 0)
+                limit_groups(out, t->logits[row], op->groups, op->groups_used);
+        for (uint32_t e = 0; e < EXPERTS; e++)
+                out[e] |= uses[e] == op->capacity.most;
+        for (int32_t e; n < t->caps[row] / 1000 && (e = best_of(t->logits[row], out, EXPERTS)) >= 0; n++) {
+                assert_se(t->ids[row][n] == e);
+                out[e] = true;
+                uses[e]++;
+        }
+        assert_se(t->counts[row] == n);
+        for (; n < K; n++)
+                assert_se(t->ids[row][n] == -1 && t->weights[row][n] == 0.0f);
+}
+
+static void check_next_best(struct spender *s) {
+        static struct text texts[SEQUENCES];
+        struct sample random = { 23 };
+
+        for (int i = 0; i < SEQUENCES; i++) {
+                text_init(&texts[i], &random, 0, -1);
+                for (uint32_t r = 0; r < ROWS; r++)
+                        texts[i].caps[r] = (int32_t) (sample_u32(&random) % (K + 1)) * 1000;
+        }
+        spend(s, texts, 13);
+        for (int i = 0; i < SEQUENCES; i++) {
+                uint32_t uses[EXPERTS];
+
+                for (uint32_t r = 0; r < ROWS; r++) {
+                        if (r % s->op.capacity.window == 0)
+                                memset(uses, 0, sizeof(uses));
+                        check_row(&s->op, &texts[i], r, uses);
+                }
+        }
+}
+
+TEST(a_row_that_finds_experts_full_has_the_next_best) {
+        struct op_route grouped = softmax;
+
+        grouped.groups = 4;
+        grouped.groups_used = 2;
+        everywhere_with_capacity(softmax, check_next_best);
+        everywhere_with_capacity(grouped, check_next_best);
+}
+
+/* Experts that a row's budget leaves are none of its uses. */
+static void check_capacity(struct spender *s) {
+        static struct text texts[SEQUENCES];
+        uint32_t uses[EXPERTS];
+        bool full[EXPERTS];
+
+        texts_vary(texts);
+        spend(s, texts, 100);
+        for (uint32_t r = 0; r < ROWS; r++) {
+                if (r % s->op.capacity.window == 0)
+                        memset(uses, 0, sizeof(uses));
+                for (uint32_t e = 0; e < EXPERTS; e++)
+                        full[e] = uses[e] == s->op.capacity.most || !isfinite(texts[0].logits[r][e]);
+                assert_se(texts[0].counts[r] == 0 || texts[0].ids[r][0] == best_of(texts[0].logits[r], full, EXPERTS));
+                for (int32_t j = 0; j < texts[0].counts[r]; j++)
+                        assert_se(++uses[texts[0].ids[r][j]] <= s->op.capacity.most);
+        }
+        check_chunks(s);
+}
+
+TEST(rows_with_budgets_fill_experts_by_what_they_use_whatever_the_chunks) {
+        everywhere_with_capacity(softmax, check_capacity);
 }

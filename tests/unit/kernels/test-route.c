@@ -326,6 +326,10 @@ static void check_refusals(struct device *d) {
         assert_se(d->ops->route(d->stream, &r) == -EOPNOTSUPP); /* 8 experts in 3 groups */
         r.groups = 8;
         assert_se(d->ops->route(d->stream, &r) == -EOPNOTSUPP); /* 2 experts out of a group of one */
+        r = route;
+        r.capacity.most = 1;
+        r.capacity.window = 4;
+        assert_se(d->ops->route(d->stream, &r) == -EOPNOTSUPP); /* no sequences */
 }
 
 TEST(shapes_that_cannot_be_computed_are_refused) {
