@@ -16,9 +16,8 @@ struct buffer {
 enum { HOST_ALIGN = 64 };
 
 /* Huge pages are taken whole where a byte is written. An arena of KV is written in as many places at once as it has
- * planes, so a nearly empty one takes more than it needs (240 MiB with 60 layers), if never more than it was given. From
- * this size on contexts may be so long that attention waits for the memory, and reads a tenth faster. */
-#define HUGE_WORTH (UINT64_C(512) << 20)
+ * planes; from this size on what that may waste (240 MiB with 60 layers) is little of it. */
+#define HUGE_WORTH (UINT64_C(2) << 30)
 
 static void *align_up(void *data, uintptr_t align) {
         return (void *) (((uintptr_t) data + align - 1) & ~(align - 1));
