@@ -164,7 +164,10 @@ def forecast_is_what_the_daemon_takes(folder):
     with Daemon("--context", 1024, model=path, kv_type="f16", env=env) as d:
         forecast = inspect(path, "--context", 1024)["forecast"]
         assert forecast["context"] == 1024
+        # One prompt that makes a long pass, and several that share short ones.
         d.run([i * 7919 % 8000 for i in range(1000)], "--max-tokens", 24, "--ignore-eog", timeout=110)
+        for p in [d.start_run([(i * 6007 + n) % 8000 for i in range(150)], "--max-tokens", 24) for n in range(4)]:
+            finish(p)
         real = resident(d.pid())
         assert abs(real / forecast["total"] - 1) < 0.05, (real, forecast)
         print("resident %d, forecast %d: %.2f %%" % (real, forecast["total"], 100 * real / forecast["total"]))
