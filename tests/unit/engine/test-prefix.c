@@ -281,6 +281,25 @@ TEST(two_who_compute_the_same_end_with_the_same_pages) {
         world_close(&w);
 }
 
+TEST(an_idle_page_is_charged_to_whoever_comes_to_it_by_computing_it_again) {
+        struct world w;
+        struct text one = text(0, 4);
+        struct writer first, second;
+
+        world_open(&w, 8);
+        first = begin(&w, &one, 1);
+        second = begin(&w, &one, 1);
+        compute(&first, 2);
+        compute(&second, 2);
+        store(&first, &w.a);
+        end(&first);
+        assert_se(w.a.pages == 2 && w.a.idle == 2);
+        store(&second, &w.b);
+        assert_se(w.a.pages == 0 && w.b.pages == 2 && w.b.idle == 0);
+        end(&second);
+        world_close(&w);
+}
+
 TEST(a_page_that_others_have_is_not_written_again) {
         struct world w;
         struct text one = text(0, 4);
