@@ -260,8 +260,9 @@ static uint32_t pass_take_others(struct scheduler *scheduler, struct sched_pass 
                         uint64_t nsec = cost_share_nsec(&pass->model->cost, &pass->load, &rows);
 
                         if (stream->model != pass->model || stream->pending > left || n == max || nsec > own / 2 ||
-                            principal_reserve(stream, stream->pending) < stream->pending)
+                            principal_affords(stream, stream->pending) < stream->pending)
                                 continue;
+                        (void) principal_reserve(stream, stream->pending);
                         left -= stream->pending;
                         principal_charge(principal, nsec);
                         pass->others_nsec += nsec;

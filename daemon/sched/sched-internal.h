@@ -19,7 +19,8 @@ void principal_charge(struct principal *principal, uint64_t nsec);
 void principal_lift(const struct scheduler *scheduler, struct principal *principal);
 /* Looks at its bucket: whether that lets it begin a row; if not, the scheduler will look again when it does. */
 bool principal_may_run(struct scheduler *scheduler, struct principal *principal);
-/* Of so many rows of the stream, how many its bucket lets it have, at least 1; takes them out of it. */
+/* Of so many rows of the stream, how many its bucket lets it have, at least 1; the latter takes them out of it. */
+uint32_t principal_affords(const struct sched_stream *stream, uint32_t rows);
 uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows);
 
 /* Around a change of what work it has: before there is some, after there is less. */

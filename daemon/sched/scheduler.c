@@ -72,19 +72,48 @@ bool principal_may_run(struct scheduler *scheduler, struct principal *principal)
         return ready <= scheduler->now;
 }
 
-uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows) {
-        struct principal *principal = stream->principal;
-        const struct policy *policy = &principal->policy;
-        uint64_t row = (uint64_t) stream->cap_milli * stream->model->cost.shape.moe_layers / 1000;
-        int64_t level = principal->bucket.level;
+/* Activations of a row at its cap. */
+static uint64_t stream_row(const struct sched_stream *stream) {
+        return (uint64_t) stream->cap_milli * stream->model->cost.shape.moe_layers / 1000;
+}
 
-        if (policy->activation_rate == 0 || row == 0)
+uint32_t principal_affords(const struct sched_stream *stream, uint32_t rows) {
+        const struct principal *principal = stream->principal;
+        uint64_t row = stream_row(stream), left = (uint64_t) MAX(principal->bucket.level, INT64_C(0));
+
+        if (principal->policy.activation_rate == 0 || principal->policy.on_empty != POLICY_ON_EMPTY_WAIT || row == 0)
                 return rows;
-        if (policy->on_empty == POLICY_ON_EMPTY_WAIT)
-                rows = (uint32_t) MIN((uint64_t) rows, MAX((uint64_t) MAX(level, INT64_C(0)) / row, UINT64_C(1)));
-        bucket_take(&principal->bucket, policy->activation_rate, policy->activation_burst, rows * row);
-        stream->reserved += (uint64_t) (level - principal->bucket.level);
+        return (uint32_t) MIN((uint64_t) rows, MAX(left / row, UINT64_C(1)));
+}
+
+uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows) {
+        struct bucket *bucket = &stream->principal->bucket;
+        const struct policy *policy = &stream->principal->policy;
+        int64_t level = bucket->level;
+
+        if (policy->activation_rate == 0)
+                return rows;
+        rows = principal_affords(stream, rows);
+        bucket_take(bucket, policy->activation_rate, policy->activation_burst, rows * stream_row(stream));
+        stream->reserved += (uint64_t) (level - bucket->level);
         return rows;
+}
+
+/* Replaces what was reserved for rows by what they used. Who waits when the bucket is empty owes all of it; whose experts
+ * are only lowered may use more than the rate gives, and is let off what is beyond a whole bucket. */
+static void principal_settle(struct principal *principal, uint64_t reserved, uint64_t used) {
+        const struct policy *policy = &principal->policy;
+        struct bucket *bucket = &principal->bucket;
+
+        if (policy->activation_rate == 0) {
+                *bucket = (struct bucket) { .share = SHARE_FULL };
+                return;
+        }
+        bucket->level += (int64_t) reserved;
+        if (policy->on_empty == POLICY_ON_EMPTY_WAIT)
+                bucket->level -= (int64_t) used;
+        else
+                bucket_take(bucket, policy->activation_rate, policy->activation_burst, used);
 }
 
 static bool principal_has_work(const struct principal *principal) {
@@ -199,10 +228,23 @@ void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint6
         struct principal *principal = stream->principal;
 
         principal->activations += used;
-        principal->bucket.level += (int64_t) stream->reserved - (int64_t) used;
+        principal_settle(principal, stream->reserved, used);
         stream->reserved = 0;
         if (prompt)
                 principal->rows_prompt += rows;
         else
                 principal->rows_generated += rows;
+}
+
+void sched_give_up(struct sched_stream *stream, uint32_t layers_done, uint32_t layers) {
+        uint64_t layer = stream->reserved / MAX(layers, 1u);
+
+        principal_settle(stream->principal, stream->reserved, layer * MIN(layers_done, layers));
+        stream->reserved = 0;
+}
+
+void sched_stream_move(struct scheduler *scheduler, struct sched_stream *stream, struct principal *principal) {
+        sched_stream_set_pending(scheduler, stream, 0, false);
+        sched_give_up(stream, 0, 1);
+        stream->principal = principal;
 }

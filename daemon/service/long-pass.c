@@ -78,10 +78,12 @@ static int pass_prepare(struct long_pass *pass) {
 }
 
 static void pass_give_up(struct server *server, struct long_pass *pass) {
+        uint32_t layers = model_info(pass->offer->model)->layers;
+
         if (pass->step)
                 step_give_up(pass->step);
         for (uint32_t i = 0; i < pass->n_parts; i++)
-                stream_given_up(pass->streams[i]);
+                stream_given_up(pass->streams[i], layers - MIN(layers, pass->sched.layers_left));
         pass_land(server, pass);
 }
 

@@ -458,12 +458,11 @@ void stream_move(struct stream *stream, struct tenant *tenant) {
 
         if (stream->tenant == tenant)
                 return;
-        sched_stream_set_pending(scheduler, &stream->sched, 0, false);
+        sched_stream_move(scheduler, &stream->sched, &tenant->principal);
         stream->tenant->n_streams--;
         tenant_unref(stream->tenant);
         stream->tenant = tenant_ref(tenant);
         stream->tenant->n_streams++;
-        stream->sched.principal = &tenant->principal;
         if (stream->rows_flying == 0)
                 stream_schedule(stream);
 }
@@ -724,8 +723,9 @@ void streams_group(struct stream *const *streams, struct step_part *parts, uint3
         }
 }
 
-void stream_given_up(struct stream *stream) {
+void stream_given_up(struct stream *stream, uint32_t layers_done) {
         stream->rows_flying = 0;
+        sched_give_up(&stream->sched, layers_done, model_info(stream->offer->model)->layers);
         if (stream->cancelled)
                 stream_end(stream, WIRE_DONE_CANCELLED);
         else
@@ -750,6 +750,7 @@ void stream_not_advanced(struct stream *stream, int error) {
         char sentence[128];
 
         stream->rows_flying = 0;
+        sched_give_up(&stream->sched, 0, 1);
         snprintf(sentence, sizeof(sentence), "the model's forward pass failed: %s", strerror(error));
         stream_fail(stream, EIO, sentence);
 }

@@ -412,3 +412,101 @@ TEST(settling_books_rows_and_activations) {
         assert_se(a->principal.activations == 192);
         assert_se(a->principal.rows_prompt == 5 && a->principal.rows_generated == 1);
 }
+
+/* Iterations, each of which uses what it may, from `now` on; the rows of the load. */
+static uint64_t spend(struct scheduler *s, struct load *load, int n, uint64_t now) {
+        struct sched_stream *stream = &load->streams[0];
+        uint64_t before = load->rows;
+
+        for (int i = 0; i < n; i++) {
+                s->now = now;
+                load_run(s, load, 0, 1, 1, true);
+                if (iterate(s, 8, 8) > 0)
+                        sched_settle(stream, 1, false, (uint64_t) stream->cap_milli * 8 / 1000);
+        }
+        return load->rows - before;
+}
+
+static struct load *limited(uint64_t rate, enum policy_on_empty on_empty) {
+        struct load *load = load_new(100);
+
+        load->principal.policy.activation_rate = rate;
+        load->principal.policy.on_empty = on_empty;
+        load->streams[0].cap_milli = 4000;
+        return load;
+}
+
+TEST(what_is_used_while_there_is_no_limit_is_no_debt_when_there_is_one_again) {
+        struct load *load = limited(320, POLICY_ON_EMPTY_WAIT);
+        struct scheduler s;
+
+        scheduler_init(&s);
+        assert_se(spend(&s, load, 100, 1) == 10);
+        load->principal.policy.activation_rate = 0;
+        assert_se(spend(&s, load, 100000, 2) == 100000);
+        load->principal.policy.activation_rate = 320;
+        assert_se(spend(&s, load, 100, NSEC_PER_SEC) == 10);
+}
+
+TEST(who_waits_owes_all_and_whose_experts_are_lowered_a_bucket_at_the_most) {
+        struct load *waits = limited(10, POLICY_ON_EMPTY_WAIT), *lowered = limited(320, POLICY_ON_EMPTY_DEGRADE);
+        struct scheduler s;
+
+        /* A row is more than its bucket holds: the next one is 3.2 s later all the same. */
+        scheduler_init(&s);
+        assert_se(spend(&s, waits, 10, 1) == 1 && waits->principal.bucket.level == 10 - 32);
+        assert_se(spend(&s, waits, 10, 1 + 22 * NSEC_PER_SEC / 10) == 0);
+        assert_se(spend(&s, waits, 10, 1 + 23 * NSEC_PER_SEC / 10) == 1);
+        load_run(&s, waits, 0, 1, 0, true);
+        assert_se(spend(&s, lowered, 1000, 1) == 1000 && lowered->principal.bucket.level == -320);
+}
+
+TEST(rows_that_are_given_up_use_what_their_layers_did_and_who_takes_them_over_pays) {
+        struct load *from = limited(3200, POLICY_ON_EMPTY_WAIT), *to = limited(3200, POLICY_ON_EMPTY_WAIT);
+        struct sched_stream *stream = &from->streams[0];
+        struct scheduler s;
+
+        scheduler_init(&s);
+        load_run(&s, to, 0, 1, 1, false);
+        load_run(&s, from, 0, 1, 50, false);
+        assert_se(iterate(&s, 64, 64) == 51 && from->principal.bucket.level == 1600);
+        sched_give_up(stream, 2, 8);
+        assert_se(from->principal.bucket.level == 3200 - 400);
+        sched_give_up(stream, 8, 8);
+        assert_se(from->principal.bucket.level == 3200 - 400);
+        load_run(&s, to, 0, 1, 0, false);
+        assert_se(iterate(&s, 64, 64) == 50);
+        sched_stream_move(&s, stream, &to->principal);
+        sched_settle(stream, 50, true, 1000);
+        assert_se(from->principal.bucket.level == 2800 && to->principal.bucket.level == 3200 - 32 - 1000);
+}
+
+TEST(a_pass_of_another_takes_nothing_from_a_bucket_that_does_not_hold_a_whole_prompt) {
+        struct cost_shape shape = { .layers = 8, .moe_layers = 8, .experts = 4, .experts_used = 4 };
+        struct load *own = limited(320 * 3, POLICY_ON_EMPTY_WAIT), *other = limited(320, POLICY_ON_EMPTY_WAIT);
+        struct sched_model *model = own->streams[0].model;
+        struct sched_pass passes[2], *pass;
+        struct sched_pick picks[4];
+        struct scheduler s;
+
+        sched_model_init(model, &shape, 100);
+        for (int i = 0; i < _COST_TERM_N; i++)
+                model->cost.coefficients[i] = i == COST_ROW_PROMPT ? ROW_NSEC : 0.0;
+        model->cost.short_rows = 4;
+        for (size_t i = 0; i < ELEMENTS(passes); i++)
+                sched_pass_init(&passes[i], model);
+        scheduler_init(&s);
+        load_run(&s, own, 0, 1, 64, false);
+        load_run(&s, other, 0, 1, 11, false);
+        assert_se(scheduler_turn(&s, &pass) == SCHED_TURN_BEGIN && pass->principal == &own->principal);
+        assert_se(scheduler_pick_long(&s, pass, picks, ELEMENTS(picks)) == 1 && picks[0].rows == 30);
+        assert_se(bucket_level(&other->principal.bucket, 320, 0, 0) == 320 && other->streams[0].reserved == 0);
+        sched_give_up(picks[0].stream, 0, 8);
+        load_run(&s, own, 0, 1, 64, false);
+        sched_pass_end(&s, pass);
+        /* Whole it goes along. */
+        load_run(&s, other, 0, 1, 10, false);
+        assert_se(scheduler_turn(&s, &pass) == SCHED_TURN_BEGIN && pass->principal == &own->principal);
+        assert_se(scheduler_pick_long(&s, pass, picks, ELEMENTS(picks)) == 2 && picks[1].rows == 10);
+        assert_se(other->principal.bucket.level == 0);
+}
