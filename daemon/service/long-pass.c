@@ -60,6 +60,7 @@ void long_passes_free(struct offer *offer) {
 /* It is over, one way or the other; its streams are free for the next. */
 static void pass_land(struct server *server, struct long_pass *pass) {
         server->n_long--;
+        server->stepping = server->n_long > 0;
         sched_pass_end(&server->scheduler, &pass->sched);
         pass->tenant = tenant_unref(pass->tenant);
 }
@@ -176,7 +177,6 @@ void long_pass_run(struct server *server, struct sched_pass *sched, bool begin) 
         r = pass_advance(server, pass);
         if (r <= 0)
                 pass_finish(server, pass, r);
-        server->stepping = server->n_long > 0;
 }
 
 void long_passes_give_up(struct server *server) {
