@@ -34,8 +34,7 @@ struct tenant *pages_count(struct offer *offer) {
         return most;
 }
 
-/* Of those that no forward pass holds; NULL: all are held. */
-static struct stream *pages_youngest(struct offer *offer, const struct tenant *tenant) {
+struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant) {
         struct stream *stream, *youngest = NULL;
 
         list_for_each(stream, &offer->running, place)

@@ -23,6 +23,8 @@ bool pages_extend(struct stream *stream);
  * and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams that has
  * most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
 struct tenant *pages_count(struct offer *offer);
+/* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back; NULL: all are held. */
+struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);
 /* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so far, so

@@ -82,16 +82,6 @@ static void explain(const struct stream *stream, enum policy_key key, struct rea
                 policy_match_explain(&match, key, ret);
 }
 
-/* Of its tenant's streams on this model the youngest that can be put back. */
-static struct stream *youngest(const struct stream *stream) {
-        struct stream *other, *found = NULL;
-
-        list_for_each(other, &stream->offer->running, place)
-                if (other->tenant == stream->tenant && other->rows_flying == 0 && (!found || other->serial > found->serial))
-                        found = other;
-        return found;
-}
-
 /* Whether anything but this stream, that could end and make room, counts against the quota. */
 static bool shares(const struct stream *stream) {
         return stream->tenant->kv_bytes > sequence_pages(stream->sequence) * page_bytes(stream->offer);
@@ -116,7 +106,7 @@ bool quota_kv_extend(struct stream *stream) {
                 quota_count(stream->offer->server, NULL);
                 if (stream->tenant->kv_bytes <= max && page <= max - stream->tenant->kv_bytes)
                         return true;
-                victim = youngest(stream);
+                victim = pages_youngest(stream->offer, stream->tenant);
                 if (victim == stream && !shares(stream)) {
                         end_full(stream);
                         return false;
