@@ -9,10 +9,6 @@
 /* Leaves room for the end of the message. */
 enum { EXPLAIN_FULL = CONTROL_MESSAGE_MAX - 16 * 1024 };
 
-static bool may_know(const struct peer *peer, uid_t uid) {
-        return peer->credentials.uid == uid || peer_is_admin(peer);
-}
-
 /* Of a request that has not come so far: until now, or until it ended. */
 static uint64_t elapsed(const struct trace *trace, uint64_t to) {
         uint64_t end = to ? to : trace->ended ? trace->ended : now_nsec();
@@ -85,7 +81,7 @@ static uint64_t list_running(struct control_builder *reply, const struct peer *p
         uint64_t n = 0;
 
         list_for_each(other, &peer->server->peers, link) {
-                if (!may_know(peer, other->credentials.uid))
+                if (!peer_may_know(peer, other->credentials.uid))
                         continue;
                 list_for_each(stream, &other->streams, link) {
                         _cleanup_(record_freep) struct record *record = NULL;
@@ -111,22 +107,12 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
         for (size_t i = 0; (record = history_at(&peer->server->history, i)); i++) {
                 if (n == limit || reply->size >= EXPLAIN_FULL)
                         break;
-                if (!may_know(peer, record->uid))
+                if (!peer_may_know(peer, record->uid))
                         continue;
                 put_in_list(reply, record);
                 n++;
         }
         control_end(reply);
-}
-
-static struct stream *find_running(const struct server *server, uint64_t number) {
-        struct stream *stream;
-        struct peer *peer;
-
-        list_for_each(peer, &server->peers, link)
-                if ((stream = peer_find_numbered(peer, number)))
-                        return stream;
-        return NULL;
 }
 
 static const struct record *find_ended(const struct history *history, uint64_t number) {
@@ -139,7 +125,7 @@ static const struct record *find_ended(const struct history *history, uint64_t n
 }
 
 int explain_request(struct control_builder *reply, const struct peer *peer, uint64_t number, bool *ret_found) {
-        const struct stream *stream = find_running(peer->server, number);
+        const struct stream *stream = peer_find_numbered(peer, number);
         _cleanup_(record_freep) struct record *running = NULL;
         const struct record *record;
         int r;
@@ -150,7 +136,7 @@ int explain_request(struct control_builder *reply, const struct peer *peer, uint
                         return r;
         }
         record = running ? running : find_ended(&peer->server->history, number);
-        *ret_found = record && may_know(peer, record->uid);
+        *ret_found = record && peer_may_know(peer, record->uid);
         if (*ret_found)
                 put_details(reply, record);
         return 0;

@@ -343,12 +343,21 @@ struct stream *peer_find_stream(struct peer *peer, uint64_t id) {
         return NULL;
 }
 
-struct stream *peer_find_numbered(struct peer *peer, uint64_t serial) {
-        struct stream *stream;
+bool peer_may_know(const struct peer *peer, uid_t uid) {
+        return peer->credentials.uid == uid || peer_is_admin(peer);
+}
 
-        list_for_each(stream, &peer->streams, link)
-                if (stream->serial == serial && stream->state != STREAM_ENDED && !stream->cancelled)
-                        return stream;
+struct stream *peer_find_numbered(const struct peer *caller, uint64_t serial) {
+        struct stream *stream;
+        struct peer *peer;
+
+        list_for_each(peer, &caller->server->peers, link) {
+                if (!peer_may_know(caller, peer->credentials.uid))
+                        continue;
+                list_for_each(stream, &peer->streams, link)
+                        if (stream->serial == serial && stream->state != STREAM_ENDED && !stream->cancelled)
+                                return stream;
+        }
         return NULL;
 }
 

@@ -92,7 +92,9 @@ bool peer_is_root(const struct peer *peer);
 bool peer_is_admin(const struct peer *peer);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);
-/* By the daemon's own number, if it has not ended. */
-struct stream *peer_find_numbered(struct peer *peer, uint64_t serial);
+/* Whether it may see what a user does: its own, or it is an administrator. */
+bool peer_may_know(const struct peer *peer, uid_t uid);
+/* Of everybody's streams, as far as the caller may see them, the one with the daemon's number, if it has not ended. */
+struct stream *peer_find_numbered(const struct peer *caller, uint64_t serial);
 /* Fields of a log line about this peer; into a static buffer. */
 const char *peer_log_fields(const struct peer *peer);

@@ -236,21 +236,6 @@ static int verb_detokenize(struct call *call) {
         return 0;
 }
 
-/* Of everybody's streams, as far as the caller may see them, the one with that number. */
-static struct stream *find_numbered(struct peer *caller, uint64_t number) {
-        struct stream *stream;
-        struct peer *peer;
-
-        list_for_each(peer, &caller->server->peers, link) {
-                if (!peer_is_admin(caller) && peer->user != caller->user)
-                        continue;
-                stream = peer_find_numbered(peer, number);
-                if (stream)
-                        return stream;
-        }
-        return NULL;
-}
-
 static int verb_cancel(struct call *call) {
         struct stream *stream;
         uint64_t request, number;
@@ -261,7 +246,7 @@ static int verb_cancel(struct call *call) {
                 return wrong(call, "number", "an unsigned integer");
         if (r != 0 && control_get_u64(call->args, "request", &request) != 0)
                 return wrong(call, "request", "an unsigned integer");
-        stream = r == 0 ? find_numbered(call->peer, number) : peer_find_stream(call->peer, request);
+        stream = r == 0 ? peer_find_numbered(call->peer, number) : peer_find_stream(call->peer, request);
         control_put_bool(call->reply, "found", stream != NULL);
         if (!stream)
                 return 0;
