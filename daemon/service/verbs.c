@@ -427,6 +427,8 @@ static int budget_change(struct call *call, bool *ret_saved) {
                 return wrong(call, "save", "true or false");
         if (set_r != 0 && reset_r != 0)
                 return 0;
+        if (set_r == 0 && reset_r == 0)
+                return reason_return(call->reason, EINVAL, "there is \"set\" or \"reset\" in a message, not both");
         if (!peer_is_admin(call->peer))
                 return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may change budgets");
         if (save)

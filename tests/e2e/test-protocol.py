@@ -238,6 +238,34 @@ with Daemon() as d:
     assert {"peers", "id"} == set(c.ask("ps"))
     assert c.ask("budget")["budgets"]
 
+    # What is asked for in the wrong way is refused, and nothing has changed.
+    for verb, keys, error in (
+            ("budget", {"set": {"principal": "default", "Weight": "1"}, "reset": "default"}, errno.EINVAL),
+            ("budget", {"set": {"principal": "default", "Weight": "0"}}, errno.EINVAL),
+            ("budget", {"set": {"principal": "default", "Weight": 7}}, errno.EINVAL),
+            ("budget", {"set": {"principal": "default", "W" * 64: "1"}}, errno.EINVAL),
+            ("budget", {"set": {"principal": "default"}}, errno.EINVAL),
+            ("budget", {"set": {"Weight": "1"}}, errno.EINVAL),
+            ("budget", {"set": "default"}, errno.EINVAL),
+            ("budget", {"set": {"principal": "uid:nobody-has-this-name", "Weight": "1"}}, errno.ENOENT),
+            ("budget", {"set": {"principal": "default", "Weight": "1"}, "save": "yes"}, errno.EINVAL),
+            ("budget", {"reset": "default"}, errno.ENOENT),
+            ("budget", {"reset": 1}, errno.EINVAL),
+            ("budget", {"principal": "anybody"}, errno.EINVAL),
+            ("cancel", {"number": "1"}, errno.EINVAL),
+            ("cancel", {}, errno.EINVAL),
+            ("explain", {"number": 1 << 63}, errno.ENOENT),
+            ("explain", {"number": "1"}, errno.EINVAL),
+            ("explain", {"limit": 1 << 32}, errno.EINVAL),
+            ("stats", {"experts": "nobody"}, errno.ENOENT),
+            ("stats", {"experts": 1}, errno.EINVAL),
+            ("stats", {"experts": layers["name"], "from": "0"}, errno.EINVAL),
+            ("stats", {"cost": 1}, errno.EINVAL)):
+        reply = c.ask(verb, **keys)
+        assert reply.get("error") == error and reply["reason"], (verb, keys, reply)
+    assert c.ask("budget")["rules"] == []
+    assert c.ask("stats", experts=layers["name"], **{"from": 0xffffffff})["layers"] == []
+
     old = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     old.connect(d.socket)
     old.send(pack({"verb": "hello", "id": 1, "version": 9}))
