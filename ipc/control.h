@@ -29,21 +29,21 @@
  *                                                          stretches: [{row, cap_milli, rule, why}]. Of others only for
  *                                                          admins
  *   ps                                                     peers: [{pid, uid, unit, name, connections, streams,
- *                                                          queued, position?, kv_pages, generated, prompt,
+ *                                                          queued, position?, kv_pages, generated, prompt, cached,
  *                                                          activations, principal, experts_milli, cap_milli,
  *                                                          weight, requests: [{number, model, state, prompt,
  *                                                          prompt_done, generated, activations, experts_milli,
- *                                                          cap_milli, rule, kv_pages, position?, estimate_nsec?}]}] (other uids' only
- *                                                          for admins), omitted?
+ *                                                          cap_milli, rule, kv_pages, position?,
+ *                                                          estimate_nsec?}]}] (other uids' only for admins), omitted?
  *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints it as is);
  *                                                          of a model's experts: model, moe_layers, experts,
  *                                                          experts_used, from, layers: [[rows that used each]] (root);
  *                                                          cost: [{model, passes, ratio, error, speed, nsec: {term…}}]
  *                                                          (root, moed-admin)
  *   budget    principal?, set?: {principal, KEY: "value"…}  budgets: [{principal, keys: [{key, value, rule, source}],
- *             (keys as in moed.conf(5)), reset?: principal,  experts_max_milli…, activations, …}], rules: [{principal, keys}]
- *             save?                                        (admins), omitted?; set and reset: root, the daemon's own user,
- *                                                          the group moed-admin
+ *             (keys as in moed.conf(5)), or                experts_max_milli…, activations, …}], rules: [{principal,
+ *             reset?: principal; save?                     keys}] (admins), omitted?; set and reset: root, the daemon's
+ *                                                          own user, the group moed-admin
  *   reload                                                 root only: as SIGHUP; the reply comes when it is in force
  *   load      name, file, default?                         as open, when it is done; root only
  *   unload    name                                         streams: that end on it; root only

@@ -157,8 +157,8 @@ enum wire_event {
         WIRE_EVENT_TOKEN = 3,    /* one token; text_length may be 0 while bytes of a character are outstanding */
         WIRE_EVENT_TEXT = 4,     /* more text of the token before */
         WIRE_EVENT_DONE = 5,     /* last event of a request; `detail` is a wire_done, `value` the tokens generated or
-                                  * scored, `token` as in PROGRESS; its text is what was still held back (for a stop string, an incomplete
-                                  * character) */
+                                  * scored, `token` as in PROGRESS; its text is what was still held back (for a stop
+                                  * string, an incomplete character) */
         WIRE_EVENT_REASON = 6,   /* text of the sentence that the ERROR which follows ends */
         WIRE_EVENT_ERROR = 7,    /* last event of a request; `detail` is an errno, text the end of the sentence why */
         WIRE_EVENT_ECHO = 8,
@@ -168,7 +168,7 @@ enum wire_event {
 
 /* What `detail` of a TOKEN or a SCORE may have. */
 enum {
-        WIRE_TOKEN_RODE = 1 << 0, /* other requests of the same user had a say in which experts it and those before it had */
+        WIRE_TOKEN_RODE = 1 << 0, /* other requests of the same user had a say in which experts it had, or those before */
 };
 
 enum wire_done {

@@ -27,8 +27,8 @@ static int print_model(const struct json *model) {
         if (passes == 0)
                 puts("no pass was measured yet, these are guesses");
         else
-                printf("%" PRIu64 " passes; of the latest, forecast / actual is %.3f in the median, off by %.1f%%\n", passes,
-                       json_get_double(model, "ratio", 0), 100 * json_get_double(model, "error", 0));
+                printf("%" PRIu64 " passes; of the latest, forecast / actual is %.3f in the median, off by %.1f%%\n",
+                       passes, json_get_double(model, "ratio", 0), 100 * json_get_double(model, "error", 0));
         table_init(&table, columns, ELEMENTS(columns));
         json_for_each(term, json_get(model, "nsec")) {
                 table_cell(&table, "%s", term->key);

@@ -137,8 +137,8 @@ static void line_models(struct monitor *m, const struct json *models) {
 
         json_for_each(model, json_get(models, "models"))
                 if (used < sizeof(text))
-                        used += (size_t) snprintf(text + used, sizeof(text) - used, "%s%s (%s, %" PRIu64 ")", used ? ", " : "",
-                                                  json_get_text(model, "name", ""), json_get_text(model, "state", ""),
+                        used += (size_t) snprintf(text + used, sizeof(text) - used, "%s%s (%s, %" PRIu64 ")",
+                                                  used ? ", " : "", json_get_text(model, "name", ""), json_get_text(model, "state", ""),
                                                   json_get_uint(model, "streams", 0));
         line(m, 3, "models: %s", text[0] ? text : "none");
 }

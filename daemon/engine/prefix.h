@@ -7,7 +7,7 @@
  *
  * The key of a page is all that its bits depend on, but for the pages before it (daemon/README.md says why this is all),
  * and is compared whole. Spaces share nothing. A page that no cursor has passed is idle, and may be evicted; it is
- * charged to one owner, that of the latest sequence to begin with it. */
+ * charged to one owner, that of the latest sequence that came to it while no other had it. */
 
 #include <stdint.h>
 

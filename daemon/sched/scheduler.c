@@ -31,9 +31,9 @@ void sched_stream_init(struct sched_stream *stream, struct principal *principal,
 }
 
 uint64_t principal_price(const struct principal *principal, uint64_t nsec) {
-        uint64_t scale = principal->policy.class == POLICY_CLASS_BATCH ? PRINCIPAL_SCALE * SCHED_BATCH_PRICE : PRINCIPAL_SCALE;
+        uint64_t price = principal->policy.class == POLICY_CLASS_BATCH ? SCHED_BATCH_PRICE : 1;
 
-        return MIN(nsec, CHARGE_MAX) * scale / MAX(principal->policy.weight, 1u);
+        return MIN(nsec, CHARGE_MAX) * PRINCIPAL_SCALE * price / MAX(principal->policy.weight, 1u);
 }
 
 void principal_charge(struct principal *principal, uint64_t nsec) {

@@ -211,8 +211,8 @@ uint32_t sched_allowance(uint32_t cap_milli, uint32_t moe_layers, uint64_t row);
 
 /* Books what an iteration used: `rows` of the stream's rows, `used` activations. */
 void sched_settle(struct sched_stream *stream, uint32_t rows, bool prompt, uint64_t used);
-/* Instead of that, when its rows were given up after so many of the layers: these are taken to have used what was reserved
- * for them. */
+/* Instead of that, when its rows were given up after so many of the layers: these are taken to have used what was
+ * reserved for them. */
 void sched_give_up(struct sched_stream *stream, uint32_t layers_done, uint32_t layers);
 /* It is another's from now on, with the rows that are under way; it has nothing to run until it is told again. */
 void sched_stream_move(struct scheduler *scheduler, struct sched_stream *stream, struct principal *principal);

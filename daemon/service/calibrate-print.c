@@ -74,8 +74,8 @@ static void print_text(const struct calibration *c, const struct calibrate_repor
         print_row(c, "error, as planned", planned_error, out);
         if (!c->predictor.weight)
                 return;
-        fprintf(out, "\nThe predictor explains %.1f %% of what the router leaves open. Error with half of the experts, layers "
-                     "alike:\n%.4g the same in every token, %.4g where the router says, %.4g where both say.\n",
+        fprintf(out, "\nThe predictor explains %.1f %% of what the router leaves open. Error with half of the experts, "
+                     "layers alike:\n%.4g the same in every token, %.4g where the router says, %.4g where both say.\n",
                 100.0 * report->predictor_r2, report->fixed, report->routed, report->predicted);
 }
 
@@ -85,15 +85,16 @@ static void json_lines(const struct calibration *c, bool shares, FILE *out) {
                 for (uint32_t l = 0; l < c->plan.layers; l++) {
                         size_t at = (size_t) i * c->plan.layers + l;
 
-                        fprintf(out, "%s%.9g", l ? "," : "", shares ? in_experts(c->plan.shares[at]) : (double) c->error[at]);
+                        fprintf(out, "%s%.9g", l ? "," : "",
+                                shares ? in_experts(c->plan.shares[at]) : (double) c->error[at]);
                 }
                 putc(']', out);
         }
 }
 
 static void print_json(const struct calibration *c, const struct calibrate_report *report, FILE *out) {
-        fprintf(out, "{\"tokens\":%" PRIu32 ",\"moe_layers\":%" PRIu32 ",\"experts_used\":%" PRIu32 ",\"shares\":[", c->tokens,
-                c->plan.layers, c->plan.experts_used);
+        fprintf(out, "{\"tokens\":%" PRIu32 ",\"moe_layers\":%" PRIu32 ",\"experts_used\":%" PRIu32 ",\"shares\":[",
+                c->tokens, c->plan.layers, c->plan.experts_used);
         json_lines(c, true, out);
         fputs("],\"error\":[", out);
         json_lines(c, false, out);

@@ -390,8 +390,8 @@ static int parse_header(struct parser *p, char *header) {
         if (strcmp(header, "Budget") == 0)
                 return begin_budget(p, argument);
         if (p->only_budgets)
-                config_report_add(p->report, true, "%s:%u: [%.64s]: only [Budget PRINCIPAL] may stand in this file", p->file,
-                                  p->line, header);
+                config_report_add(p->report, true, "%s:%u: [%.64s]: only [Budget PRINCIPAL] may stand in this file",
+                                  p->file, p->line, header);
         else if (strcmp(header, "Model") == 0)
                 return begin_model(p, argument);
         else if (strcmp(header, "Daemon") == 0 && !*argument)

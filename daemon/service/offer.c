@@ -189,8 +189,8 @@ static void offer_log_calibration(const struct offer *offer) {
         case MODEL_CALIBRATION_NONE:
                 return;
         case MODEL_CALIBRATION_REFUSED:
-                log_line(LOG_WARNING, log_fields(offer), "model %s: served without the calibration beside it: %s", offer->name,
-                         why);
+                log_line(LOG_WARNING, log_fields(offer), "model %s: served without the calibration beside it: %s",
+                         offer->name, why);
                 return;
         case MODEL_CALIBRATION_PLAN:
         case MODEL_CALIBRATION_PREDICTOR:

@@ -4,8 +4,8 @@
 /* Who may hold the KV pages of a model when they don't suffice for all. A stream begins when its whole prompt fits; of
  * those that wait, the next is one of the tenant that holds the fewest pages. A running stream that needs a page when
  * none is free takes it from the youngest stream of the tenant that holds the most, which waits and is computed again
- * later; so nothing ever fails for want of pages in the middle. Before anything is taken from anybody, what no stream uses is
- * taken from the prefix cache (prefixes.h). */
+ * later; so nothing ever fails for want of pages in the middle. Before anything is taken from anybody, what no stream
+ * uses is taken from the prefix cache (prefixes.h). */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,10 +23,10 @@ bool pages_extend(struct stream *stream);
  * and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams that has
  * most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
 struct tenant *pages_count(struct offer *offer);
-/* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back; NULL: all are held. */
+/* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back. NULL: all are. */
 struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant);
 /* Position in the queue of a waiting stream, from 1. */
 uint32_t pages_position(const struct stream *stream);
-/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so far, so
- * nothing is known. */
+/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so
+ * far, so nothing is known. */
 bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret);

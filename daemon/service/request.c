@@ -15,7 +15,8 @@ static int request_check_head(const struct wire_generate *g, size_t length, uint
         if (g->flags & ~(uint32_t) _WIRE_GENERATE_FLAGS)
                 return reason_return(reason, EINVAL, "the request has unknown flags: %#x", g->flags);
         if (!(g->flags & WIRE_GENERATE_RIDE) != (g->ride_experts == 0))
-                return reason_return(reason, EINVAL, "a request that rides tells how many experts it takes at least, others 0");
+                return reason_return(reason, EINVAL, "a request that rides tells how many experts it takes at "
+                                     "least, others 0");
         for (size_t i = 0; i < ELEMENTS(g->reserved); i++)
                 if (g->reserved[i] != 0)
                         return reason_return(reason, EINVAL, "a reserved field of the request is not zero");

@@ -352,8 +352,8 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
         if (prompt_max > 0 && stream->tokens.n > prompt_max)
-                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows "
-                                     "no more", stream->tokens.n, prompt_max);
+                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf "
+                                     "allows no more", stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -420,7 +420,8 @@ static uint32_t stream_next_row(const struct stream *stream) {
 
 /* Whether rows that come later go on as those before did. */
 static bool same_stretch(const struct stream_cap *a, const struct stream_cap *b) {
-        return a->cap_milli == b->cap_milli && a->adaptive == b->adaptive && (!a->adaptive || a->min_milli == b->min_milli);
+        return a->cap_milli == b->cap_milli && a->adaptive == b->adaptive &&
+               (!a->adaptive || a->min_milli == b->min_milli);
 }
 
 int stream_update_cap(struct stream *stream) {

@@ -127,8 +127,8 @@ void streams_group(struct stream *const *streams, struct step_part *parts, uint3
 void stream_tell_progress(struct stream *stream);
 /* Notes how many rows the forward pass has that these parts are of. */
 void streams_count_pass(struct stream *const *streams, const struct step_part *parts, uint32_t n);
-/* The forward pass was given up after so many of its layers: ends the stream if it was cancelled meanwhile, or else puts it
- * back to where it was before. */
+/* The forward pass was given up after so many of its layers: ends the stream if it was cancelled meanwhile, or else
+ * puts it back to where it was before. */
 void stream_given_up(struct stream *stream, uint32_t layers_done);
 /* The forward pass failed; nothing was computed. */
 void stream_not_advanced(struct stream *stream, int error);

@@ -251,8 +251,8 @@ static int verb_cancel(struct call *call) {
         if (!stream)
                 return 0;
         if (stream->peer != call->peer)
-                log_line(LOG_INFO, peer_log_fields(call->peer), "request %" PRIu64 " of pid %d is cancelled", stream->serial,
-                         (int) stream->peer->credentials.pid);
+                log_line(LOG_INFO, peer_log_fields(call->peer), "request %" PRIu64 " of pid %d is cancelled",
+                         stream->serial, (int) stream->peer->credentials.pid);
         stream_cancel(stream);
         peer_publish(stream->peer);
         return 0;
@@ -405,8 +405,8 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
         if (r != 0)
                 return policy_error(r);
         if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
-                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may see the budgets of others; "
-                                     "yours is that of %s", call->peer->tenant->name);
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP
+                                     " may see the budgets of others; yours is that of %s", call->peer->tenant->name);
         return 0;
 }
 
@@ -430,7 +430,8 @@ static int budget_change(struct call *call, bool *ret_saved) {
         if (set_r == 0 && reset_r == 0)
                 return reason_return(call->reason, EINVAL, "there is \"set\" or \"reset\" in a message, not both");
         if (!peer_is_admin(call->peer))
-                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP " may change budgets");
+                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP
+                                     " may change budgets");
         if (save)
                 r = save_check(call->peer->server, call->reason);
         if (r == 0 && set_r == 0)
@@ -479,8 +480,8 @@ static int verb_explain(struct call *call) {
         r = explain_request(call->reply, call->peer, number, &found);
         if (r < 0 || found)
                 return r;
-        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended last",
-                             number, HISTORY_MAX);
+        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended "
+                             "last", number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {
