@@ -24,6 +24,9 @@ enum {
         VERB_LATER = INT_MAX, /* from a handler: verbs_reply() will be called */
 };
 
+/* What a key must be that names one. */
+#define PRINCIPAL "default, uid:…, gid:… or unit:…"
+
 struct call {
         struct peer *peer;
         uint64_t id;
@@ -47,6 +50,10 @@ struct verb {
 
 static int wrong(struct call *call, const char *key, const char *type) {
         return reason_return(call->reason, EINVAL, "key \"%s\" must be %s", key, type);
+}
+
+static int no_model(struct call *call, const char *name) {
+        return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
 }
 
 /* Absent leaves *ret as it is. */
@@ -130,7 +137,7 @@ static int verb_open(struct call *call) {
         if (!offer && r != 0)
                 return reason_return(call->reason, ENOENT, "the daemon serves no model now");
         if (!offer)
-                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+                return no_model(call, name);
         report_model(call->reply, offer);
         return 0;
 }
@@ -272,7 +279,7 @@ static int stats_experts(struct call *call, const char *name) {
                 return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
                                      "asked");
         if (!offer)
-                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+                return no_model(call, name);
         r = optional_u32(call, "from", &from);
         if (r == 0)
                 report_experts(call->reply, offer, from);
@@ -363,7 +370,7 @@ static int budget_set(struct call *call, struct control_map set, bool save) {
         int r;
 
         if (control_get_name(set, "principal", name, sizeof(name)) != 0)
-                return wrong(call, "principal", "default, uid:…, gid:… or unit:…");
+                return wrong(call, "principal", PRINCIPAL);
         r = read_policy(call, set, &policy, &keys);
         if (r != 0)
                 return r;
@@ -397,7 +404,7 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
 
         r = control_get_name(call->args, "principal", name, sizeof(name));
         if (r == CONTROL_E_TYPE)
-                return wrong(call, "principal", "default, uid:…, gid:… or unit:…");
+                return wrong(call, "principal", PRINCIPAL);
         *ret_one = r == 0;
         if (r != 0)
                 return 0;
@@ -422,7 +429,7 @@ static int budget_change(struct call *call, bool *ret_saved) {
         if (set_r == CONTROL_E_TYPE)
                 return wrong(call, "set", "a map");
         if (reset_r == CONTROL_E_TYPE)
-                return wrong(call, "reset", "default, uid:…, gid:… or unit:…");
+                return wrong(call, "reset", PRINCIPAL);
         if (control_get_bool(call->args, "save", &save) == CONTROL_E_TYPE)
                 return wrong(call, "save", "true or false");
         if (set_r != 0 && reset_r != 0)
@@ -513,7 +520,7 @@ static int verb_unload(struct call *call) {
                 return wrong(call, "name", "the name of a model");
         offer = server_offer_named(call->peer->server, name);
         if (!offer)
-                return reason_return(call->reason, ENOENT, "there is no model \"%s\"; `moectl models` lists them", name);
+                return no_model(call, name);
         control_put_u64(call->reply, "streams", offer->n_users);
         offer_retire(offer);
         return 0;
