@@ -192,29 +192,41 @@ static uint64_t resident_bytes(void) {
         return resident * (uint64_t) sysconf(_SC_PAGESIZE);
 }
 
-static void report_counters(struct control_builder *reply, const struct metrics *m) {
-        static const struct {
-                const char *name;
-                size_t offset;
-        } counters[] = {
-#define COUNTER(field) { #field, offsetof(struct metrics, field) }
-                COUNTER(iterations), COUNTER(rows), COUNTER(rows_max), COUNTER(busy_nsec), COUNTER(step_nsec),
-                COUNTER(tokens_prompt), COUNTER(tokens_generated), COUNTER(tokens_recomputed), COUNTER(activations), COUNTER(requests),
-                COUNTER(requests_done), COUNTER(requests_cancelled), COUNTER(requests_refused),
-                COUNTER(requests_failed), COUNTER(evictions), COUNTER(stalls), COUNTER(wakeups), COUNTER(sleeps),
-                COUNTER(connections), COUNTER(connections_refused), COUNTER(connections_dropped), COUNTER(echoes),
-#undef COUNTER
-        };
+struct counter {
+        const char *name;
+        size_t offset; /* in struct metrics */
+};
 
-        for (size_t i = 0; i < ELEMENTS(counters); i++)
+#define COUNTER(field) { #field, offsetof(struct metrics, field) }
+
+static const struct counter counters_of_daemon[] = {
+        COUNTER(iterations), COUNTER(rows), COUNTER(rows_max), COUNTER(busy_nsec), COUNTER(step_nsec),
+        COUNTER(requests), COUNTER(requests_done), COUNTER(requests_cancelled), COUNTER(requests_refused),
+        COUNTER(requests_failed), COUNTER(evictions), COUNTER(stalls), COUNTER(wakeups), COUNTER(sleeps),
+        COUNTER(connections), COUNTER(connections_refused), COUNTER(connections_dropped), COUNTER(echoes),
+};
+
+/* Of all users together, so for administrators alone: how long a text is, how many experts it took and what of it is in
+ * the cache tells of the text. */
+static const struct counter counters_of_texts[] = {
+        COUNTER(tokens_prompt), COUNTER(tokens_generated), COUNTER(tokens_recomputed), COUNTER(tokens_cached),
+        COUNTER(activations), COUNTER(prefix_hits), COUNTER(prefix_evictions),
+};
+
+#undef COUNTER
+
+static void report_each(struct control_builder *reply, const struct metrics *m, const struct counter *counters, size_t n) {
+        for (size_t i = 0; i < n; i++)
                 control_put_u64(reply, counters[i].name,
                                 *(const uint64_t *) ((const char *) m + counters[i].offset));
+}
+
+static void report_counters(struct control_builder *reply, const struct metrics *m) {
+        report_each(reply, m, counters_of_daemon, ELEMENTS(counters_of_daemon));
         control_put_double(reply, "mean_rows", m->iterations ? (double) m->rows / (double) m->iterations : 0.0);
 }
 
-/* Of all users together, so for administrators alone: what one finds in the cache is told by what it has asked before. */
-static void report_prefixes(struct control_builder *reply, const struct server *server) {
-        const struct metrics *m = &server->metrics;
+static void report_texts(struct control_builder *reply, const struct server *server) {
         uint64_t pages = 0, idle = 0;
         struct offer *offer;
 
@@ -224,9 +236,7 @@ static void report_prefixes(struct control_builder *reply, const struct server *
         }
         control_put_u64(reply, "prefix_pages", pages);
         control_put_u64(reply, "prefix_pages_idle", idle);
-        control_put_u64(reply, "prefix_hits", m->prefix_hits);
-        control_put_u64(reply, "prefix_evictions", m->prefix_evictions);
-        control_put_u64(reply, "tokens_cached", m->tokens_cached);
+        report_each(reply, &server->metrics, counters_of_texts, ELEMENTS(counters_of_texts));
 }
 
 void report_stats(struct control_builder *reply, const struct server *server, bool all) {
@@ -260,7 +270,7 @@ void report_stats(struct control_builder *reply, const struct server *server, bo
         control_put_bool(reply, "draining", server->draining);
         report_counters(reply, &server->metrics);
         if (all)
-                report_prefixes(reply, server);
+                report_texts(reply, server);
 }
 
 static void report_key(struct control_builder *reply, enum policy_key key, const struct policy *policy,
