@@ -217,9 +217,11 @@ void prefix_leave(struct prefix_cursor *cursor) {
         *cursor = (struct prefix_cursor) PREFIX_CURSOR_NULL;
 }
 
-/* The sequence has its page. */
-static void go_on(struct prefix_cursor *cursor, struct prefix_node *child) {
+/* The sequence has its page; who takes it out of idleness pays for it. */
+static void go_on(struct prefix_cursor *cursor, struct prefix_node *child, struct prefix_owner *owner) {
         begin_use(child);
+        if (child->uses == 1)
+                charge(child, owner);
         cursor->at = child;
         cursor->pages++;
 }
@@ -234,9 +236,7 @@ int prefix_follow(struct prefix_cursor *cursor, const struct prefix_key *key, st
         r = sequence_follow(sequence, child->page);
         if (r < 0)
                 return r;
-        go_on(cursor, child);
-        if (child->uses == 1)
-                charge(child, owner);
+        go_on(cursor, child, owner);
         return 0;
 }
 
@@ -264,7 +264,7 @@ int prefix_store(struct prefix_cursor *cursor, const struct prefix_key *key, str
 
         if (child) {
                 sequence_replace(sequence, cursor->pages, child->page);
-                go_on(cursor, child);
+                go_on(cursor, child, owner);
                 return 0;
         }
         r = make_slot(cursor->at);

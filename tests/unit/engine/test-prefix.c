@@ -350,6 +350,23 @@ TEST(idle_pages_are_charged_to_who_begins_with_them) {
         world_close(&w);
 }
 
+/* Who has computed a page that another left in the meantime uses that one, as who finds it does. */
+TEST(idle_pages_are_charged_to_who_has_computed_them_too) {
+        struct world w;
+        struct text one = text(0, 4);
+        struct writer writer;
+
+        world_open(&w, 8);
+        writer = begin(&w, &one, 1);
+        compute(&writer, 2);
+        leave_text(&w, &one, 2, 1, &w.a);
+        assert_se(w.a.idle == 2);
+        store(&writer, &w.b);
+        assert_se(w.a.pages == 0 && w.b.pages == 2 && w.b.idle == 0 && pages_free(&w) == 6);
+        end(&writer);
+        world_close(&w);
+}
+
 TEST(what_hangs_below_goes_with_a_page_whoever_pays_for_it) {
         struct world w;
         struct text one = text(0, 4);
