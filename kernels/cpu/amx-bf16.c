@@ -57,24 +57,12 @@ struct work {
 struct format_bf16 {
         enum quant_type type;
         size_t block_bytes;
-        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: dequantised by the type's own function */
+        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: the type's own function dequantises */
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
 
-/* Constants are loaded: compilers would make many of them from a general register, each time, in the one part of the
- * processor that is left to floating-point numbers beside the matrix unit's products. */
-#define ALL_WORDS(_name, _value) _Alignas(64) static const uint16_t _name[32] = {[0 ... 31] = (_value)}
-ALL_WORDS(words_15, 15);
-
-ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
-        __m512i v;
-
-        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*from));
-        return v;
-}
-
-#define constant(_name) constant_at((const __m512i *) (_name))
+_Alignas(64) static const uint16_t words_15[32] = {[0 ... 31] = 15};
 
 ALWAYS_INLINE __m512 half(uint16_t h) {
         return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
@@ -84,7 +72,7 @@ ALWAYS_INLINE __m512 half(uint16_t h) {
 ALWAYS_INLINE __m512i nibble_words(const uint8_t *q) {
         __m256i w = _mm256_cvtepu8_epi16(load128(q));
 
-        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant(words_15))), _mm256_srli_epi16(w, 4));
+        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant_at(words_15))), _mm256_srli_epi16(w, 4));
 }
 
 ALWAYS_INLINE void put(uint16_t *dst, __m512i codes, __m512i table) {
@@ -428,11 +416,7 @@ ALWAYS_INLINE void rows_bf16(const struct dot_job *job, uint32_t t, uint32_t n, 
 }
 
 ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
         amx_begin(&config);

@@ -341,11 +341,7 @@ ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint3
 }
 
 ALWAYS_INLINE void dot_requantised(const struct dot_job *job, struct format f) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
         amx_begin(&config);

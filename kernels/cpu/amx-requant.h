@@ -6,8 +6,9 @@
  * a lane each; then each row's tables, and its codes are looked up.
  *
  * While the matrix unit multiplies, floating-point instructions and shuffles have one port to share, whole numbers two:
- * the latter are preferred. Constants are loaded: compilers would make them in that same port, each time. */
+ * the latter are preferred. */
 
+#include "amx.h"
 #include "group-256.h"
 
 enum {
@@ -83,13 +84,6 @@ _Alignas(64) static const uint8_t fifth_bits[4][64] = {
         {SIXTEEN(16), SIXTEEN(16), SIXTEEN(32), SIXTEEN(32)},
         {SIXTEEN(64), SIXTEEN(64), SIXTEEN(128), SIXTEEN(128)},
 };
-
-ALWAYS_INLINE __m512i constant_at(const void *from) {
-        __m512i v;
-
-        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*(const __m512i *) from));
-        return v;
-}
 
 /* Bits of a where `mask` has them, else those of b. */
 ALWAYS_INLINE __m512i choose_bits(__m512i mask, __m512i a, __m512i b) {
