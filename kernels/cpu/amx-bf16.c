@@ -193,25 +193,38 @@ ALWAYS_INLINE void come(struct work *k, const struct product *p, uint32_t block,
         k->coming.slot = (p->slot + block) % p->slots;
 }
 
+/* The sums of one panel with both groups, or of two. */
+ALWAYS_INLINE void load_pairs(const struct product *p, bool two) {
+        if (!p->more) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+                return;
+        }
+        AMX_LOAD(0, p->acc[0][0], 64);
+        AMX_LOAD(1, p->acc[1][0], 64);
+        if (two) {
+                AMX_LOAD(2, p->acc[0][1], 64);
+                AMX_LOAD(3, p->acc[1][1], 64);
+        }
+}
+
+ALWAYS_INLINE void store_pairs(const struct product *p, bool two) {
+        AMX_STORE(0, p->acc[0][0], 64);
+        AMX_STORE(1, p->acc[1][0], 64);
+        if (two) {
+                AMX_STORE(2, p->acc[0][1], 64);
+                AMX_STORE(3, p->acc[1][1], 64);
+        }
+}
+
 #define LOAD_A(_tile, _group) AMX_LOAD(_tile, a##_group + s * STEP, sizeof(k->slab.blocks[0][0][0]))
 
 ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, bool unpack, struct format_bf16 f) {
         const char *x0 = p->x0, *x1 = p->x1;
 
-        if (p->more) {
-                AMX_LOAD(0, p->acc[0][0], 64);
-                AMX_LOAD(1, p->acc[1][0], 64);
-        } else {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-        }
-        if (two && p->more) {
-                AMX_LOAD(2, p->acc[0][1], 64);
-                AMX_LOAD(3, p->acc[1][1], 64);
-        } else if (two) {
-                AMX_ZERO(2);
-                AMX_ZERO(3);
-        }
+        load_pairs(p, two);
         for (uint32_t block = 0; block * BLOCK < p->cols; block++) {
                 uint32_t slot = (p->slot + block) % p->slots;
                 const uint16_t *a0 = k->slab.blocks[0][slot][0], *a1 = k->slab.blocks[1][slot][0];
@@ -243,12 +256,7 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
                 if (unpack)
                         unpack_steps(k, steps, AMX_GROUPS, f);
         }
-        AMX_STORE(0, p->acc[0][0], 64);
-        AMX_STORE(1, p->acc[1][0], 64);
-        if (two) {
-                AMX_STORE(2, p->acc[0][1], 64);
-                AMX_STORE(3, p->acc[1][1], 64);
-        }
+        store_pairs(p, two);
 }
 
 /* Of so many panels with a group. */
