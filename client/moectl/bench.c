@@ -16,6 +16,7 @@ struct bench {
         const char *model;
         uint32_t clients, tokens, prompt_tokens;
         double experts;
+        uint64_t run; /* when it began, nsec */
 };
 
 /* What a client process leaves in memory that it shares with us. */
@@ -58,11 +59,11 @@ static int client_event(const struct moed_event *event, void *userdata) {
         return 0;
 }
 
-/* A prompt of the wished length out of ordinary tokens, another for each client: no cache has it. */
+/* A prompt of the wished length out of ordinary tokens, another for each client and each run: no cache has it. */
 static int32_t *client_prompt(const struct bench *bench, const struct moed_model *model, uint32_t client) {
         int32_t *tokens = calloc(bench->prompt_tokens, sizeof(*tokens));
         uint32_t low = model->vocab / 4, range = MAX(model->vocab / 2, UINT32_C(1));
-        uint32_t state = client * 2654435761u + 1;
+        uint32_t state = client * 2654435761u + (uint32_t) bench->run;
 
         for (uint32_t i = 0; tokens && i < bench->prompt_tokens; i++) {
                 state = state * 1664525u + 1013904223u;
@@ -296,7 +297,7 @@ static int bench_measure(const struct bench *bench, const struct cli *cli, struc
 }
 
 int verb_bench(struct cli *cli, const struct verb *verb, int argc, char **argv) {
-        struct bench bench = { .clients = 4, .tokens = 64, .prompt_tokens = 32 };
+        struct bench bench = { .clients = 4, .tokens = 64, .prompt_tokens = 32, .run = now_nsec() };
         _cleanup_(moed_closep) struct moed *m = NULL;
         const struct arg args[] = {
                 { "model", 'm', ARG_TEXT, &bench.model, "NAME", "which model (default: the daemon's)" },

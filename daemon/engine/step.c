@@ -297,6 +297,7 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
 
 static void give_results(struct step *s) {
         const float *logits = step_on_host(s) ? host_address(s->logits.at) : s->host_logits;
+        size_t told = 0;
         uint32_t row = 0;
 
         for (uint32_t i = 0; i < s->n_parts; i++) {
@@ -306,8 +307,8 @@ static void give_results(struct step *s) {
                 p->used_rows = s->host_used + row;
                 for (uint32_t j = 0; j < p->count; j++)
                         p->used += s->host_used[row++];
-                p->logits_out = p->logits > 0 ? logits : NULL;
-                logits += (size_t) p->logits * s->model->info.vocab;
+                p->logits_out = p->logits > 0 ? logits + told * s->model->info.vocab : NULL;
+                told += p->logits;
                 p->sequence->length += p->count;
         }
 }

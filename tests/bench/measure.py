@@ -98,7 +98,8 @@ class Served:
             status = {line.split()[0]: int(line.split()[1]) * 1024 for line in f if line.startswith("Rss")}
         with open("/proc/%d/smaps_rollup" % pid) as f:
             resident = next(int(line.split()[1]) * 1024 for line in f if line.startswith("Rss:"))
-        return {"seconds": 0, "resident": resident, "kv": self.pages * PAGE_TOKENS * model["kv_bytes_per_token"],
+        pages = max(self.pages, self.daemon.json("stats")["prefix_pages"])
+        return {"seconds": 0, "resident": resident, "kv": pages * PAGE_TOKENS * model["kv_bytes_per_token"],
                 "weights": min(status["RssFile:"] + status["RssShmem:"], model["size"])}
 
     def close(self):
