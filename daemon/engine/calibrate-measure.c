@@ -10,7 +10,8 @@
 #include "forward.h"
 #include "kv.h"
 
-/* Logits that are kept and compared at a time; of models with a large vocabulary only the last rows of a window have some. */
+/* Logits that are kept and compared at a time; of models with a large vocabulary only the last rows of a window have
+ * some. */
 #define LOGITS_MAX (UINT64_C(16) << 20)
 
 enum { WINDOWS_MAX = 8 }; /* in a step */
@@ -18,6 +19,7 @@ enum { WINDOWS_MAX = 8 }; /* in a step */
 /* A step over a few windows, and what is kept of it while it runs once whole and then with layers that are reduced. */
 struct probe {
         struct measurement *m;
+        const atomic_bool *stop; /* NULL: nobody stops it */
         struct step *step;
         struct step_part parts[WINDOWS_MAX];
         uint32_t n_parts, window, wanted; /* rows of a window, and those of them whose logits are compared */
@@ -227,12 +229,19 @@ static void note_features(struct probe *p) {
         }
 }
 
+static bool is_stopped(const struct probe *p) {
+        return p->stop && atomic_load(p->stop);
+}
+
+/* Of a large model a layer's probes take seconds, a step's minutes. */
 static int run_probes(struct probe *p) {
         struct step *s = p->step;
         int r;
 
         r = step_begin(s, p->parts, p->n_parts);
         for (uint32_t i = 0; i < s->model->info.layers && !r; i++) {
+                if (is_stopped(p))
+                        return -EINTR;
                 r = s->model->arch.layers[i].parts & ARCH_MOE ? probe_layer(p, i) : forward_layer(s, i);
                 if (r || !p->m->features || i != p->m->predictor_layer)
                         continue;
@@ -267,8 +276,6 @@ static int probe_text(struct probe *p, const int32_t *tokens, const struct calib
         int r = 0;
 
         while (p->first < p->m->rows && !r) {
-                if (options->stop && atomic_load(options->stop))
-                        return -EINTR;
                 p->n_parts = MIN(most, (p->m->rows - p->first) / p->window);
                 r = probe_windows(p, tokens + p->first);
                 p->first += rows_of(p);
@@ -353,7 +360,7 @@ int measure(struct measurement *ret, struct model *model, const int32_t *tokens,
             const struct calibrate_options *options) {
         _cleanup_(measurement_deinit) struct measurement m = MEASUREMENT_NULL;
         uint32_t most = MIN(model->info.context, (uint32_t) CALIBRATE_WINDOW);
-        _cleanup_(probe_deinit) struct probe p = { .m = &m, .window = MIN(n, most) };
+        _cleanup_(probe_deinit) struct probe p = { .m = &m, .stop = options->stop, .window = MIN(n, most) };
         uint32_t windows, share;
         int r;
 

@@ -9,8 +9,8 @@
 #include "calibrate-internal.h"
 
 /* A row's demand in a layer is the logarithm of how much larger its error is than its router's weights let expect
- * (curve_row), mean of all counts: how large its experts' outputs are beside the row, and how alike. What all rows of a layer
- * have in common is left out: whoever compares with a running threshold does not notice. */
+ * (curve_row), mean of all counts: how large its experts' outputs are beside the row, and how alike. What all rows of a
+ * layer have in common is left out: whoever compares with a running threshold does not notice. */
 
 /* Ridge regression: first the rows that are fitted to, then those that choose among a few strengths, then those that
  * nothing has seen. */
@@ -141,8 +141,10 @@ static double predict(const struct fit *f, const double *weight, uint32_t layer,
         return dot(weight + (size_t) layer * f->m->width, x, f->m->width);
 }
 
-/* How much of the demand's variance in rows from `begin` to `end` a solution explains: mean of the layers from `first` on. */
-static double explained(const struct fit *f, const double *weight, uint32_t first, uint32_t begin, uint32_t end, double *x) {
+/* How much of the demand's variance in rows from `begin` to `end` a solution explains: mean of the layers from `first`
+ * on. */
+static double explained(const struct fit *f, const double *weight, uint32_t first, uint32_t begin, uint32_t end,
+                        double *x) {
         const struct measurement *m = f->m;
         double ret = 0.0;
 
@@ -223,8 +225,10 @@ static int half_error(const struct fit *f, uint32_t layer, const double *gains, 
 
         curve_pairs(m, layer, f->check, m->rows, demand, pairs);
         r = curve_errors(m, layer, f->check, m->rows, gains, pairs, curve);
+        if (r)
+                return r;
         *sum += curve[(half_of(m) - 1) * EXPERT_PLAN_PARTS];
-        return r;
+        return 0;
 }
 
 static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first, struct calibrate_report *report) {

@@ -11,8 +11,8 @@
  *
  * The error of a layer at a mean share b is that of spending b as the engine will do it (op_route): a pair of token and
  * expert counts before another when it is worth more by the router's word, and the predictor's if there is one. What
- * several layers do is taken as the sum of what each does alone; it is minimised for every budget by dynamic programming over
- * eighths of an expert.
+ * several layers do is taken as the sum of what each does alone; it is minimised for every budget by dynamic programming
+ * over eighths of an expert.
  *
  * Returns 0, a negative errno (-EINTR: told to stop), or CALIBRATE_E_TEXT. */
 

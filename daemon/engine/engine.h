@@ -5,7 +5,8 @@
  * pass over rows of many sequences. Nothing here knows clients, budgets in time, or the clock.
  *
  * All calls come from one thread, but for those that say otherwise, and that model_info(), model_tokenizer() and
- * model_chat_template() may be used from any thread while the model lives. Returns 0, a negative errno (our trouble), or a positive ENGINE_E_*. */
+ * model_chat_template() may be used from any thread while the model lives. Returns 0, a negative errno (our trouble), or a
+ * positive ENGINE_E_*. */
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -42,7 +42,8 @@ static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows) 
 }
 
 /* What there is when all steps have run: the small one first, then the larger ones. */
-static int forecast_run(struct model_forecast *ret, struct model *m, struct backend *b, struct step **steps, uint32_t larger) {
+static int forecast_run(struct model_forecast *ret, struct model *m, struct backend *b, struct step **steps,
+                        uint32_t larger) {
         int r;
 
         r = step_new(&steps[0], m);
@@ -104,14 +105,19 @@ static int forecast_rows(struct model_forecast *ret, struct model_file *file, co
 
 int model_file_forecast(struct model_forecast *ret, struct model_file *file, const struct forecast_options *options) {
         uint32_t rows = options->long_steps > 0 ? options->long_rows : 0;
+        struct model_forecast f;
         int r;
 
         for (;;) {
-                r = forecast_rows(ret, file, options, rows);
-                if (r || rows == 0 || (ret->long_rows > ret->rows && ret->step + ret->scratch <= options->long_bytes))
+                r = forecast_rows(&f, file, options, rows);
+                if (r)
                         return r;
+                if (rows == 0 || (f.long_rows > f.rows && f.step + f.scratch <= options->long_bytes))
+                        break;
                 rows = rows / 2 > options->model.rows_max ? rows / 2 : 0;
         }
+        *ret = f;
+        return 0;
 }
 
 int model_forecast(struct model_forecast *ret, const char *path, const struct forecast_options *options,

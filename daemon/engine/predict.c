@@ -12,7 +12,8 @@ static const struct predictor *predictor_of(const struct model *m) {
 int model_place_predictor(struct model *m) {
         const struct predictor *p = predictor_of(m);
         const struct backend_ops *ops = m->backend->ops;
-        uint64_t weight = (uint64_t) m->arch.moe_layers * p->width * sizeof(float), bias = m->arch.moe_layers * sizeof(float);
+        uint64_t weight = (uint64_t) m->arch.moe_layers * p->width * sizeof(float);
+        uint64_t bias = m->arch.moe_layers * sizeof(float);
         struct device_ptr at;
         struct stream *stream;
         int r;

@@ -106,12 +106,22 @@ static bool writes_shared(const struct step_part *p) {
         return false;
 }
 
+/* Whether it says something that a step can do, of a sequence that it can have. */
+static bool is_sound(const struct step *s, const struct step_part *p) {
+        const struct model_info *info = &s->model->info;
+
+        if (p->count == 0 || p->logits > p->count || p->prompt > p->count)
+                return false;
+        if (p->sequence->model != s->model || p->sequence->running)
+                return false;
+        return (info->moe_layers == 0 || p->allowances) && !(info->has_capacity && p->ride_experts > 0);
+}
+
 static int check_part(const struct step *s, const struct step_part *p) {
         const struct model_info *info = &s->model->info;
         const struct sequence *q = p->sequence;
 
-        if (p->count == 0 || p->logits > p->count || p->prompt > p->count || q->model != s->model || q->running || (info->moe_layers > 0 && !p->allowances) ||
-            (info->has_capacity && p->ride_experts > 0))
+        if (!is_sound(s, p))
                 return -EINVAL;
         if (p->count > info->context - q->length)
                 return ENGINE_E_CONTEXT;

@@ -144,7 +144,8 @@ struct coming {
 };
 
 ALWAYS_INLINE void unpack(const struct coming *c, int quarter, struct format_amx f) {
-        UNROLL for (unsigned row = 4 * quarter; row < 4 * quarter + 4U; row++) group_fetch_row(c->g, c->at, f.block_bytes, row);
+        UNROLL for (unsigned row = 4 * quarter; row < 4 * quarter + 4U; row++)
+                group_fetch_row(c->g, c->at, f.block_bytes, row);
         f.unpack(c->slab, c->factors, c->g, c->at, quarter);
 }
 
@@ -289,11 +290,7 @@ ALWAYS_INLINE void groups_256(const struct dot_job *job, const struct group *g, 
 }
 
 ALWAYS_INLINE void dot_256(const struct dot_job *job, struct format_amx f) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         uint32_t most = amx_most_groups(job);
         struct work k;
 

@@ -117,17 +117,20 @@ ALWAYS_INLINE void groups_32(const struct dot_job *job, const struct group *g, u
                         unpack(&k->slabs[slabs % 2][r], &g[r], from, here, f);
                         group_fetch(&g[r], from * f.block_bytes, here * f.block_bytes, 0, 1);
                 }
-                for (uint32_t p = 0; p < panels; p++)
+                for (uint32_t p = 0; p < panels; p++) {
+                        const struct panel_32 *scales = panel_scales(DOT_Q8_32, x + p * bytes, job->cols);
+
                         for (uint32_t r = 0; r < groups; r++) {
                                 struct products *now = &k->products[turn++ % 2];
 
                                 now->slab = &k->slabs[slabs % 2][r];
                                 now->x = (const panel_fours *) (x + p * bytes) + 8 * from;
-                                now->scales = (const struct panel_32 *) panel_scales(DOT_Q8_32, x + p * bytes, job->cols) + from;
+                                now->scales = scales + from;
                                 now->acc = k->acc[r][p];
                                 multiply(now, before, has_m);
                                 before = now;
                         }
+                }
         }
         multiply(NULL, before, has_m);
 }

@@ -20,11 +20,7 @@ ALWAYS_INLINE float power_of_2(int n) {
         return __builtin_ldexpf(1.0f, n);
 }
 
-static const struct amx_config config = {
-        .palette = 1,
-        .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-        .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
+static const struct amx_config config = AMX_WHOLE_TILES;
 
 char *amx_attend_take(char **at, size_t bytes) {
         char *p = *at;

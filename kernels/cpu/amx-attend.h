@@ -39,7 +39,7 @@ struct work {
         uint32_t k_chunks, v_chunks;
         float softcap;
         uint16_t *keys;    /* [key][k_chunks], a key's CHUNK dims to a tile's row; few groups: two columns of either */
-        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' values side by side: see place_values(); few groups: none */
+        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' side by side: see place_values(); few groups: none */
         uint16_t *queries; /* [groups][k_chunks], two dims to a row */
         float *out;        /* [groups][2 v_chunks] */
         float *max, *sum;  /* [groups][LANES] */

@@ -57,24 +57,12 @@ struct work {
 struct format_bf16 {
         enum quant_type type;
         size_t block_bytes;
-        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: dequantised by the type's own function */
+        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: the type's own function dequantises */
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
 
-/* Constants are loaded: compilers would make many of them from a general register, each time, in the one part of the
- * processor that is left to floating-point numbers beside the matrix unit's products. */
-#define ALL_WORDS(_name, _value) _Alignas(64) static const uint16_t _name[32] = {[0 ... 31] = (_value)}
-ALL_WORDS(words_15, 15);
-
-ALWAYS_INLINE __m512i constant_at(const __m512i *from) {
-        __m512i v;
-
-        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*from));
-        return v;
-}
-
-#define constant(_name) constant_at((const __m512i *) (_name))
+_Alignas(64) static const uint16_t words_15[32] = {[0 ... 31] = 15};
 
 ALWAYS_INLINE __m512 half(uint16_t h) {
         return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
@@ -84,7 +72,7 @@ ALWAYS_INLINE __m512 half(uint16_t h) {
 ALWAYS_INLINE __m512i nibble_words(const uint8_t *q) {
         __m256i w = _mm256_cvtepu8_epi16(load128(q));
 
-        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant(words_15))), _mm256_srli_epi16(w, 4));
+        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant_at(words_15))), _mm256_srli_epi16(w, 4));
 }
 
 ALWAYS_INLINE void put(uint16_t *dst, __m512i codes, __m512i table) {
@@ -205,25 +193,38 @@ ALWAYS_INLINE void come(struct work *k, const struct product *p, uint32_t block,
         k->coming.slot = (p->slot + block) % p->slots;
 }
 
+/* The sums of one panel with both groups, or of two. */
+ALWAYS_INLINE void load_pairs(const struct product *p, bool two) {
+        if (!p->more) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                AMX_ZERO(2);
+                AMX_ZERO(3);
+                return;
+        }
+        AMX_LOAD(0, p->acc[0][0], 64);
+        AMX_LOAD(1, p->acc[1][0], 64);
+        if (two) {
+                AMX_LOAD(2, p->acc[0][1], 64);
+                AMX_LOAD(3, p->acc[1][1], 64);
+        }
+}
+
+ALWAYS_INLINE void store_pairs(const struct product *p, bool two) {
+        AMX_STORE(0, p->acc[0][0], 64);
+        AMX_STORE(1, p->acc[1][0], 64);
+        if (two) {
+                AMX_STORE(2, p->acc[0][1], 64);
+                AMX_STORE(3, p->acc[1][1], 64);
+        }
+}
+
 #define LOAD_A(_tile, _group) AMX_LOAD(_tile, a##_group + s * STEP, sizeof(k->slab.blocks[0][0][0]))
 
 ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, bool unpack, struct format_bf16 f) {
         const char *x0 = p->x0, *x1 = p->x1;
 
-        if (p->more) {
-                AMX_LOAD(0, p->acc[0][0], 64);
-                AMX_LOAD(1, p->acc[1][0], 64);
-        } else {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-        }
-        if (two && p->more) {
-                AMX_LOAD(2, p->acc[0][1], 64);
-                AMX_LOAD(3, p->acc[1][1], 64);
-        } else if (two) {
-                AMX_ZERO(2);
-                AMX_ZERO(3);
-        }
+        load_pairs(p, two);
         for (uint32_t block = 0; block * BLOCK < p->cols; block++) {
                 uint32_t slot = (p->slot + block) % p->slots;
                 const uint16_t *a0 = k->slab.blocks[0][slot][0], *a1 = k->slab.blocks[1][slot][0];
@@ -255,12 +256,7 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
                 if (unpack)
                         unpack_steps(k, steps, AMX_GROUPS, f);
         }
-        AMX_STORE(0, p->acc[0][0], 64);
-        AMX_STORE(1, p->acc[1][0], 64);
-        if (two) {
-                AMX_STORE(2, p->acc[0][1], 64);
-                AMX_STORE(3, p->acc[1][1], 64);
-        }
+        store_pairs(p, two);
 }
 
 /* Of so many panels with a group. */
@@ -428,11 +424,7 @@ ALWAYS_INLINE void rows_bf16(const struct dot_job *job, uint32_t t, uint32_t n, 
 }
 
 ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
         amx_begin(&config);

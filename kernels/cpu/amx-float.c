@@ -148,11 +148,7 @@ static void groups_float(const struct dot_job *job, enum quant_type type, const 
 }
 
 void dot_float_amx(const struct dot_job *job, enum quant_type type) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
         amx_begin(&config);

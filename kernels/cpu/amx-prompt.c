@@ -165,8 +165,9 @@ struct beside {
 
 /* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. What is stored
  * meanwhile lies in the other half of its page than what is loaded. */
-ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sums, const requant_tiles *tiles, const char *x0,
-                            const char *x1, bool two, uint32_t first, struct beside beside, struct format f) {
+ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sums, const requant_tiles *tiles,
+                            const char *x0, const char *x1, bool two, uint32_t first, struct beside beside,
+                            struct format f) {
         struct requant_half half[AMX_GROUPS];
 
         AMX_ZERO(0);
@@ -213,8 +214,8 @@ ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sum
 }
 
 static __attribute__((noinline)) void multiply_two(const struct dot_job *job, struct work *k, char *sums,
-                                                   const requant_tiles *tiles, const char *x0, const char *x1, uint32_t first,
-                                                   const struct products *before) {
+                                                   const requant_tiles *tiles, const char *x0, const char *x1,
+                                                   uint32_t first, const struct products *before) {
         multiply(job, k, sums, tiles, x0, x1, true, first, (struct beside) {before}, (struct format) {});
 }
 
@@ -341,11 +342,7 @@ ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint3
 }
 
 ALWAYS_INLINE void dot_requantised(const struct dot_job *job, struct format f) {
-        static const struct amx_config config = {
-                .palette = 1,
-                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-        };
+        static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
         amx_begin(&config);

@@ -6,8 +6,9 @@
  * a lane each; then each row's tables, and its codes are looked up.
  *
  * While the matrix unit multiplies, floating-point instructions and shuffles have one port to share, whole numbers two:
- * the latter are preferred. Constants are loaded: compilers would make them in that same port, each time. */
+ * the latter are preferred. */
 
+#include "amx.h"
 #include "group-256.h"
 
 enum {
@@ -65,8 +66,8 @@ CONSTANT(uint8_t, wide_subs, SIXTEEN(0), SIXTEEN(0), SIXTEEN(32), SIXTEEN(32));
 /* Shifts of a block's nibbles: halves of its columns are the low ones and the high ones, or the sixteens in turn. */
 CONSTANT(uint64_t, shift_halves, FOUR(0), FOUR(4));
 CONSTANT(uint64_t, shift_sixteens, 0, 0, 4, 4, 0, 0, 4, 4);
-CONSTANT(uint16_t, even_then_odd, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
-         21, 23, 25, 27, 29, 31);
+CONSTANT(uint16_t, even_then_odd, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+         1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 /* Levels of even and of odd codes, for each of four sub-blocks or of two. */
 CONSTANT(int16_t, even_16, FOUR(0, 2, 4, 6, 8, 10, 12, 14));
 CONSTANT(int16_t, even_q4_0, FOUR(-8, -6, -4, -2, 0, 2, 4, 6));
@@ -83,13 +84,6 @@ _Alignas(64) static const uint8_t fifth_bits[4][64] = {
         {SIXTEEN(16), SIXTEEN(16), SIXTEEN(32), SIXTEEN(32)},
         {SIXTEEN(64), SIXTEEN(64), SIXTEEN(128), SIXTEEN(128)},
 };
-
-ALWAYS_INLINE __m512i constant_at(const void *from) {
-        __m512i v;
-
-        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*(const __m512i *) from));
-        return v;
-}
 
 /* Bits of a where `mask` has them, else those of b. */
 ALWAYS_INLINE __m512i choose_bits(__m512i mask, __m512i a, __m512i b) {
@@ -205,6 +199,7 @@ static __attribute__((noinline)) void parameters_q5_k(struct requant_tables *t, 
  * that is as large as the row's scale. */
 ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], const __m512 d[8], const __m512 m[8],
                                     __m512 largest, float one) {
+        const __m512 half = _mm512_set1_ps(128.0f);
         __m512 unit, times;
         __m512i w[8];
 
@@ -216,7 +211,7 @@ ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], c
                 __m512i b = _mm512_set1_epi32(-128);
 
                 if (m)
-                        b = _mm512_cvtps_epi32(_mm512_fnmsub_ps(m[j], unit * _mm512_set1_ps(256.0f), _mm512_set1_ps(128.0f)));
+                        b = _mm512_cvtps_epi32(_mm512_fnmsub_ps(m[j], unit * _mm512_set1_ps(256.0f), half));
                 w[j] = choose_bits(constant_at(low_words), _mm512_cvtps_epi32(d[j] * times), _mm512_slli_epi32(b, 16));
         }
         store_part(t, 0, w);
@@ -377,7 +372,8 @@ ALWAYS_INLINE void values_16(const struct requant_half *h, int row, bool by_32, 
         const uint8_t *q = h->rows[row];
 
         UNROLL for (int v = 0; v < 2; v++) {
-                __m512i nibbles = by_32 ? nibbles_32(q + h->sub[2 * v]) : nibbles_16(q + h->sub[2 * v], q + h->sub[2 * v + 1]);
+                const uint8_t *q0 = q + h->sub[2 * v], *q1 = q + h->sub[2 * v + 1];
+                __m512i nibbles = by_32 ? nibbles_32(q0) : nibbles_16(q0, q1);
 
                 _mm512_store_si512(h->to[v][row],
                                    _mm512_permutexvar_epi8(table_index(nibbles, v ? last_subs : first_subs), table));

@@ -19,6 +19,13 @@ struct amx_config {
 
 _Static_assert(sizeof(struct amx_config) == 64, "struct amx_config");
 
+/* Eight tiles, all of them as large as they can be. */
+#define AMX_WHOLE_TILES                                                                                      \
+        {                                                                                                    \
+                .palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},                                 \
+                .rows = {16, 16, 16, 16, 16, 16, 16, 16},                                                    \
+        }
+
 ALWAYS_INLINE void amx_begin(const struct amx_config *c) {
         __asm__ volatile("ldtilecfg %0" : : "m"(*c));
 }
@@ -47,6 +54,15 @@ ALWAYS_INLINE void amx_end(void) {
 #define AMX_DOT_S8_S8(_c, _a, _b) __asm__ volatile("tdpbssd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)
 /* c[m][n] += Σ_k a[m][k] × b[k / 2][n][k % 2]: float32, of bfloat16; subnormal numbers count as zero. */
 #define AMX_DOT_BF16(_c, _a, _b) __asm__ volatile("tdpbf16ps %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)
+
+/* A constant that is loaded, aligned to 64 bytes: compilers would make many of them from a general register, each time,
+ * in the one port that is left to floating-point numbers and shuffles beside the matrix unit's products. */
+ALWAYS_INLINE __m512i constant_at(const void *from) {
+        __m512i v;
+
+        __asm__("vmovdqa64 %1, %0" : "=v"(v) : "m"(*(const __m512i *) from));
+        return v;
+}
 
 /* Dword j of v[i] changes places with dword i of v[j]. */
 ALWAYS_INLINE void transpose_dwords(__m512i v[16]) {

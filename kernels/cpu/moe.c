@@ -7,8 +7,8 @@
 
 /* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one by
  * whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert that are
- * computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the hidden rows to
- * the form of down; down, which is added up in the rows themselves, expert after expert. */
+ * computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the hidden
+ * rows to the form of down; down, which is added up in the rows themselves, expert after expert. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
@@ -22,7 +22,7 @@ struct moe {
         uint32_t *fill;     /* [2 × stack] */
         uint32_t unit_up, unit_down;
         struct bundle *bundles;  /* [n_bundles] */
-        uint32_t *first_bundle;  /* [n_active + 1] */
+        uint32_t *first_bundle;  /* [n_active] */
 
         struct moe_input {
                 enum dot_input form;
@@ -32,7 +32,7 @@ struct moe {
                 uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
                 size_t row_bytes;
                 const void **x;  /* [n_pairs] */
-                uint8_t *panels; /* [n_bundles][panel_bytes]; those of a group follow each other, though they may be smaller */
+                uint8_t *panels; /* [n_bundles][panel_bytes]; a group's follow each other, though they may be smaller */
                 size_t panel_bytes;
         } input[2], hidden_input; /* of gate and up (maybe one and the same form); of down */
         float *hidden;     /* [n_pairs][hidden] */
@@ -91,7 +91,9 @@ static void moe_group(struct moe *m) {
                 m->active[m->n_active] = g;
                 m->first_bundle[m->n_active] = m->n_bundles;
                 for (uint32_t i = 0; i < count; i += BUNDLE)
-                        m->bundles[m->n_bundles++] = (struct bundle) {at + i, MIN(count - i, (uint32_t) BUNDLE), m->n_active};
+                        m->bundles[m->n_bundles++] = (struct bundle) {
+                                .first = at + i, .n = MIN(count - i, (uint32_t) BUNDLE), .group = m->n_active,
+                        };
                 m->first[m->n_active++] = at;
                 at += count;
         }
@@ -288,7 +290,6 @@ static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worke
 
         for (uint64_t i = begin; i < end; i++) {
                 const struct bundle *b = &m->bundles[i];
-
                 enum dot_input form = group_form(m, in, b->group);
                 bool converted = cpu_form_bytes(form, in->cols) > 0;
 

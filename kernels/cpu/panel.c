@@ -97,17 +97,17 @@ static void pack_bf16(panel_bf16 *p, const void *const *x, uint32_t n, uint32_t 
 }
 
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols) {
-        void *scales;
+        char *values_end = (char *) panel + (size_t) cols * PANEL_ROWS, *scales;
 
         if (form == DOT_FLOAT)
                 return pack_float(panel, x, n, cols);
         if (form == DOT_BF16)
                 return pack_bf16(panel, x, n, cols);
         pack_values(panel, x, n, cols);
-        scales = (void *) panel_scales(form, panel, cols);
-        memset((char *) panel + (size_t) cols * PANEL_ROWS, 0, (size_t) ((char *) scales - (char *) panel) - (size_t) cols * PANEL_ROWS);
+        scales = (char *) panel_scales(form, panel, cols);
+        memset(values_end, 0, (size_t) (scales - values_end));
         if (form == DOT_Q8_256)
-                pack_256(scales, x, n, cols);
+                pack_256((void *) scales, x, n, cols);
         else
-                pack_32(scales, x, n, cols);
+                pack_32((void *) scales, x, n, cols);
 }

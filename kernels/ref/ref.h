@@ -152,8 +152,8 @@ static inline const int16_t *q8_256_sums(const void *row, uint32_t cols) {
 void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols);
 
 /* The dot product of a weight row in `type`'s blocks and an activation row in the type's form: where there are
- * 8-bit activations exact integers within a block, then sum = fmaf(integer, weights' scale × activations', sum) over the blocks
- * in rising order, from 0. Every other type: float32, in rising order. */
+ * 8-bit activations exact integers within a block, then sum = fmaf(integer, weights' scale × activations', sum) over the
+ * blocks in rising order, from 0. Every other type: float32, in rising order. */
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols);
 
 /* One value of op_glu. */

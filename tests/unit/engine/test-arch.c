@@ -232,8 +232,8 @@ TEST(rotary_frequencies_fall_from_one_by_the_base) {
 
         read_frequencies(&m, &(struct tiny) { 0 }, &g);
         /* Four pairs, base 10000: 10000^(-2i/8). */
-        assert_se(m.ropes[0].frequencies[0] == 1.0f && m.ropes[0].frequencies[1] == 0.1f && m.ropes[0].frequencies[2] == 0.01f &&
-                  m.ropes[0].frequencies[3] == 0.001f);
+        assert_se(m.ropes[0].frequencies[0] == 1.0f && m.ropes[0].frequencies[1] == 0.1f &&
+                  m.ropes[0].frequencies[2] == 0.01f && m.ropes[0].frequencies[3] == 0.001f);
         assert_se(m.ropes[0].magnitude == 1.0f);
         arch_model_deinit(&m);
         gguf_free(g);

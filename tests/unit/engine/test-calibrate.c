@@ -140,7 +140,8 @@ static void fill_layer(struct measurement *m, uint32_t layer, const double *dema
 TEST(a_predictor_finds_what_is_in_the_rows) {
         enum { ROWS = 500, WIDTH = 12, K = 4 };
         struct measurement m = { .rows = ROWS, .layers = 2, .k = K, .width = WIDTH, .normalized = true };
-        double said[ROWS], mean = 0.0, demand[2][ROWS], divergence[2][K] = { { 1.0, -1.0, -1.0, -1.0 }, { 1.0, -1.0, -1.0, -1.0 } };
+        double divergence[2][K] = { { 1.0, -1.0, -1.0, -1.0 }, { 1.0, -1.0, -1.0, -1.0 } };
+        double said[ROWS], mean = 0.0, demand[2][ROWS];
         struct calibrate_report report;
         struct predictor p;
 
@@ -153,7 +154,8 @@ TEST(a_predictor_finds_what_is_in_the_rows) {
                 for (uint32_t i = 0; i < WIDTH; i++)
                         m.features[t * WIDTH + i] = (float) (next() - 0.5);
                 demand[0][t] = next();
-                demand[1][t] = 3.0 * (double) m.features[t * WIDTH + 3] - 2.0 * (double) m.features[t * WIDTH] + 0.05 * next();
+                demand[1][t] = 3.0 * (double) m.features[t * WIDTH + 3] - 2.0 * (double) m.features[t * WIDTH] +
+                               0.05 * next();
         }
         fill_layer(&m, 0, demand[0]);
         fill_layer(&m, 1, demand[1]);

@@ -238,7 +238,9 @@ static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint
                                *results = calloc((size_t) n * outputs, sizeof(*results));
         _cleanup_(prompts_deinit) struct prompts p = {0};
         float *y[ELEMENTS(p.x)];
-        struct dot_job job = {.w = (const uint8_t *) weights, .row_bytes = row_bytes, .cols = cols, .end = outputs, .n = n, .y = y};
+        struct dot_job job = {
+                .w = (const uint8_t *) weights, .row_bytes = row_bytes, .cols = cols, .end = outputs, .n = n, .y = y,
+        };
         double error = 0.0, all = 0.0;
 
         assert_se(w && values && results);

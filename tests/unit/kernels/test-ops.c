@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "device.h"
+#include "machine.h"
 #include "sample.h"
 #include "test.h"
 #include "trial.h"
@@ -358,7 +359,6 @@ TEST(moe_agrees_over_types_and_rows) {
                               (struct trial){.n = rows[i], .type = *type, .dim = 256, .option = i}, 3e-3);
 }
 
-/* 96 MiB of scratch hold 98,304 rows of this shape. */
 /* What rounds prompts does so whatever other rows there are. (The tolerance is of the largest error; experts of random
  * numbers have results of very different sizes.) */
 TEST(rows_of_prompts_agree_beside_others) {
@@ -367,7 +367,8 @@ TEST(rows_of_prompts_agree_beside_others) {
         for (unsigned v = 0; v < n_cpu_variants; v++)
                 for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
                         for (unsigned i = 0; i < ELEMENTS(rows); i += 1 + 3 * is_generic(*type)) {
-                                bool rounds = cpu_variants[v]->prompt_form && cpu_variants[v]->prompt_form(*type) != DOT_FLOAT;
+                                bool rounds = cpu_variants[v]->prompt_form &&
+                                              cpu_variants[v]->prompt_form(*type) != DOT_FLOAT;
                                 struct trial trial = {.n = rows[i], .type = *type, .dim = 256};
 
                                 trial.option = 2 + i % 2;
@@ -377,9 +378,58 @@ TEST(rows_of_prompts_agree_beside_others) {
                         }
 }
 
+/* 128 MiB of scratch (moe.c) hold 167,772 rows of the first shape, 83,886 of the second. */
 TEST(moe_agrees_where_a_call_is_cut_to_bound_scratch) {
-        trial_check_variant(cpu_variants[0], try_moe, (struct trial){.n = 100000, .type = QUANT_F16, .dim = 16},
-                      1e-5);
+        trial_check_variant(cpu_variants[0], try_moe, (struct trial){.n = 168000, .type = QUANT_F16, .dim = 16},
+                            2e-5);
+        trial_check_variant(cpu_variants[0], try_moe,
+                            (struct trial){.n = 84002, .type = QUANT_BF16, .dim = 32, .option = 4}, 0.5);
+}
+
+/* Rows [from, from + n) of a matmul, and whether all give the bits that are expected of them. */
+static void check_matmul_rows(struct device *d, const struct op_matmul *whole, uint32_t from, uint32_t n,
+                              const float *expected) {
+        uint32_t outputs = whole->out[0].w.rows;
+        struct op_matmul op = *whole;
+        _cleanup_(freep) float *got = malloc((size_t) n * outputs * sizeof(*got));
+
+        assert_se(got);
+        op.n = n;
+        op.x = trial_row(whole->x, from, whole->x_stride);
+        op.prompt = trial_row(whole->prompt, from, 1);
+        op.out[0].y = trial_row(whole->out[0].y, from, outputs);
+        assert_se(d->ops->matmul(d->stream, &op) == 0);
+        device_get(d, got, op.out[0].y, (size_t) n * outputs * sizeof(*got));
+        assert_se(memcmp(got, expected + (size_t) from * outputs, (size_t) n * outputs * sizeof(*got)) == 0);
+}
+
+/* 64 MiB of scratch (matmul.c) hold 3,276 rows of this shape. */
+TEST(rows_of_a_matmul_that_is_cut_to_bound_scratch_are_those_of_small_ones) {
+        enum { ROWS = 3500, COLS = 4096, OUTPUTS = 19, PART = 700 };
+        static const enum quant_type types[] = {QUANT_Q4_K, QUANT_Q8_0, QUANT_F32};
+
+        for (unsigned i = 0; i < ELEMENTS(types); i++) {
+                struct sample s = {i};
+                struct op_matmul op = {.n = ROWS, .x_stride = COLS, .count = 1};
+                _cleanup_(freep) float *expected = malloc(ROWS * OUTPUTS * sizeof(*expected));
+                struct device d = {0};
+
+                assert_se(expected);
+                device_init(&d, sample_backend(cpu_variant_choose(NULL, machine_cpu_bits())->name, 2));
+                op.x = trial_floats(&d, &s, (size_t) ROWS * COLS);
+                op.prompt = some_prompts(&d, &(struct trial) {.n = ROWS});
+                op.out[0] = (struct op_matmul_out) {
+                        .w = trial_weight(&d, &s, types[i], 1, OUTPUTS, COLS),
+                        .y = device_put(&d, NULL, ROWS * OUTPUTS * sizeof(float)),
+                        .y_stride = OUTPUTS,
+                };
+                assert_se(d.ops->matmul(d.stream, &op) == 0);
+                device_get(&d, expected, op.out[0].y, ROWS * OUTPUTS * sizeof(float));
+                for (uint32_t from = 0; from < ROWS; from += PART)
+                        check_matmul_rows(&d, &op, from, PART, expected);
+                device_clear(&d);
+                device_deinit(&d);
+        }
 }
 
 TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
