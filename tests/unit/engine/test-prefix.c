@@ -369,7 +369,6 @@ TEST(idle_pages_are_charged_to_who_begins_with_them) {
         world_close(&w);
 }
 
-/* Who has computed a page that another left in the meantime uses that one, as who finds it does. */
 TEST(what_hangs_below_goes_with_a_page_whoever_pays_for_it) {
         struct world w;
         struct text one = text(0, 4);
