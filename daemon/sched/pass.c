@@ -243,35 +243,6 @@ static void pass_take(struct scheduler *scheduler, struct sched_pass *pass, stru
         *ret = (struct sched_pick) { .stream = stream, .rows = rows };
 }
 
-/* Takes whole prompts of others along, of those that would else make a pass of their own each: together they read the
- * experts once. Not such as would make the principal wait for long. */
-static uint32_t pass_take_others(struct scheduler *scheduler, struct sched_pass *pass, uint32_t left,
-                                 struct sched_pick *picks, uint32_t n, uint32_t max) {
-        uint64_t own = cost_nsec(&pass->model->cost, &pass->load);
-        struct principal *principal, *next_principal;
-        struct sched_stream *stream, *next;
-
-        list_for_each_safe(principal, next_principal, &scheduler->principals, link) {
-                if (principal == pass->principal || principal->policy.class != pass->principal->policy.class ||
-                    principal->n_passes > 0 || !principal_may_run(scheduler, principal))
-                        continue;
-                list_for_each_safe(stream, next, &principal->prompts, link) {
-                        struct cost_rows rows = stream_rows(stream, stream->pending);
-                        uint64_t nsec = cost_share_nsec(&pass->model->cost, &pass->load, &rows);
-
-                        if (stream->model != pass->model || stream->pending > left || n == max || nsec > own / 2 ||
-                            principal_affords(stream, stream->pending) < stream->pending)
-                                continue;
-                        (void) principal_reserve(stream, stream->pending);
-                        left -= stream->pending;
-                        principal_charge(principal, nsec);
-                        pass->others_nsec += nsec;
-                        pass_take(scheduler, pass, stream, stream->pending, &picks[n++]);
-                }
-        }
-        return n;
-}
-
 uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks, uint32_t max) {
         struct principal *principal = pass->principal;
         struct sched_stream *lead = pass_lead(principal), *stream, *next;
@@ -282,7 +253,6 @@ uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pas
         list_append(&principal->passes, &pass->link);
         principal->n_passes++;
         pass->load = (struct cost_load) {};
-        pass->others_nsec = 0;
         rows = principal_reserve(lead, MIN(left, lead->pending));
         pass_take(scheduler, pass, lead, rows, &picks[n++]);
         left -= rows;
@@ -295,19 +265,16 @@ uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pas
                 pass_take(scheduler, pass, stream, rows, &picks[n++]);
                 left -= rows;
         }
-        n = pass_take_others(scheduler, pass, left, picks, n, max);
         pass->layers_left = MAX(pass->model->cost.shape.layers, 1u);
         pass->layer_nsec = cost_nsec(&pass->model->cost, &pass->load) / pass->layers_left;
         return n;
 }
 
 void sched_pass_layer(struct scheduler *scheduler, struct sched_pass *pass) {
-        uint64_t others = pass->others_nsec / MAX(pass->model->cost.shape.layers, 1u);
-
         if (pass->layers_left == 0)
                 return;
         pass->layers_left--;
-        principal_charge(pass->principal, pass->layer_nsec - MIN(pass->layer_nsec, others));
+        principal_charge(pass->principal, pass->layer_nsec);
 }
 
 void sched_pass_end(struct scheduler *scheduler, struct sched_pass *pass) {

@@ -153,7 +153,6 @@ struct sched_pass {
         struct sched_model *model;
         struct principal *principal;  /* NULL: it is idle */
         uint64_t layer_nsec;          /* what each layer will take */
-        uint64_t others_nsec;         /* of the whole, what others have paid already whose prompts it took along */
         uint32_t layers_left;
         struct cost_load load;
         struct list link;             /* in model->idle_passes or principal->passes */

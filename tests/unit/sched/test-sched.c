@@ -480,33 +480,3 @@ TEST(rows_that_are_given_up_use_what_their_layers_did_and_who_takes_them_over_pa
         sched_settle(stream, 50, true, 1000);
         assert_se(from->principal.bucket.level == 2800 && to->principal.bucket.level == 3200 - 32 - 1000);
 }
-
-TEST(a_pass_of_another_takes_nothing_from_a_bucket_that_does_not_hold_a_whole_prompt) {
-        struct cost_shape shape = { .layers = 8, .moe_layers = 8, .experts = 4, .experts_used = 4 };
-        struct load *own = limited(320 * 3, POLICY_ON_EMPTY_WAIT), *other = limited(320, POLICY_ON_EMPTY_WAIT);
-        struct sched_model *model = own->streams[0].model;
-        struct sched_pass passes[2], *pass;
-        struct sched_pick picks[4];
-        struct scheduler s;
-
-        sched_model_init(model, &shape, 100);
-        for (int i = 0; i < _COST_TERM_N; i++)
-                model->cost.coefficients[i] = i == COST_ROW_PROMPT ? ROW_NSEC : 0.0;
-        model->cost.short_rows = 4;
-        for (size_t i = 0; i < ELEMENTS(passes); i++)
-                sched_pass_init(&passes[i], model);
-        scheduler_init(&s);
-        load_run(&s, own, 0, 1, 64, false);
-        load_run(&s, other, 0, 1, 11, false);
-        assert_se(scheduler_turn(&s, &pass) == SCHED_TURN_BEGIN && pass->principal == &own->principal);
-        assert_se(scheduler_pick_long(&s, pass, picks, ELEMENTS(picks)) == 1 && picks[0].rows == 30);
-        assert_se(bucket_level(&other->principal.bucket, 320, 0, 0) == 320 && other->streams[0].reserved == 0);
-        sched_give_up(picks[0].stream, 0, 8);
-        load_run(&s, own, 0, 1, 64, false);
-        sched_pass_end(&s, pass);
-        /* Whole it goes along. */
-        load_run(&s, other, 0, 1, 10, false);
-        assert_se(scheduler_turn(&s, &pass) == SCHED_TURN_BEGIN && pass->principal == &own->principal);
-        assert_se(scheduler_pick_long(&s, pass, picks, ELEMENTS(picks)) == 2 && picks[1].rows == 10);
-        assert_se(other->principal.bucket.level == 0);
-}
