@@ -14,6 +14,7 @@ from programs import Cases, Missing, Peer, PeerServer
 
 PROMPT = 128
 PAGE_TOKENS = 32
+ROWS_MAX = 2048  # of a pass: LongRowsMax= in moed.conf
 CACHED = 0.99  # less of a file, and the disk is what is measured
 READINGS = 3   # before it is given up
 
@@ -146,7 +147,7 @@ class Measured:
             return Started(build, path)
         if kind == "serve":
             return Served(build, path, self.options.generated)
-        return Cases(os.path.join(build, "tests/bench/engine/bench-engine"), *limits, path)
+        return Cases(os.path.join(build, "tests/bench/engine/bench-engine"), "--rows", ROWS_MAX, *limits, path)
 
     def open_all(self, keys):
         found = {}
