@@ -312,11 +312,9 @@ int verb_bench(struct cli *cli, const struct verb *verb, int argc, char **argv) 
         };
         void *shared;
         size_t size;
-        int n, code;
+        int code;
 
-        code = cli_parse(cli, verb, args, argc, argv, &n);
-        if (code == CLI_DONE && n > 0)
-                code = cli_usage(verb, "'%s' is more than this takes", argv[0]);
+        code = cli_parse_options(cli, verb, args, argc, argv);
         if (code != CLI_DONE)
                 return code;
         code = cli_connect(cli, &m);

@@ -247,6 +247,15 @@ int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, 
         return CLI_DONE;
 }
 
+int cli_parse_options(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv) {
+        int n, code;
+
+        code = cli_parse(cli, verb, args, argc, argv, &n);
+        if (code == CLI_DONE && n > 0)
+                return cli_usage(verb, "'%s' is more than this takes", argv[0]);
+        return code;
+}
+
 static void on_interrupt(int signal) {
         interrupt_signal = signal;
         interrupts = interrupts + 1;

@@ -32,6 +32,8 @@ enum {
 /* Parses a verb's options; answers --help. Returns CLI_DONE to go on, or the exit code to leave with. */
 int cli_parse(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv,
               int *n);
+/* The same for a verb that takes options alone. */
+int cli_parse_options(struct cli *cli, const struct verb *verb, const struct arg *args, int argc, char **argv);
 /* A mistake in the command line: says so, points to --help. Returns EX_USAGE. */
 int cli_usage(const struct verb *verb, const char *format, ...) _printf_(2, 3);
 /* One line on stderr, "moectl: …". */

@@ -8,20 +8,13 @@
 #include "json.h"
 #include "table.h"
 
-static int no_operands(const struct verb *verb, char **argv, int n) {
-        return n > 0 ? cli_usage(verb, "'%s' is more than this takes", argv[0]) : 0;
-}
-
 /* For verbs that only ask: parses, connects, prints the answer as is with --json. CLI_DONE: *m is there. */
 static int show_open(struct cli *cli, const struct verb *verb, const char *control, int argc, char **argv,
                      struct moed **m) {
-        int n, code;
+        int code;
 
-        code = cli_parse(cli, verb, NULL, argc, argv, &n);
+        code = cli_parse_options(cli, verb, NULL, argc, argv);
         if (code != CLI_DONE)
-                return code;
-        code = no_operands(verb, argv, n);
-        if (code)
                 return code;
         code = cli_connect(cli, m);
         if (code)

@@ -79,13 +79,11 @@ int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) 
                 {},
         };
         _cleanup_(moed_closep) struct moed *m = NULL;
-        int n, code;
+        int code;
 
-        code = cli_parse(cli, verb, args, argc, argv, &n);
+        code = cli_parse_options(cli, verb, args, argc, argv);
         if (code != CLI_DONE)
                 return code;
-        if (n > 0)
-                return cli_usage(verb, "'%s' is more than this takes", argv[0]);
         if (!o.experts && (o.model || o.layer != LAYER_NONE))
                 return cli_usage(verb, "--model and --layer belong to --experts");
         if (o.cost && (o.experts || o.prometheus))

@@ -284,13 +284,11 @@ int verb_top(struct cli *cli, const struct verb *verb, int argc, char **argv) {
                 { "times", 'n', ARG_U64, &times, "N", "with --batch: so many times, then leave", 1, 1e18 },
                 {},
         };
-        int n, code;
+        int code;
 
-        code = cli_parse(cli, verb, args, argc, argv, &n);
+        code = cli_parse_options(cli, verb, args, argc, argv);
         if (code != CLI_DONE)
                 return code;
-        if (n > 0)
-                return cli_usage(verb, "'%s' is more than this takes", argv[0]);
         if (cli->json)
                 return cli_usage(verb, "'stats', 'ps' and 'budget' have --json");
         if (times > 0 && !batch)
