@@ -193,13 +193,17 @@ ALWAYS_INLINE void come(struct work *k, const struct product *p, uint32_t block,
         k->coming.slot = (p->slot + block) % p->slots;
 }
 
+ALWAYS_INLINE void zero_sums(void) {
+        AMX_ZERO(0);
+        AMX_ZERO(1);
+        AMX_ZERO(2);
+        AMX_ZERO(3);
+}
+
 /* The sums of one panel with both groups, or of two. */
 ALWAYS_INLINE void load_pairs(const struct product *p, bool two) {
         if (!p->more) {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-                AMX_ZERO(2);
-                AMX_ZERO(3);
+                zero_sums();
                 return;
         }
         AMX_LOAD(0, p->acc[0][0], 64);
@@ -262,10 +266,7 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
 /* Of so many panels with a group. */
 ALWAYS_INLINE void load_sums(const struct product *p, int panels) {
         if (!p->more) {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-                AMX_ZERO(2);
-                AMX_ZERO(3);
+                zero_sums();
                 return;
         }
         AMX_LOAD(0, p->acc[0][0], 64);
