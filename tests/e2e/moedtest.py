@@ -51,7 +51,7 @@ def join(ids):
     return ",".join(map(str, ids))
 
 
-def wait_until(condition, what, seconds=10.0):
+def wait_until(condition, what, seconds=30.0):
     """Polls; fails naming `what` when it does not come true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

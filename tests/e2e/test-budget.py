@@ -128,22 +128,26 @@ def weights_divide_the_machine(d, uid):
     d.moectl("budget", "set", "uid:%d" % uid, "Weight=300")
     d.moectl("budget", "set", "uid:0", "Weight=100")
     # Prompts, so that not every stream gets a row in every iteration anyway.
-    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 6)
+    args = ("-r", 24, "-p", 500, "-n", 2, "-d", 120)
     light, heavy = d.helper("load", *args), d.helper("load", *args, user=uid)
 
     def served():
-        return {b["principal"]: b["served_nsec"] for b in d.json("budget")["budgets"]}
+        shown = {b["principal"]: b["served_nsec"] for b in d.json("budget")["budgets"]}
+        return [shown.get(p, 0) for p in ("uid:0", "uid:%d" % uid)]
 
-    wait_until(lambda: len(served()) >= 2 and d.stats()["streams_running"] >= 40, "both are busy")
-    time.sleep(2)  # whoever came last goes first for a while
-    a = served()
-    time.sleep(2)
-    b = served()
-    ratio = (b["uid:%d" % uid] - a.get("uid:%d" % uid, 0)) / (b["uid:0"] - a.get("uid:0", 0))
+    def served_more(than, seconds):
+        now = served()
+        return now if sum(now) - sum(than) > seconds * 1e9 else None
+
+    wait_until(lambda: min(served()) > 0 and d.stats()["streams_running"] >= 40, "both are busy")
+    # Whoever came last goes first for a while; then long enough for a pass more or less to make no difference.
+    a = wait_until(lambda s=served(): served_more(s, 1.5), "that while is over", 60)
+    b = wait_until(lambda: served_more(a, 5), "they are served", 100)
+    ratio = (b[1] - a[1]) / (b[0] - a[0])
     print("service at weights 300:100: %.2f" % ratio)
-    assert 2.7 < ratio < 3.3, ratio
-    finish(light)
-    finish(heavy)
+    assert 2.6 < ratio < 3.4, ratio
+    light.terminate()
+    heavy.terminate()
 
 
 def main():

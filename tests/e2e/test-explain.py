@@ -17,6 +17,12 @@ def stretches(told):
     return [(s["row"], s["cap_milli"], s["rule"], s["why"]) for s in told["stretches"]]
 
 
+def allowed(told):
+    """What P1 grants over all stretches; what one leaves of an activation, the next may use."""
+    ends = [s["row"] for s in told["stretches"][1:]] + [told["rows"]]
+    return sum((end - s["row"]) * s["cap_milli"] for s, end in zip(told["stretches"], ends)) * told["moe_layers"] // 1000
+
+
 def requests_have_numbers_that_everything_calls_them_by(d):
     first = d.run(prompts()[0], "--max-tokens", 3)["number"]
     second = d.run(prompts()[0], "--max-tokens", 3)["number"]
@@ -79,9 +85,7 @@ def a_change_in_the_middle_begins_a_stretch(d):
         (1000, "ExpertsMax", "ExpertsMax=1 of %s (moectl budget set)" % ME)], got
     assert 0 == got[0][0] < got[1][0] < got[2][0]
     # P1 over the stretches; what adaptive counts save up, and do not spend in the end, is two tokens' worth.
-    layers, ends = told["moe_layers"], [s[0] for s in got[1:]] + [told["rows"]]
-    allowed = sum((end - s[0]) * s[1] * layers // 1000 for s, end in zip(got, ends))
-    assert 0 <= allowed - told["activations"] <= 2 * 4 * layers, (allowed, told)
+    assert 0 <= allowed(told) - told["activations"] <= 2 * 4 * told["moe_layers"], told
 
 
 def an_allowance_that_drains_is_told_step_by_step(d):
@@ -91,9 +95,7 @@ def an_allowance_that_drains_is_told_step_by_step(d):
     got = stretches(told)
     assert len(got) > 4 and got[0][1:3] == (3500, "ExpertsMax"), got
     assert all(s[2:] == ("ActivationRate", "ActivationRate=2000 of %s (moectl budget set)" % ME) for s in got[1:]), got
-    allowed = sum((end - s[0]) * s[1] * told["moe_layers"] // 1000
-                  for s, end in zip(got, [s[0] for s in got[1:]] + [told["rows"]]))
-    assert told["activations"] <= allowed, (told["activations"], allowed)
+    assert told["activations"] <= allowed(told), told
 
 
 def its_share_of_the_batches_is_told(d):
