@@ -87,7 +87,7 @@ class Daemon:
     def start(self):
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.command, stdin=self.stdin, stderr=log, stdout=log, env=self.env)
-        wait_until(lambda: self.process.poll() is not None or "serves on" in self.log(), "the daemon serves", 20)
+        wait_until(lambda: self.process.poll() is not None or "serves on" in self.log(), "the daemon serves")
         assert self.process.poll() is None, "the daemon did not start:\n" + self.log()
         return self
 

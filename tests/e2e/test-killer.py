@@ -12,7 +12,7 @@ GAUGES = ("descriptors", "streams", "streams_running", "streams_waiting", "kv_pa
 
 def gauges(d):
     """Once only the asking connection is left."""
-    wait_until(lambda: d.stats()["peers"] == 1 and d.stats()["streams"] == 0, "all that was killed is gone", 10)
+    wait_until(lambda: d.stats()["peers"] == 1 and d.stats()["streams"] == 0, "all that was killed is gone")
     stats = d.stats()
     return {key: stats[key] for key in GAUGES}, stats["resident_bytes"]
 

@@ -50,7 +50,7 @@ def requests(d):
         seen[0] = max(seen[0], stats["streams_running"])
         return stats["streams"] == 0 and stats["requests_done"] > before["requests_done"]
 
-    wait_until(watch, "they are done", 20)
+    wait_until(watch, "they are done")
     finish(client)
     assert 0 < seen[0] <= 2, seen
 

@@ -57,7 +57,7 @@ def the_dead_are_freed_while_others_go_on(d):
         wait_until(lambda: d.stats()["peers"] >= 3, "it is there")
         client.kill()
         client.communicate()
-        wait_until(lambda: d.stats()["peers"] == 2, "it is freed", 3)
+        wait_until(lambda: d.stats()["peers"] == 2, "it is freed")
     finish(flood)
 
 

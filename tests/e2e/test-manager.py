@@ -35,7 +35,7 @@ def notifications():
     with d:
         wait_until(lambda: manager.heard("READY=1"), "it is ready")
         assert manager.heard("STATUS=Serving on " + d.socket)
-        wait_until(lambda: manager.heard("READY=1") and manager.lines.count("WATCHDOG=1") >= 3, "it lives", 5)
+        wait_until(lambda: manager.heard("READY=1") and manager.lines.count("WATCHDOG=1") >= 3, "it lives")
         manager.lines.clear()
         d.process.send_signal(signal.SIGHUP)
         wait_until(lambda: manager.heard("READY=1"), "it has reloaded")

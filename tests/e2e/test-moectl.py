@@ -298,7 +298,7 @@ def exit_status(pid):
         return ended[0] == pid
 
     try:
-        wait_until(look, "moectl ends", 20)
+        wait_until(look, "moectl ends")
     except AssertionError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
