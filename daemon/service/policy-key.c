@@ -149,6 +149,17 @@ void policy_key_format(enum policy_key key, uint64_t value, char ret[static POLI
                 snprintf(ret, POLICY_VALUE_MAX, "%" PRIu64, value);
 }
 
+bool policy_key_is_shared(enum policy_key key) {
+        switch (key) {
+        case POLICY_KEY_EXPERTS_MAX:
+        case POLICY_KEY_EXPERTS_MIN:
+        case POLICY_KEY_ADAPTIVE:
+                return false;
+        default:
+                return true;
+        }
+}
+
 /* Little-endian, as all that moed runs on: the low bytes of a uint64_t are those of a narrower member. */
 uint64_t policy_key_get(const struct policy *policy, enum policy_key key) {
         uint64_t value = 0;

@@ -14,6 +14,8 @@ static const char *const policy_prefixes[] = {
         [POLICY_KIND_UNIT] = "unit:",
 };
 
+static const struct policy built_in = POLICY_DEFAULT;
+
 /* 2^32-1 is no uid or gid: system calls take it for "leave as is". */
 static bool parse_id(const char *text, uint32_t *ret) {
         uint64_t id = 0;
@@ -211,7 +213,6 @@ int policy_table_set(struct policy_table *table, const struct policy_principal *
 }
 
 void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key) {
-        struct policy built_in = POLICY_DEFAULT;
         struct policy_rule *rule = table_find(table, principal);
 
         if (!rule)
@@ -400,14 +401,36 @@ static bool rule_matches(const struct policy_rule *rule, const struct policy_ide
         case POLICY_KIND_UID:
                 return rule->principal.id == identity->uid;
         case POLICY_KIND_GID:
-                for (size_t i = 0; i < identity->n_gids; i++)
-                        if (rule->principal.id == identity->gids[i])
+                for (size_t i = 0; i < identity->n_groups; i++)
+                        if (rule->principal.id == identity->groups[i])
                                 return true;
-                return false;
+                return rule->principal.id == identity->gid;
         case POLICY_KIND_DEFAULT:
                 return true;
         }
         return false;
+}
+
+/* Rules lie in the order of the configuration. */
+static bool rule_precedes(const struct policy_rule *rule, const struct policy_rule *other) {
+        if (!rule || !other)
+                return rule;
+        return rule->principal.kind > other->principal.kind ||
+               (rule->principal.kind == other->principal.kind && rule < other);
+}
+
+static void match_take(struct policy_match *match, enum policy_key key, const struct policy_rule *rule) {
+        match->rules[key] = rule;
+        policy_key_put(&match->policy, key, policy_key_get(rule ? &rule->policy : &built_in, key));
+}
+
+/* Floor and limit may come from different rules; a floor is none above the limit. */
+static void match_finish(struct policy_match *match) {
+        struct policy *policy = &match->policy;
+
+        match_take(match, POLICY_KEY_EXPERTS_MIN, match->rules[POLICY_KEY_EXPERTS_MIN]);
+        if (policy->experts_max_milli > 0)
+                policy->experts_min_milli = MIN(policy->experts_min_milli, policy->experts_max_milli);
 }
 
 void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret) {
@@ -424,16 +447,25 @@ void policy_book_lookup(const struct policy_book *book, const struct policy_iden
                 if (rule->principal.kind == POLICY_KIND_UNIT)
                         match.principal = rule->principal;
                 for (int key = 0; key < _POLICY_KEY_N; key++)
-                        if ((rule->keys & (1u << key)) &&
-                            (!match.rules[key] || match.rules[key]->principal.kind < rule->principal.kind)) {
-                                match.rules[key] = rule;
-                                policy_key_put(&match.policy, key, policy_key_get(&rule->policy, key));
-                        }
+                        if ((rule->keys & (1u << key)) && rule_precedes(rule, match.rules[key]))
+                                match_take(&match, key, rule);
         }
-        /* The two may come from different rules; a floor is none above the limit. */
-        if (match.policy.experts_max_milli > 0)
-                match.policy.experts_min_milli = MIN(match.policy.experts_min_milli, match.policy.experts_max_milli);
+        match_finish(&match);
         *ret = match;
+}
+
+void policy_match_join(struct policy_match *match, const struct policy_match *other) {
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (rule_precedes(other->rules[key], match->rules[key]))
+                        match_take(match, key, other->rules[key]);
+        match_finish(match);
+}
+
+void policy_match_share(struct policy_match *match, const struct policy_match *account) {
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (policy_key_is_shared(key))
+                        match_take(match, key, account->rules[key]);
+        match_finish(match);
 }
 
 void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret) {

@@ -7,7 +7,8 @@
  * A rule is named `unit:NAME`, `uid:N`, `gid:N` or `default`. Each key of a policy is taken from the most specific
  * rule that matches the peer and sets it: unit, then uid, then gid (the first such rule in the order of the
  * configuration), then default, then what is built in. Accounting: a peer whose unit has a rule is booked on the unit;
- * every other one on its uid, so gid and default rules are templates, from which each uid gets its own share. */
+ * every other one on its uid, so gid and default rules are templates, from which each uid gets its own share. Peers that
+ * are booked together may match different rules: see account.h. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -117,8 +118,9 @@ struct policy_identity {
         const char *unit;     /* unit of the system manager that the peer runs in, or NULL. Never the name of a user
                                * manager's unit: its user could choose it */
         uint32_t uid;
-        const uint32_t *gids; /* primary and supplementary */
-        size_t n_gids;
+        uint32_t gid;         /* primary */
+        const uint32_t *groups; /* supplementary */
+        size_t n_groups;
 };
 
 struct policy_match {
@@ -130,5 +132,11 @@ struct policy_match {
 
 /* Always finds one. */
 void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret);
+/* Takes in what holds for another client of the same account: the more specific rule gives each key, of two groups' the
+ * first in the order of the configuration. Whoever is taken in first, it comes to the same. Both are from the book as it
+ * is now. */
+void policy_match_join(struct policy_match *match, const struct policy_match *other);
+/* Of a client: the keys that are shared, policy_key_is_shared(), are those of its account. */
+void policy_match_share(struct policy_match *match, const struct policy_match *account);
 /* "ExpertsMax=2 of uid:alice (/etc/moed/moed.conf:12)" or "Weight=100, the default": which rule gave the key. */
 void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "account.h"
 #include "base/util.h"
 #include "chat.h"
 #include "offer.h"
@@ -299,22 +300,12 @@ static void report_policy(struct control_builder *reply, const struct policy_mat
         control_end(reply);
 }
 
-/* Of a principal without a connection the rules are not known: those of its groups could count. */
-static struct policy_match tenant_match(const struct server *server, const struct tenant *tenant) {
-        struct policy_match match = { .policy = tenant->principal.policy };
-        struct peer *peer;
-
-        list_for_each(peer, &server->peers, link)
-                if (peer->tenant == tenant && !peer->dead && peer_match(peer, &match) == 0)
-                        break;
-        return match;
-}
-
-static void report_tenant(struct control_builder *reply, const struct server *server, const struct tenant *tenant,
-                          bool all) {
+static void report_tenant(struct control_builder *reply, const struct tenant *tenant, bool all) {
         const struct principal *p = &tenant->principal;
-        struct policy_match match = tenant_match(server, tenant);
+        struct policy_match match = { .policy = p->policy };
 
+        /* Of a principal without a connection the rules are not known: those of its groups could count. */
+        (void) account_match(tenant, &match);
         control_begin_map(reply, NULL);
         control_put_string(reply, "principal", tenant->name);
         report_policy(reply, &match, all);
@@ -360,7 +351,7 @@ void report_budgets(struct control_builder *reply, const struct server *server, 
         list_for_each(tenant, &server->tenants.list, link)
                 if ((!only || tenant == only) && (!one || policy_principal_equal(&tenant->who, one)) &&
                     report_room(reply, &omitted))
-                        report_tenant(reply, server, tenant, one != NULL);
+                        report_tenant(reply, tenant, one != NULL);
         control_end(reply);
         if (!only)
                 report_rules(reply, policy_book_rules(&server->policies), one, &omitted);

@@ -23,6 +23,7 @@ struct tenant {
         char name[POLICY_NAME_MAX];
         struct principal principal;
         uint64_t row_layers; /* rows computed for it, times the layers with experts that each went through */
+        struct list peers; /* that are booked on it */
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
         uint32_t pages, pages_idle; /* scratch of pages.c */
@@ -33,7 +34,7 @@ struct tenant {
 void tenants_init(struct tenants *tenants);
 /* Frees all; nobody may hold a reference. */
 void tenants_deinit(struct tenants *tenants);
-/* The tenant that this match is booked on, with a reference for the caller; it takes on the match's policy. -ENOMEM. */
+/* The tenant that this match is booked on, with a reference for the caller. A new one has the match's policy. -ENOMEM. */
 int tenants_get(struct tenants *tenants, const struct policy_match *match, struct tenant **ret);
 
 struct tenant *tenant_ref(struct tenant *tenant);

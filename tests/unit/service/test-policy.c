@@ -22,8 +22,7 @@ static void set(struct policy_table *table, const char *name, enum policy_key ke
 
 static struct policy_match lookup(const struct policy_book *book, const char *unit, uint32_t uid, uint32_t gid,
                                   uint32_t second) {
-        uint32_t gids[] = { gid, second };
-        struct policy_identity identity = { .unit = unit, .uid = uid, .gids = gids, .n_gids = 2 };
+        struct policy_identity identity = { .unit = unit, .uid = uid, .gid = gid, .groups = &second, .n_groups = 1 };
         struct policy_match match;
 
         policy_book_lookup(book, &identity, &match);
@@ -123,6 +122,70 @@ TEST(of_several_groups_the_first_in_the_configuration_counts) {
         assert_se(lookup(&book, NULL, 1, 50, 60).policy.experts_max_milli == 6000);
         assert_se(lookup(&book, NULL, 1, 60, 50).policy.experts_max_milli == 6000);
         assert_se(lookup(&book, NULL, 1, 60, 50).policy.weight == 5);
+        policy_table_deinit(&config);
+        policy_book_deinit(&book);
+}
+
+static bool same_match(const struct policy_match *a, const struct policy_match *b) {
+        bool same = true;
+
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                same = same && a->rules[key] == b->rules[key] &&
+                       policy_key_get(&a->policy, key) == policy_key_get(&b->policy, key);
+        return same;
+}
+
+static struct policy_match join(struct policy_match first, const struct policy_match *second,
+                                const struct policy_match *third) {
+        policy_match_join(&first, second);
+        policy_match_join(&first, third);
+        return first;
+}
+
+TEST(clients_of_one_account_come_to_one_policy_in_whatever_order) {
+        struct policy_book book = POLICY_BOOK_NULL;
+        struct policy_table config = POLICY_TABLE_NULL;
+        struct policy_match a, b, c, all;
+
+        set(&config, "gid:60", POLICY_KEY_WEIGHT, 60);
+        set(&config, "gid:60", POLICY_KEY_EXPERTS_MAX, 6000);
+        set(&config, "gid:50", POLICY_KEY_WEIGHT, 50);
+        set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 500);
+        set(&config, "gid:50", POLICY_KEY_CLASS, POLICY_CLASS_BATCH);
+        set(&config, "default", POLICY_KEY_CLASS, POLICY_CLASS_IDLE);
+        set(&config, "default", POLICY_KEY_EXPERTS_MIN, 2000);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        a = lookup(&book, NULL, 1, 60, 60);
+        b = lookup(&book, NULL, 1, 50, 50);
+        c = lookup(&book, NULL, 1, 40, 40);
+        all = lookup(&book, NULL, 1, 50, 60);
+        assert_se(all.policy.weight == 60 && all.policy.class == POLICY_CLASS_BATCH);
+        assert_se(b.policy.experts_min_milli == 500 && all.policy.experts_min_milli == 2000);
+
+        const struct policy_match joined[] = { join(a, &b, &c), join(a, &c, &b), join(b, &a, &c),
+                                               join(b, &c, &a), join(c, &a, &b), join(c, &b, &a), join(all, &a, &b) };
+        for (size_t i = 0; i < ELEMENTS(joined); i++)
+                assert_se(same_match(&joined[i], &all));
+        policy_table_deinit(&config);
+        policy_book_deinit(&book);
+}
+
+TEST(a_client_has_the_account_s_policy_but_experts_of_its_own) {
+        struct policy_book book = POLICY_BOOK_NULL;
+        struct policy_table config = POLICY_TABLE_NULL;
+        struct policy_match a, b;
+
+        set(&config, "gid:50", POLICY_KEY_WEIGHT, 50);
+        set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 500);
+        set(&config, "gid:50", POLICY_KEY_ACTIVATION_RATE, 1000);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        a = lookup(&book, NULL, 1, 50, 50);
+        b = lookup(&book, NULL, 1, 40, 40);
+        policy_match_share(&b, &a);
+        assert_se(b.policy.weight == 50 && b.policy.activation_rate == 1000);
+        assert_se(b.rules[POLICY_KEY_WEIGHT] && b.rules[POLICY_KEY_WEIGHT] == a.rules[POLICY_KEY_WEIGHT]);
+        assert_se(b.policy.experts_max_milli == 0 && !b.rules[POLICY_KEY_EXPERTS_MAX]);
+        assert_se(b.policy.experts_min_milli == 1000);
         policy_table_deinit(&config);
         policy_book_deinit(&book);
 }
