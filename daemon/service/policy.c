@@ -53,7 +53,8 @@ static int group_find(const char *name, uint32_t *ret) {
         return 0;
 }
 
-static int parse_owner(struct policy_principal *ret, enum policy_kind kind, const char *name, struct reason *reason) {
+static int parse_owner(struct policy_principal *ret, enum policy_kind kind, const char *name, bool names,
+                       struct reason *reason) {
         const char *what = kind == POLICY_KIND_UID ? "user" : "group";
         int r;
 
@@ -63,6 +64,8 @@ static int parse_owner(struct policy_principal *ret, enum policy_kind kind, cons
                                      policy_prefixes[kind], what);
         if (parse_id(name, &ret->id))
                 return 0;
+        if (!names)
+                return reason_return(reason, POLICY_E_SYNTAX, "'%.64s' is not the number of a %s", name, what);
         r = kind == POLICY_KIND_UID ? user_find(name, &ret->id) : group_find(name, &ret->id);
         if (r)
                 return reason_return(reason, r, "there is no %s '%.64s' on this system", what, name);
@@ -95,14 +98,14 @@ static int parse_unit(struct policy_principal *ret, const char *name, struct rea
         return 0;
 }
 
-int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason) {
+static int parse_principal(struct policy_principal *ret, const char *text, bool names, struct reason *reason) {
         struct policy_principal principal = { .kind = POLICY_KIND_DEFAULT };
         int r = 0;
 
         if (strncmp(text, "uid:", 4) == 0)
-                r = parse_owner(&principal, POLICY_KIND_UID, text + 4, reason);
+                r = parse_owner(&principal, POLICY_KIND_UID, text + 4, names, reason);
         else if (strncmp(text, "gid:", 4) == 0)
-                r = parse_owner(&principal, POLICY_KIND_GID, text + 4, reason);
+                r = parse_owner(&principal, POLICY_KIND_GID, text + 4, names, reason);
         else if (strncmp(text, "unit:", 5) == 0)
                 r = parse_unit(&principal, text + 5, reason);
         else if (strcmp(text, "default") != 0)
@@ -112,6 +115,14 @@ int policy_principal_parse(struct policy_principal *ret, const char *text, struc
                 return r;
         *ret = principal;
         return 0;
+}
+
+int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason) {
+        return parse_principal(ret, text, true, reason);
+}
+
+int policy_principal_parse_numeric(struct policy_principal *ret, const char *text, struct reason *reason) {
+        return parse_principal(ret, text, false, reason);
 }
 
 void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]) {

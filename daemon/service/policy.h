@@ -47,6 +47,9 @@ struct policy_principal {
 /* Reads `default`, `uid:alice`, `uid:1000`, `gid:staff`, `unit:foo.service`. Asks the user database for names.
  * POLICY_E_SYNTAX, POLICY_E_UNKNOWN. */
 int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason);
+/* The same where users and groups can only be numbers, so that nobody is asked: the user database may be on the network.
+ * POLICY_E_SYNTAX. */
+int policy_principal_parse_numeric(struct policy_principal *ret, const char *text, struct reason *reason);
 /* Writes the canonical name, ids as numbers; at most POLICY_NAME_MAX bytes with the terminator. */
 void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]);
 bool policy_principal_equal(const struct policy_principal *a, const struct policy_principal *b);

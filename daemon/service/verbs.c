@@ -25,7 +25,7 @@ enum {
 };
 
 /* What a key must be that names one. */
-#define PRINCIPAL "default, uid:…, gid:… or unit:…"
+#define PRINCIPAL "default, uid:NUMBER, gid:NUMBER or unit:NAME"
 
 struct call {
         struct peer *peer;
@@ -358,7 +358,7 @@ static int read_policy(struct call *call, struct control_map set, struct policy 
 }
 
 static int policy_error(int r) {
-        return r == POLICY_E_UNKNOWN || r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
+        return r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
 }
 
 static int budget_set(struct call *call, struct control_map set, bool save) {
@@ -374,7 +374,7 @@ static int budget_set(struct call *call, struct control_map set, bool save) {
         r = read_policy(call, set, &policy, &keys);
         if (r != 0)
                 return r;
-        r = policy_principal_parse(&principal, name, call->reason);
+        r = policy_principal_parse_numeric(&principal, name, call->reason);
         if (r == 0)
                 r = policy_book_set(&server->policies, &principal, name, keys, &policy, save, call->reason);
         if (r != 0)
@@ -388,7 +388,7 @@ static int budget_reset(struct call *call, const char *name, bool save) {
         struct policy_principal principal;
         int r;
 
-        r = policy_principal_parse(&principal, name, call->reason);
+        r = policy_principal_parse_numeric(&principal, name, call->reason);
         if (r == 0)
                 r = policy_book_reset(&server->policies, &principal, save, call->reason);
         if (r != 0)
@@ -408,7 +408,7 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
         *ret_one = r == 0;
         if (r != 0)
                 return 0;
-        r = policy_principal_parse(ret, name, call->reason);
+        r = policy_principal_parse_numeric(ret, name, call->reason);
         if (r != 0)
                 return policy_error(r);
         if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))

@@ -163,8 +163,14 @@ def budgets_are_set_and_reset(d):
     assert d.run(prompts()[0], "--max-tokens", 4, "--experts", 2)["cap"] == 1.5
     d.moectl("budget", "reset", me)
     assert d.run(prompts()[0], "--max-tokens", 4)["cap"] > 1.5
-    for what in (("uid:no-such-user-here", "Weight=1"), ("nobody", "Weight=1"), (me, "Weight=x"), (me, "Weight=1.5"),
-                 (me, "Weight=2", "Colour=red"), (me, "Class=best"), (me, "Weight=" + 99 * "1")):
+    # Names are this side's affair.
+    for name, number in (("uid:root", "uid:0"), ("gid:root", "gid:0")):
+        d.moectl("budget", "set", name, "Weight=200")
+        assert [r["principal"] for r in d.json("budget", "show", name)["rules"]] == [number]
+        d.moectl("budget", "reset", name)
+    for what in (("uid:no-such-user-here", "Weight=1"), ("gid:no-such-group-here", "Weight=1"), ("nobody", "Weight=1"),
+                 (me, "Weight=x"), (me, "Weight=1.5"), (me, "Weight=2", "Colour=red"), (me, "Class=best"),
+                 (me, "Weight=" + 99 * "1")):
         p = d.moectl("budget", "set", *what, check=False)
         assert p.returncode == USAGE and p.stderr, (what, p.returncode, p.stderr)
     assert "known are ExpertsMax, ExpertsMin, " in d.moectl("budget", "set", me, "Colour=red", check=False).stderr

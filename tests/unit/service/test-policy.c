@@ -69,6 +69,25 @@ TEST(principals_that_make_no_sense_are_refused_with_a_reason) {
         }
 }
 
+TEST(in_messages_users_and_groups_are_numbers) {
+        static const char *const same[] = { "default", "uid:0", "gid:4294967294", "unit:foo.service" };
+        static const char *const bad[] = { "uid:root", "gid:root", "uid:no-such-user-here", "uid:", "gid:-1", "root" };
+        struct policy_principal p = { .id = 77 };
+        char text[POLICY_NAME_MAX];
+
+        for (size_t i = 0; i < ELEMENTS(bad); i++) {
+                struct reason reason = REASON_INIT;
+
+                assert_se(policy_principal_parse_numeric(&p, bad[i], &reason) == POLICY_E_SYNTAX);
+                assert_se(strlen(reason.text) > 0 && p.id == 77);
+        }
+        for (size_t i = 0; i < ELEMENTS(same); i++) {
+                assert_se(policy_principal_parse_numeric(&p, same[i], NULL) == 0);
+                policy_principal_format(&p, text);
+                assert_se(strcmp(text, same[i]) == 0);
+        }
+}
+
 TEST(a_unit_name_has_at_most_255_bytes) {
         char text[300] = "unit:";
         struct policy_principal p;
