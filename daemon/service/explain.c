@@ -104,7 +104,7 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
 
         control_begin_array(reply, "requests");
         n = list_running(reply, peer, limit);
-        for (size_t i = 0; (record = history_at(&peer->server->history, i)); i++) {
+        list_for_each(record, &peer->server->history.records, link) {
                 if (n == limit || reply->size >= EXPLAIN_FULL)
                         break;
                 if (!peer_may_know(peer, record->uid))
@@ -118,7 +118,7 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
 static const struct record *find_ended(const struct history *history, uint64_t number) {
         const struct record *record;
 
-        for (size_t i = 0; (record = history_at(history, i)); i++)
+        list_for_each(record, &history->records, link)
                 if (record->trace.number == number)
                         return record;
         return NULL;

@@ -166,6 +166,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         list_init(&server->graves);
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
+        history_init(&server->history);
         scheduler_init(&server->scheduler);
         server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);

@@ -487,8 +487,8 @@ static int verb_explain(struct call *call) {
         r = explain_request(call->reply, call->peer, number, &found);
         if (r < 0 || found)
                 return r;
-        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended "
-                             "last", number, HISTORY_MAX);
+        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the last ones that "
+                             "are kept: %d, shared by all users", number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {
