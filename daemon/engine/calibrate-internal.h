@@ -16,6 +16,11 @@ struct measurement {
         float *features;    /* [rows][width] what comes out of that layer, normed; NULL: not wanted */
 };
 
+/* `stop` as in struct calibrate_options: then -EINTR is returned. */
+static inline bool calibrate_stopped(const atomic_bool *stop) {
+        return stop && atomic_load(stop);
+}
+
 #define MEASUREMENT_NULL { .rows = 0 }
 
 void measurement_deinit(struct measurement *m);
@@ -54,8 +59,9 @@ void curve_pairs(const struct measurement *m, uint32_t layer, uint32_t begin, ui
 int plan_solve(uint16_t *ret, const float *error, uint32_t layers, uint32_t experts_used);
 
 /* calibrate-predictor.c: fits it for the layers from `first` on; what it reports is of rows that it has not seen. What it
- * gives is the caller's, also on failure. */
-int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m);
+ * gives is the caller's, also on failure. With thousands of features that takes minutes. -ENOMEM, -EINTR: told to stop. */
+int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m,
+                  const atomic_bool *stop);
 /* What it says of rows, [end - begin]. */
 void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
                       double *ret);

@@ -229,10 +229,6 @@ static void note_features(struct probe *p) {
         }
 }
 
-static bool is_stopped(const struct probe *p) {
-        return p->stop && atomic_load(p->stop);
-}
-
 /* Of a large model a layer's probes take seconds, a step's minutes. */
 static int run_probes(struct probe *p) {
         struct step *s = p->step;
@@ -240,7 +236,7 @@ static int run_probes(struct probe *p) {
 
         r = step_begin(s, p->parts, p->n_parts);
         for (uint32_t i = 0; i < s->model->info.layers && !r; i++) {
-                if (is_stopped(p))
+                if (calibrate_stopped(p->stop))
                         return -EINTR;
                 r = s->model->arch.layers[i].parts & ARCH_MOE ? probe_layer(p, i) : forward_layer(s, i);
                 if (r || !p->m->features || i != p->m->predictor_layer)
