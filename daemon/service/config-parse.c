@@ -322,6 +322,8 @@ static int parse_budget_key(struct parser *p, const char *name, const char *valu
                 policy_table_clear(p->budgets, &p->principal, key);
                 return 0;
         }
+        if (policy_key_no_effect(key, n))
+                complain(p, false, name, value, policy_key_no_effect(key, n));
         if (asprintf(&source, "%s:%u", p->file, p->line) < 0) {
                 source = NULL;
                 return -ENOMEM;

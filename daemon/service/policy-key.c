@@ -149,6 +149,10 @@ void policy_key_format(enum policy_key key, uint64_t value, char ret[static POLI
                 snprintf(ret, POLICY_VALUE_MAX, "%" PRIu64, value);
 }
 
+const char *policy_key_no_effect(enum policy_key key, uint64_t value) {
+        return key == POLICY_KEY_SESSION_MAX && value > 0 ? "without effect, this version keeps no sessions on disk" : NULL;
+}
+
 bool policy_key_is_shared(enum policy_key key) {
         switch (key) {
         case POLICY_KEY_EXPERTS_MAX:

@@ -52,6 +52,8 @@ int policy_key_parse(enum policy_key key, const char *text, uint64_t *ret, struc
 /* What policy_key_parse() reads back as the same value. */
 void policy_key_format(enum policy_key key, uint64_t value, char ret[static POLICY_VALUE_MAX]);
 
+/* Why this version does nothing with such a value, or NULL: it does. */
+const char *policy_key_no_effect(enum policy_key key, uint64_t value);
 /* Whether it is a matter of all clients of an account together, and not of each by itself. */
 bool policy_key_is_shared(enum policy_key key);
 

@@ -361,6 +361,21 @@ static int policy_error(int r) {
         return r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
 }
 
+/* Whoever sets it may think that it does something. */
+static void log_no_effect(const struct peer *peer, const char *name, uint32_t keys, const struct policy *policy) {
+        char value[POLICY_VALUE_MAX];
+
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++) {
+                uint64_t n = policy_key_get(policy, key);
+
+                if (!(keys & (1u << key)) || !policy_key_no_effect(key, n))
+                        continue;
+                policy_key_format(key, n, value);
+                log_line(LOG_WARNING, peer_log_fields(peer), "budget of %s: %s=%s: %s", name, policy_key_name(key), value,
+                         policy_key_no_effect(key, n));
+        }
+}
+
 static int budget_set(struct call *call, struct control_map set, bool save) {
         struct server *server = call->peer->server;
         struct policy policy = POLICY_DEFAULT;
@@ -380,6 +395,7 @@ static int budget_set(struct call *call, struct control_map set, bool save) {
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s set", name);
+        log_no_effect(call->peer, name, keys, &policy);
         return server_apply_policies(server);
 }
 

@@ -188,6 +188,7 @@ def every_key_of_a_budget_is_shown_with_its_rule(d):
     budget, = d.json("budget", "show", me)["budgets"]
     assert {key["key"]: key["value"] for key in budget["keys"]} == values
     assert {(key["rule"], key["source"]) for key in budget["keys"]} == {(me, "moectl budget set")}
+    assert "budget of %s: SessionMax=1G: without effect, " % me in d.log()
     assert budget["kv_max"] == 64 << 20 and budget["latency_target_nsec"] == 80000000 and budget["adaptive"] == 0
     shown = d.moectl("budget", "show", me).stdout
     for key, value in values.items():

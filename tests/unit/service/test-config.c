@@ -255,6 +255,16 @@ TEST(an_unknown_user_is_a_warning_but_its_values_are_checked) {
         config_report_deinit(&report);
 }
 
+TEST(a_limit_without_effect_is_kept_with_a_warning) {
+        struct config_report report;
+        struct config *c = load("[Budget uid:0]\nSessionMax=infinity\n[Budget default]\nWeight=5\nSessionMax=1G\n", &report);
+
+        assert_se(c && c->budgets.rules[1].policy.session_max == UINT64_C(1) << 30 && report.n_warnings == 1);
+        assert_se(reported(&report, false, "moed.conf:5: SessionMax=1G: without effect, this version keeps no sessions"));
+        config_free(c);
+        config_report_deinit(&report);
+}
+
 TEST(hostile_bytes_are_refused_and_cannot_forge_a_line) {
         static const char nul[] = "[Daemon]\nRowsMax=1\0\nThreads=2\n";
         char *line = malloc(CONFIG_LINE_MAX + 32);
@@ -482,6 +492,7 @@ TEST(every_budget_that_is_written_is_read_back) {
         free(text);
         config_free(c);
         config_free(again);
+        config_report_deinit(&report);
 }
 
 TEST(models_of_the_command_line_join_those_of_the_file) {
