@@ -152,6 +152,12 @@ def bench_measures_each_client(d):
     assert d.moectl("bench", "-c", 1, "-n", 4).returncode == 0
 
 
+def a_speed_is_told_of_answers_that_have_one(d):
+    for n, told in ((1, False), (2, False), (7, False), (8, True)):
+        p = d.moectl("run", "--tokens", "1,2,3", "--ignore-eog", "--max-tokens", n, "--stats", errors="replace")
+        assert " %d tokens" % n in p.stderr and ("tokens/s" in p.stderr) == told, p.stderr
+
+
 def budgets_are_set_and_reset(d):
     me = "uid:%d" % os.getuid()
     d.moectl("budget", "set", me, "ExpertsMax=1.5", "weight=300")
@@ -361,7 +367,7 @@ with Daemon() as daemon:
     for test in (run_json_is_one_object_with_every_figure, cap_shows_in_the_figures, text_is_the_same_with_and_without_json,
                  prompt_comes_from_operands_or_standard_input, wrong_model_name_is_told_with_the_right_ones,
                  too_long_is_exit_code_65, tokenize_and_back, tables_and_json_agree, doctor_is_content_with_a_daemon,
-                 bench_measures_each_client, budgets_are_set_and_reset,
+                 bench_measures_each_client, a_speed_is_told_of_answers_that_have_one, budgets_are_set_and_reset,
                  every_key_of_a_budget_is_shown_with_its_rule, ctrl_c_cancels_the_request_and_not_the_daemon,
                  ctrl_c_with_json_prints_what_there_was, reader_that_leaves_ends_the_run_quietly, full_disk_is_exit_code_74,
                  run_chat_asks_as_chat_does, chat_remembers_and_forgets, chat_on_a_terminal_leaves_at_the_second_ctrl_c,
