@@ -86,18 +86,6 @@ static bool pages_may_take(const struct stream *victim, const struct stream *new
                victim->tenant->pages >= pages_own(victim) + newcomer->tenant->pages + need;
 }
 
-/* One has begun. When others waited for that, it tells how long the queue takes to move up by one. */
-static void pages_count_turn(struct offer *offer) {
-        uint64_t now, turn;
-
-        if (offer->queued == 0)
-                return;
-        now = now_nsec();
-        turn = now - offer->queued;
-        offer->turn_nsec = offer->turn_nsec ? offer->turn_nsec - offer->turn_nsec / 8 + turn / 8 : turn;
-        offer->queued = now;
-}
-
 static void pages_start(struct stream *stream, struct sequence *sequence) {
         struct offer *offer = stream->offer;
 
@@ -115,7 +103,6 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         if (stream->n_cached > 0)
                 stream_tell_progress(stream);
         quota_trim(offer->server, stream->tenant);
-        pages_count_turn(offer);
         stream_schedule(stream);
 }
 
@@ -170,10 +157,6 @@ void pages_admit(struct offer *offer) {
                         break;
         }
         quota_refuse(offer);
-        if (offer->n_waiting == 0)
-                offer->queued = 0;
-        else if (offer->queued == 0)
-                offer->queued = now_nsec();
 }
 
 bool pages_extend(struct stream *stream) {
@@ -199,27 +182,5 @@ bool pages_extend(struct stream *stream) {
                 return false;
         }
         quota_trim(offer->server, stream->tenant);
-        return true;
-}
-
-uint32_t pages_position(const struct stream *stream) {
-        uint32_t position = 1;
-        struct stream *other;
-
-        list_for_each(other, &stream->offer->waiting, place) {
-                if (other == stream)
-                        break;
-                position++;
-        }
-        return position;
-}
-
-bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret) {
-        const struct offer *offer = stream->offer;
-        uint64_t all, gone = offer->queued ? now - offer->queued : 0;
-
-        if (offer->turn_nsec == 0 || !mul_u64(offer->turn_nsec, pages_position(stream), &all))
-                return false;
-        *ret = all > gone ? all - gone : 0;
         return true;
 }

@@ -25,8 +25,3 @@ bool pages_extend(struct stream *stream);
 struct tenant *pages_count(struct offer *offer);
 /* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back. NULL: all are. */
 struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant);
-/* Position in the queue of a waiting stream, from 1. */
-uint32_t pages_position(const struct stream *stream);
-/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so
- * far, so nothing is known. */
-bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret);

@@ -6,8 +6,8 @@
 #include "account.h"
 #include "base/util.h"
 #include "chat.h"
+#include "estimate.h"
 #include "offer.h"
-#include "pages.h"
 #include "peer.h"
 #include "prefixes.h"
 #include "quota.h"
@@ -87,7 +87,6 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
 static void report_request(struct control_builder *reply, const struct stream *stream) {
         uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
         const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
-        uint64_t estimate;
 
         control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
@@ -102,9 +101,9 @@ static void report_request(struct control_builder *reply, const struct stream *s
         control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
         if (stream->state != STREAM_WAITING)
                 return;
-        control_put_u64(reply, "position", pages_position(stream));
-        if (pages_estimate(stream, now_nsec(), &estimate))
-                control_put_u64(reply, "estimate_nsec", estimate);
+        control_put_u64(reply, "position", stream->position);
+        if (stream->begins != UINT64_MAX)
+                control_put_u64(reply, "estimate_nsec", stream->begins);
 }
 
 static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
@@ -131,7 +130,7 @@ static void report_peer(struct control_builder *reply, const struct peer *peer, 
                         pages += sequence_pages(stream->sequence);
                 cap = MAX(cap, (uint64_t) stream_cap_milli(stream));
                 if (stream->state == STREAM_WAITING && position == 0)
-                        position = pages_position(stream);
+                        position = stream->position;
         }
         control_put_u64(reply, "pid", (uint64_t) peer->credentials.pid);
         control_put_u64(reply, "uid", peer->credentials.uid);
@@ -158,6 +157,7 @@ void report_peers(struct control_builder *reply, const struct server *server, co
         uint64_t omitted = 0;
         struct peer *peer;
 
+        estimate_waiting(server);
         control_begin_array(reply, "peers");
         list_for_each(peer, &server->peers, link) {
                 if (peer->dead || (only && peer->user != only) || !report_room(reply, &omitted))

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "estimate.h"
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
@@ -209,6 +210,7 @@ static void stream_record(struct stream *stream, const char *outcome, const char
         struct record *record;
 
         stream->trace.ended = now_nsec();
+        estimate_learn(stream);
         if (record_new(&record, stream, outcome, sentence) == 0)
                 history_add(&stream_server(stream)->history, record);
 }

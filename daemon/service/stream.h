@@ -47,6 +47,8 @@ struct stream {
         struct sched_stream sched;
         uint64_t id;     /* the client's */
         uint64_t serial; /* by age: what ps shows */
+        uint32_t position; /* in the queue, from 1; and */
+        uint64_t begins; /* in how many nsec, UINT64_MAX: not known; of one that waits, as of estimate_waiting() */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
         uint32_t ride_experts; /* not 0: it rides on the experts of its user's other requests (struct step_part) */

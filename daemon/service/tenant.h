@@ -27,6 +27,8 @@ struct tenant {
         uint32_t n_connections;
         uint32_t n_streams; /* waiting ones included */
         uint32_t pages, pages_idle; /* scratch of pages.c */
+        double answer_share[2]; /* of what its requests may generate, how much they do; 0: not known. Of those without a
+                                 * limit of their own, and of those with one */
         uint64_t tokens_cached; /* rows of its streams that came from the prefix cache */
         uint64_t kv_bytes, kv_idle; /* scratch of quota.c */
 };
