@@ -191,8 +191,8 @@ static int probe_count(struct probe *p, uint32_t index, uint32_t layer, uint32_t
         return is_measured(p, count) ? run_on(p, index + 1, &p->divergence[(size_t) layer * p->m->k + count - 1]) : 0;
 }
 
-/* A layer with experts, whose input is in place: whole, then with fewer. Its output is in place afterwards. What further
- * layers have left in the KV pages is overwritten when it is their turn. */
+/* A layer with experts, whose input is in place: whole, then with fewer. Its output is in place afterwards. What
+ * further layers have left in the KV pages is overwritten when it is their turn. */
 static int probe_layer(struct probe *p, uint32_t index) {
         uint32_t layer = p->step->model->arch.layers[index].moe_layer;
         int r;

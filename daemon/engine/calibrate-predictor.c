@@ -231,7 +231,8 @@ static uint32_t half_of(const struct measurement *m) {
 }
 
 /* As with the same count in all rows. */
-static double fixed_error(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t count, const double *gains) {
+static double fixed_error(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t count,
+                          const double *gains) {
         double sum = 0.0;
 
         for (uint32_t t = begin; t < m->rows; t++)
@@ -253,7 +254,8 @@ static int half_error(const struct fit *f, uint32_t layer, const double *gains, 
         return 0;
 }
 
-static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first, struct calibrate_report *report) {
+static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first,
+                        struct calibrate_report *report) {
         const struct measurement *m = f->m;
         uint32_t n = m->rows - f->check;
         _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) n * m->k, sizeof(*pairs));
@@ -276,8 +278,8 @@ static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t
         return r;
 }
 
-void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
-                      double *ret) {
+void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin,
+                      uint32_t end, double *ret) {
         const float *weight = p->weight + (size_t) layer * p->width;
 
         for (uint32_t t = begin; t < end; t++) {

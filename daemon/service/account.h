@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What holds for a tenant as a whole, and for each of its clients. These may be in different groups, and in a unit even be
- * different users, so that each by itself would give the tenant another Weight=. What it has follows from all of them
- * together, whoever came first or last; what a request may use follows from its own client (policy_key_is_shared()). */
+/* What holds for a tenant as a whole, and for each of its clients. These may be in different groups, and in a unit even
+ * be different users, so that each by itself would give the tenant another Weight=. What it has follows from all of
+ * them together, whoever came first or last; what a request may use follows from its own client
+ * (policy_key_is_shared()). */
 
 #include <stdbool.h>
 

@@ -31,7 +31,8 @@ static void put_record(struct control_builder *reply, const struct record *recor
         control_put_u64(reply, "prompt", record->n_prompt);
         control_put_u64(reply, "generated", record->n_generated);
         control_put_u64(reply, "asked_milli", record->asked_milli);
-        control_put_u64(reply, "cap_milli", record->n_stretches ? record->stretches[record->n_stretches - 1].cap_milli : 0);
+        control_put_u64(reply, "cap_milli",
+                        record->n_stretches ? record->stretches[record->n_stretches - 1].cap_milli : 0);
         control_put_u64(reply, "activations", record->activations);
         control_put_u64(reply, "experts_milli", layer_rows ? 1000 * record->activations / layer_rows : 0);
         control_put_u64(reply, "wait_nsec", elapsed(trace, trace->started));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The requests that ended last. All users share the room: while it is full, whoever has most of it loses the oldest of his,
- * so that nobody's many requests push out another's few. One thread. */
+/* The requests that ended last. All users share the room: while it is full, whoever has most of it loses the oldest of
+ * his, so that nobody's many requests push out another's few. One thread. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -61,8 +61,9 @@ static struct stream *pages_next(struct offer *offer) {
         return next;
 }
 
-/* Gives a sequence room for all of `tokens`, if need be at the cost of what only the prefix cache has, but of that nothing
- * in vain. One page for each stream that runs is left over: else the next token of one of them would undo the admission. */
+/* Gives a sequence room for all of `tokens`, if need be at the cost of what only the prefix cache has, but of that
+ * nothing in vain. One page for each stream that runs is left over: else the next token of one of them would undo the
+ * admission. */
 static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32_t tokens, int *ret_error) {
         uint32_t need = DIV_ROUND_UP(tokens, (uint32_t) KV_PAGE_TOKENS) - sequence_pages(sequence);
         uint32_t n_free = model_kv_pages_free(offer->model);

@@ -369,7 +369,8 @@ static int peer_copy_arena(struct peer *peer, const struct wire_submission *subm
 
         if (submission->length > most)
                 return reason_return(reason, EMSGSIZE,
-                                     "the request has %llu bytes, at most %llu are allowed (PromptBytesMax= in moed.conf)",
+                                     "the request has %llu bytes, at most %llu are allowed (PromptBytesMax= in "
+                                     "moed.conf)",
                                      (unsigned long long) submission->length, (unsigned long long) most);
         block = malloc(MAX(submission->length, UINT64_C(1)));
         if (!block)

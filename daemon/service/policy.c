@@ -92,7 +92,8 @@ static int parse_unit(struct policy_principal *ret, const char *name, struct rea
         if (length == 0 || strspn(name, allowed) != length)
                 return reason_return(reason, POLICY_E_SYNTAX, "'%.64s' is not the name of a systemd unit", name);
         if (length + (whole ? 0 : strlen(".service")) > POLICY_UNIT_MAX)
-                return reason_return(reason, POLICY_E_SYNTAX, "the unit's name is longer than %d bytes", POLICY_UNIT_MAX);
+                return reason_return(reason, POLICY_E_SYNTAX, "the unit's name is longer than %d bytes",
+                                     POLICY_UNIT_MAX);
         memcpy(ret->unit, name, length);
         memcpy(ret->unit + length, whole ? "" : ".service", whole ? 1 : sizeof(".service"));
         return 0;
@@ -110,7 +111,8 @@ static int parse_principal(struct policy_principal *ret, const char *text, bool 
                 r = parse_unit(&principal, text + 5, reason);
         else if (strcmp(text, "default") != 0)
                 r = reason_return(reason, POLICY_E_SYNTAX,
-                                  "'%.64s' is no principal; write default, uid:NAME, gid:NAME or unit:NAME.service", text);
+                                  "'%.64s' is no principal; write default, uid:NAME, gid:NAME or unit:NAME.service",
+                                  text);
         if (r)
                 return r;
         *ret = principal;
@@ -158,7 +160,8 @@ static struct policy_rule *table_find(const struct policy_table *table, const st
         return NULL;
 }
 
-const struct policy_rule *policy_table_find(const struct policy_table *table, const struct policy_principal *principal) {
+const struct policy_rule *policy_table_find(const struct policy_table *table,
+                                            const struct policy_principal *principal) {
         return table_find(table, principal);
 }
 
@@ -274,8 +277,8 @@ int policy_table_write(const struct policy_table *table, char **ret) {
         f = open_memstream(&text, &size);
         if (!f)
                 return -ENOMEM;
-        fputs("# What `moectl budget set --save` has set. moed reads this after moed.conf and its drop-ins, and writes it "
-              "anew\n# with each change.\n", f);
+        fputs("# What `moectl budget set --save` has set. moed reads this after moed.conf and its drop-ins, and writes "
+              "it anew\n# with each change.\n", f);
         for (size_t i = 0; i < table->n_rules; i++) {
                 const struct policy_rule *rule = &table->rules[i];
 
@@ -444,7 +447,8 @@ static void match_finish(struct policy_match *match) {
                 policy->experts_min_milli = MIN(policy->experts_min_milli, policy->experts_max_milli);
 }
 
-void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret) {
+void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity,
+                        struct policy_match *ret) {
         struct policy_match match = {
                 .policy = POLICY_DEFAULT,
                 .principal = { .kind = POLICY_KIND_UID, .id = identity->uid },

@@ -180,7 +180,8 @@ static bool refuse_excess(struct stream *stream) {
         if (max == 0 || !queues(stream) || queue_length(stream->offer->server, stream->tenant) <= max)
                 return false;
         explain(stream, POLICY_KEY_QUEUE_MAX, &rule);
-        reason_set(&reason, "%" PRIu32 " requests of %s wait already; allowed is %s", max, stream->tenant->name, rule.text);
+        reason_set(&reason, "%" PRIu32 " requests of %s wait already; allowed is %s", max, stream->tenant->name,
+                   rule.text);
         stream_fail(stream, EDQUOT, reason.text);
         return true;
 }

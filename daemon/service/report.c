@@ -216,7 +216,8 @@ static const struct counter counters_of_texts[] = {
 
 #undef COUNTER
 
-static void report_each(struct control_builder *reply, const struct metrics *m, const struct counter *counters, size_t n) {
+static void report_each(struct control_builder *reply, const struct metrics *m, const struct counter *counters,
+                        size_t n) {
         for (size_t i = 0; i < n; i++)
                 control_put_u64(reply, counters[i].name,
                                 *(const uint64_t *) ((const char *) m + counters[i].offset));

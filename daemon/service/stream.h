@@ -24,9 +24,9 @@ enum stream_state {
         STREAM_ENDED,      /* only events are left, or nothing */
 };
 
-/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its row 0,
- * so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed again gets what
- * it got the first time. */
+/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its
+ * row 0, so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed
+ * again gets what it got the first time. */
 struct stream_cap {
         uint32_t row, cap_milli, min_milli;
         bool adaptive;

@@ -36,7 +36,8 @@ struct tenant {
 void tenants_init(struct tenants *tenants);
 /* Frees all; nobody may hold a reference. */
 void tenants_deinit(struct tenants *tenants);
-/* The tenant that this match is booked on, with a reference for the caller. A new one has the match's policy. -ENOMEM. */
+/* The tenant that this match is booked on, with a reference for the caller. A new one has the match's policy.
+ * -ENOMEM. */
 int tenants_get(struct tenants *tenants, const struct policy_match *match, struct tenant **ret);
 
 struct tenant *tenant_ref(struct tenant *tenant);

@@ -186,13 +186,15 @@ static int verb_tokenize(struct call *call) {
         if (control_get_string(call->args, "text", &text) != 0 && control_get_binary(call->args, "text", &text) != 0)
                 return wrong(call, "text", "a string");
         if (text.size > TOKENIZE_TEXT_MAX)
-                return reason_return(call->reason, EMSGSIZE, "the text has %zu bytes, at most %u are tokenised at a time",
-                                     text.size, (unsigned) TOKENIZE_TEXT_MAX);
+                return reason_return(call->reason, EMSGSIZE,
+                                     "the text has %zu bytes, at most %u are tokenised at a time", text.size,
+                                     (unsigned) TOKENIZE_TEXT_MAX);
         r = tokenizer_encode(model_tokenizer(offer->model), text.data, text.size, flags, &list);
         if (r < 0)
                 return r;
         if (r > 0)
-                return reason_return(call->reason, EILSEQ, "the text has a character that the model's vocabulary cannot "
+                return reason_return(call->reason, EILSEQ,
+                                     "the text has a character that the model's vocabulary cannot "
                                      "express");
         control_begin_array(call->reply, "tokens");
         for (size_t i = 0; i < list.n; i++)
@@ -276,7 +278,8 @@ static int stats_experts(struct call *call, const char *name) {
         int r;
 
         if (!peer_is_root(call->peer))
-                return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
+                return reason_return(call->reason, EPERM,
+                                     "only root may see which experts are used: they tell what was "
                                      "asked");
         if (!offer)
                 return no_model(call, name);
@@ -289,7 +292,8 @@ static int stats_experts(struct call *call, const char *name) {
 /* Times of passes tell of those who were in them. */
 static int stats_cost(struct call *call) {
         if (!peer_is_admin(call->peer))
-                return reason_return(call->reason, EPERM, "only root and members of moed-admin may see what passes cost");
+                return reason_return(call->reason, EPERM,
+                                     "only root and members of moed-admin may see what passes cost");
         report_cost(call->reply, call->peer->server);
         return 0;
 }
@@ -371,8 +375,8 @@ static void log_no_effect(const struct peer *peer, const char *name, uint32_t ke
                 if (!(keys & (1u << key)) || !policy_key_no_effect(key, n))
                         continue;
                 policy_key_format(key, n, value);
-                log_line(LOG_WARNING, peer_log_fields(peer), "budget of %s: %s=%s: %s", name, policy_key_name(key), value,
-                         policy_key_no_effect(key, n));
+                log_line(LOG_WARNING, peer_log_fields(peer), "budget of %s: %s=%s: %s", name, policy_key_name(key),
+                         value, policy_key_no_effect(key, n));
         }
 }
 
@@ -503,8 +507,10 @@ static int verb_explain(struct call *call) {
         r = explain_request(call->reply, call->peer, number, &found);
         if (r < 0 || found)
                 return r;
-        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the last ones that "
-                             "are kept: %d, shared by all users", number, HISTORY_MAX);
+        return reason_return(call->reason, ENOENT,
+                             "no request %" PRIu64 " of yours runs, or is among the last ones that "
+                             "are kept: %d, shared by all users",
+                             number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {

@@ -54,8 +54,9 @@ TEST(the_rule_that_held_when_a_stretch_began_is_told_after_it_has_changed) {
 
         assert_se(strcmp(trace_find(&copy, 0, CAP_EXPERTS_MAX), "ExpertsMax=infinity, the default") == 0);
         assert_se(strcmp(trace_find(&copy, 9, CAP_BUCKET), "ActivationRate=infinity, the default") == 0);
-        assert_se(strcmp(trace_find(&copy, 10, CAP_EXPERTS_MAX), "ExpertsMax=2.500 of uid:alice (moectl budget set)") == 0);
-        assert_se(strcmp(trace_find(&copy, 19, CAP_EXPERTS_MAX), "ExpertsMax=2.500 of uid:alice (moectl budget set)") == 0);
+        for (uint32_t row = 10; row < 20; row += 9)
+                assert_se(strcmp(trace_find(&copy, row, CAP_EXPERTS_MAX),
+                                 "ExpertsMax=2.500 of uid:alice (moectl budget set)") == 0);
         assert_se(strcmp(trace_find(&copy, 20, CAP_EXPERTS_MAX), "ExpertsMax=1 of uid:alice (moectl budget set)") == 0);
         assert_se(strcmp(trace_find(&copy, 4000, CAP_LATENCY), "LatencyTarget=infinity, the default") == 0);
         assert_se(!trace_find(&copy, 10, CAP_MODEL) && !trace_find(&copy, 10, CAP_REQUEST));
@@ -64,7 +65,8 @@ TEST(the_rule_that_held_when_a_stretch_began_is_told_after_it_has_changed) {
 }
 
 TEST(rules_are_called_by_the_key_that_people_set) {
-        assert_se(strcmp(trace_rule_name(CAP_MODEL), "model") == 0 && strcmp(trace_rule_name(CAP_REQUEST), "request") == 0);
+        assert_se(strcmp(trace_rule_name(CAP_MODEL), "model") == 0 &&
+                  strcmp(trace_rule_name(CAP_REQUEST), "request") == 0);
         assert_se(strcmp(trace_rule_name(CAP_EXPERTS_MAX), "ExpertsMax") == 0);
         assert_se(strcmp(trace_rule_name(CAP_BUCKET), "ActivationRate") == 0);
         assert_se(strcmp(trace_rule_name(CAP_LATENCY), "LatencyTarget") == 0);

@@ -240,7 +240,8 @@ TEST(the_rule_is_told_with_its_place) {
         struct policy_match m;
         struct reason why;
 
-        assert_se(policy_table_set(&config, &p, "uid:root", POLICY_KEY_EXPERTS_MAX, 2050, "/etc/moed/moed.conf:12") == 0);
+        assert_se(policy_table_set(&config, &p, "uid:root", POLICY_KEY_EXPERTS_MAX, 2050,
+                                   "/etc/moed/moed.conf:12") == 0);
         assert_se(policy_book_load(&book, &config, NULL) == 0);
         m = lookup(&book, NULL, 0, 0, 0);
         policy_match_explain(&m, POLICY_KEY_EXPERTS_MAX, &why);
@@ -333,7 +334,8 @@ TEST(values_out_of_range_are_refused_with_what_is_allowed) {
                 enum policy_key key;
                 const char *text, *reason;
         } bad[] = {
-                { POLICY_KEY_EXPERTS_MAX, "0", "a number above 0 and up to 1024, with up to three decimals, is allowed, or infinity" },
+                { POLICY_KEY_EXPERTS_MAX, "0",
+                  "a number above 0 and up to 1024, with up to three decimals, is allowed, or infinity" },
                 { POLICY_KEY_EXPERTS_MAX, "1024.001", "up to 1024" },
                 { POLICY_KEY_EXPERTS_MAX, "18446744073709551.617", "up to 1024" },
                 { POLICY_KEY_EXPERTS_MIN, "infinity", "up to 1024" },
@@ -360,7 +362,8 @@ TEST(values_out_of_range_are_refused_with_what_is_allowed) {
                 assert_se(policy_key_parse(bad[i].key, bad[i].text, &value, &why) == POLICY_KEY_E_VALUE);
                 assert_se(value == 7 && strstr(why.text, bad[i].reason));
         }
-        assert_se(policy_key_get(&policy, POLICY_KEY_ADAPTIVE) == 1 && policy_key_get(&policy, POLICY_KEY_EXPERTS_MIN) == 1000);
+        assert_se(policy_key_get(&policy, POLICY_KEY_ADAPTIVE) == 1 &&
+                  policy_key_get(&policy, POLICY_KEY_EXPERTS_MIN) == 1000);
 }
 
 TEST(keys_are_found_by_name_and_listed) {
