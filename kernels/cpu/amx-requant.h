@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Weights of at most six bits become bytes: 256 columns of a row get one scale, and a sub-block's codes a table of the
- * bytes that they stand for, in units of that scale. First the tables' parameters of sixteen rows are computed
- * together, a lane each; then each row's tables, and its codes are looked up.
+/* Weights become bytes: 256 columns of a row get one scale, and a sub-block's codes a table of the
+ * bytes that they stand for, in units of that scale. First the tables' parameters of sixteen rows are computed together,
+ * a lane each; then each row's tables, and its codes are looked up.
  *
  * While the matrix unit multiplies, floating-point instructions and shuffles have one port to share, whole numbers two:
  * the latter are preferred. */
@@ -19,8 +19,8 @@ enum {
 /* Weights are at most so many times their row's scale; the rest of a byte's range is for what rounding adds. */
 #define REQUANT_MAX 125.0f
 
-/* A sub-block's code stands for (a × level - b) / 256, where b has half a unit less than the value, for rounding. In
- * each part two numbers for four sub-blocks of a row: part 0 for the first four, and so on. */
+/* A sub-block's code stands for (a × level - b) / 256, where b has half a unit less than the value, for rounding. In each
+ * part two numbers for four sub-blocks of a row: part 0 for the first four, and so on. */
 struct requant_tables {
         _Alignas(64) int16_t ab[REQUANT_TILES][4][4][4][2]; /* [part][row % 4][row / 4][sub-block][a, b] */
 };
@@ -52,8 +52,8 @@ CONSTANT(uint16_t, low_bytes, SIXTEEN(0x00ff), SIXTEEN(0x00ff));
 CONSTANT(uint16_t, high_bytes, SIXTEEN(0xff00), SIXTEEN(0xff00));
 CONSTANT(uint32_t, low_words, SIXTEEN(0x0000ffff));
 CONSTANT(uint32_t, half_in_b, SIXTEEN(0x00800000));
-/* Byte shuffles that spread a (or b) of four sub-blocks over a quarter each; of the first two, or the others, over
- * half. */
+CONSTANT(uint16_t, half_words, SIXTEEN(0x0080), SIXTEEN(0x0080));
+/* Byte shuffles that spread a (or b) of four sub-blocks over a quarter each; of the first two, or the others, over half. */
 CONSTANT(uint16_t, spread_a, EIGHT(0x0100), EIGHT(0x0504), EIGHT(0x0908), EIGHT(0x0d0c));
 CONSTANT(uint16_t, spread_b, EIGHT(0x0302), EIGHT(0x0706), EIGHT(0x0b0a), EIGHT(0x0f0e));
 CONSTANT(uint16_t, spread_first_a, SIXTEEN(0x0100), SIXTEEN(0x0504));
@@ -74,6 +74,10 @@ CONSTANT(int16_t, even_16, FOUR(0, 2, 4, 6, 8, 10, 12, 14));
 CONSTANT(int16_t, even_q4_0, FOUR(-8, -6, -4, -2, 0, 2, 4, 6));
 CONSTANT(int16_t, even_iq4, FOUR(-127, -83, -49, -22, 1, 25, 53, 89));
 CONSTANT(int16_t, odd_iq4, FOUR(-104, -65, -35, -10, 13, 38, 69, 113));
+/* Of MXFP4, sixteen times what the code stands for: a block's weights are exact, unless another's of the 256 columns are
+ * more than eight times as large. */
+CONSTANT(int16_t, even_mxfp4, FOUR(0, 16, 32, 64, 0, -16, -32, -64));
+CONSTANT(int16_t, odd_mxfp4, FOUR(8, 24, 48, 96, -8, -24, -48, -96));
 #define EVEN_32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 CONSTANT(int16_t, even_32, EVEN_32, EVEN_32);
 #define EVEN_Q5_0 -16, -14, -12, -10, -8, -6, -4, -2, 0, 2, 4, 6, 8, 10, 12, 14
@@ -147,10 +151,9 @@ ALWAYS_INLINE __m512i scale_and_min(__m512i scales, __m512i mins, int j, __m512i
         return _mm512_and_si512(choose_bits(low, a, b), field);
 }
 
-/* Q4_K and Q5_K, whose codes are at most `top`: in whole numbers, with d and dmin in units of a thousandth of the
- * larger one to find the largest weight. */
-ALWAYS_INLINE void parameters_q45_k(struct requant_tables *t, float scale[16], const struct group *g, size_t at,
-                                    int top) {
+/* Q4_K and Q5_K, whose codes are at most `top`: in whole numbers, with d and dmin in units of a thousandth of the larger
+ * one to find the largest weight. */
+ALWAYS_INLINE void parameters_q45_k(struct requant_tables *t, float scale[16], const struct group *g, size_t at, int top) {
         const __m512i low = constant_at(low_words), below = constant_at(half_in_b);
         const __m512i m15 = constant_at(bytes_15), m48 = constant_at(bytes_48), m63 = constant_at(bytes_63);
         __m512i head[4], bytes[4], w[8], both, mins, most = _mm512_setzero_si512();
@@ -197,8 +200,8 @@ static __attribute__((noinline)) void parameters_q5_k(struct requant_tables *t, 
         parameters_q45_k(t, scale, g, at, 31);
 }
 
-/* From numbers: sub-block j has the weights d[j] × level + m[j], the largest of which is `largest`. `one`: a of a
- * weight that is as large as the row's scale. */
+/* From numbers: sub-block j has the weights d[j] × level + m[j], the largest of which is `largest`. `one`: a of a weight
+ * that is as large as the row's scale. */
 ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], const __m512 d[8], const __m512 m[8],
                                     __m512 largest, float one) {
         const __m512 half = _mm512_set1_ps(128.0f);
@@ -220,13 +223,18 @@ ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], c
         store_part(t, 1, w + 4);
 }
 
-/* Blocks of 32, `there` of the eight; `levels`: the largest magnitude of a level. */
-ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at,
-                                 uint32_t there, size_t block_bytes, float levels, float one) {
+/* 2^(e - 127), of the exponent that a block of MXFP4 begins with. */
+ALWAYS_INLINE __m512 powers_of_two(__m512i heads) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_and_si512(heads, _mm512_set1_epi32(255)), 23));
+}
+
+/* Blocks of 32, `there` of the eight, which begin with their scale. `levels`: a bound on the magnitude of a level. */
+ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at, uint32_t there,
+                                 size_t block_bytes, __m512 (*scale_of)(__m512i heads), float levels, float one) {
         __m512 d[8], largest = _mm512_setzero_ps();
 
         for (uint32_t j = 0; j < 8; j++) {
-                d[j] = j < there ? low_halves(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
+                d[j] = j < there ? scale_of(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
                 largest = larger(largest, d[j]);
         }
         store_parameters(t, scale, d, NULL, largest * _mm512_set1_ps(levels), one);
@@ -247,24 +255,26 @@ ALWAYS_INLINE void parameters_min_32(struct requant_tables *t, float scale[16], 
         store_parameters(t, scale, d, m, largest, 256.0f);
 }
 
-#define PARAMETERS_32(_name, _levels, _one)                                                                  \
+#define PARAMETERS_32(_name, _scale_of, _levels, _one)                                                                  \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
-                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _levels, _one);          \
+                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _scale_of, _levels, _one);          \
         }
 #define PARAMETERS_MIN_32(_name, _top)                                                                       \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
                 parameters_min_32(t, scale, g, at, there, sizeof(struct block_##_name), _top);               \
         }
-PARAMETERS_32(q4_0, 8.0f, 256.0f)
-PARAMETERS_32(q5_0, 16.0f, 256.0f)
-PARAMETERS_32(iq4_nl, 127.0f, 32768.0f)
+PARAMETERS_32(q4_0, low_halves, 8.0f, 256.0f)
+PARAMETERS_32(q5_0, low_halves, 16.0f, 256.0f)
+PARAMETERS_32(iq4_nl, low_halves, 127.0f, 32768.0f)
+PARAMETERS_32(q8_0, low_halves, 128.0f, 32768.0f)
+PARAMETERS_32(mxfp4, powers_of_two, REQUANT_MAX / 16.0f, 32767.0f / 16.0f)
 PARAMETERS_MIN_32(q4_1, 15.0f)
 PARAMETERS_MIN_32(q5_1, 31.0f)
 
-static __attribute__((noinline)) void parameters_iq4_xs(struct requant_tables *t, float scale[16],
-                                                        const struct group *g, size_t at, uint32_t there) {
+static __attribute__((noinline)) void parameters_iq4_xs(struct requant_tables *t, float scale[16], const struct group *g,
+                                                        size_t at, uint32_t there) {
         __m512i head[4];
         __m512 d[8], block, largest = _mm512_setzero_ps();
 
@@ -302,8 +312,7 @@ static __attribute__((noinline)) void parameters_q6_k(struct requant_tables *t, 
         _mm512_store_ps(scale, largest * _mm512_set1_ps(1.0f / REQUANT_MAX));
         factor = _mm512_cvtps_epi32(times);
         /* The scale's sign is d's. */
-        factor = _mm512_mask_sub_epi32(factor, _mm512_movepi32_mask(_mm512_castps_si512(d)), _mm512_setzero_si512(),
-                                       factor);
+        factor = _mm512_mask_sub_epi32(factor, _mm512_movepi32_mask(_mm512_castps_si512(d)), _mm512_setzero_si512(), factor);
         factor = _mm512_or_si512(_mm512_and_si512(factor, low), _mm512_slli_epi32(factor, 16));
         UNROLL for (int part = 0; part < 4; part++) {
                 __m512i w[4];
@@ -330,9 +339,8 @@ ALWAYS_INLINE __m512i high_bytes_of(__m512i x, __m512i y) {
         return _mm512_ternarylogic_epi32(_mm512_srli_epi16(x, 8), y, constant_at(high_bytes), 0xf8);
 }
 
-/* What codes stand for: levels of the even ones; and of the odd ones, unless those are one more each. Levels that are
- * not evenly spaced are too large for a in whole numbers: it is a fraction of 2^15 then, and they are taken times
- * 256. */
+/* What codes stand for: levels of the even ones; and of the odd ones, unless those are one more each. Levels that are not
+ * evenly spaced are too large for a in whole numbers: it is a fraction of 2^15 then, and they are taken times 256. */
 struct levels {
         const int16_t *even, *odd;
 };
@@ -353,8 +361,8 @@ ALWAYS_INLINE __m512i make_table(__m512i parameters, const void *a_places, const
         return high_bytes_of(x, y);
 }
 
-/* The nibbles of 64 columns, with other bits above them: of bytes that have the first half of the columns below the
- * other one, or of twice sixteen that do. */
+/* The nibbles of 64 columns, with other bits above them: of bytes that have the first half of the columns below the other
+ * one, or of twice sixteen that do. */
 ALWAYS_INLINE __m512i nibbles_32(const uint8_t *q) {
         return _mm512_srlv_epi64(_mm512_broadcast_i64x4(load256(q)), constant_at(shift_halves));
 }
@@ -404,6 +412,7 @@ VALUES_16(iq4_xs, false, even_iq4, odd_iq4)
 VALUES_16(q4_0, false, even_q4_0)
 VALUES_16(q4_1, false, even_16)
 VALUES_16(iq4_nl, false, even_iq4, odd_iq4)
+VALUES_16(mxfp4, false, even_mxfp4, odd_mxfp4)
 
 /* Of Q5_K: qh lies before the nibbles, its bits by sub-block. */
 ALWAYS_INLINE void values_of_q5_k(const struct requant_half *h, int row) {
@@ -439,7 +448,24 @@ ALWAYS_INLINE void values_of_q5_1(const struct requant_half *h, int row) {
         values_q5_01(h, row, (struct levels) {even_32});
 }
 
-/* Too many codes for tables: each weight is computed. */
+/* Too many codes for tables: each weight is computed, here as a × code / 2^15. */
+ALWAYS_INLINE void values_of_q8_0(const struct requant_half *h, int row) {
+        __m512i parameters = row_parameters(h, h->half, row);
+        const uint8_t *q = h->rows[row];
+
+        UNROLL for (int v = 0; v < 2; v++) {
+                __m512i a = _mm512_shuffle_epi8(parameters, constant_at(v ? spread_last_a : spread_first_a));
+                __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(load256(q + h->sub[2 * v])),
+                                                   load256(q + h->sub[2 * v + 1]), 1);
+                __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(codes, 8), a);
+                __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(codes, constant_at(high_bytes)), a);
+
+                _mm512_store_si512(h->to[v][row], high_bytes_of(_mm512_add_epi16(even, constant_at(half_words)),
+                                                                _mm512_add_epi16(odd, constant_at(half_words))));
+        }
+}
+
+/* And here as (a × code - b) / 256. */
 ALWAYS_INLINE void values_of_q6_k(const struct requant_half *h, int row) {
         const struct block_q6_k *block = (const struct block_q6_k *) (h->rows[row] + h->at);
 
