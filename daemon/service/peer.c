@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,25 @@ static int peer_init(struct peer *peer, struct server *server, int socket, struc
         return r < 0 ? r : control_socket_prepare(socket);
 }
 
+/* Takes note of the user's clients that have gone, but whose end was not looked at yet. */
+static void peers_notice_ends(struct server *server, const struct user *user) {
+        struct peer *peer;
+
+        list_for_each(peer, &server->peers, link) {
+                struct pollfd end = { .fd = peer->socket };
+
+                if (peer->user == user && !peer->dead && poll(&end, 1, 0) > 0 && (end.revents & POLLHUP))
+                        peer_receive(peer);
+        }
+}
+
+/* Who closes a connection and opens another one is not at the limit, whichever is looked at first. */
+static int peer_charge(struct peer *peer, struct reason *reason) {
+        if (peer->user->used[USER_CONNECTIONS] >= peer->server->config->limits.connections_max)
+                peers_notice_ends(peer->server, peer->user);
+        return user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, reason) ? EDQUOT : 0;
+}
+
 int peer_new(struct server *server, int socket) {
         struct reason reason = REASON_INIT;
         struct peer *peer;
@@ -114,8 +134,8 @@ int peer_new(struct server *server, int socket) {
                 return -ENOMEM;
         }
         r = peer_init(peer, server, socket, &reason);
-        if (r == 0 && user_charge(peer->user, &peer->connection_charge, USER_CONNECTIONS, 1, &reason) != 0)
-                r = EDQUOT;
+        if (r == 0)
+                r = peer_charge(peer, &reason);
         if (r == 0)
                 r = loop_watch(&server->loop, &peer->socket_source, socket, peer_on_socket, peer);
         list_append(&server->peers, &peer->link);
@@ -173,6 +193,7 @@ void peer_free(struct peer *peer) {
 }
 
 void peer_close(struct peer *peer) {
+        user_charge_deinit(&peer->connection_charge);
         peer->dead = true;
         peer->server->reapable = true;
 }

@@ -3,9 +3,11 @@
 """What one user may hold is limited, the refusal is a sentence with the numbers, and it is free again afterwards."""
 
 import os
+import signal
 import socket
+import time
 
-from moedtest import Daemon, finish, other_user, wait_until
+from moedtest import MOECTL, Daemon, finish, other_user, wait_until
 
 CONFIG = """
 [Limits]
@@ -24,6 +26,19 @@ def hold(d, n):
     for s in held:
         s.connect(d.socket)
     return held
+
+
+def one_that_is_closed_makes_room_at_once(d):
+    """Also when its end and the next connection come to the daemon together."""
+    held = hold(d, 3)
+    d.process.send_signal(signal.SIGSTOP)
+    held.pop().close()
+    client = d.spawn([MOECTL, "models", "--json"])
+    time.sleep(0.2)
+    d.process.send_signal(signal.SIGCONT)
+    assert finish(client)["models"]
+    for s in held:
+        s.close()
 
 
 def connections(d):
@@ -76,6 +91,7 @@ def users_do_not_share_limits(d):
 
 def main():
     with Daemon(config=CONFIG) as d:
+        one_that_is_closed_makes_room_at_once(d)
         connections(d)
         requests(d)
         prompts_are_limited(d)
