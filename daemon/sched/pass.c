@@ -226,9 +226,9 @@ static uint32_t pass_rows_max(const struct scheduler *scheduler, const struct sc
                                          layers * pass_layer_max(scheduler, pass->principal), pass->model->long_rows_max);
 
         rows = MAX(rows, model_short_rows(pass->model));
+        rows = MIN(rows + rows / 4, MAX(pass->model->long_rows_max, 1u));
         pending = prompts_pending(pass->principal, pass->model);
-        rows = (uint32_t) DIV_ROUND_UP(pending, DIV_ROUND_UP(pending, rows + rows / 4));
-        return MIN(rows, pass->model->long_rows_max);
+        return (uint32_t) DIV_ROUND_UP(pending, DIV_ROUND_UP(pending, rows));
 }
 
 static void pass_take(struct scheduler *scheduler, struct sched_pass *pass, struct sched_stream *stream, uint32_t rows,

@@ -363,6 +363,27 @@ TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
         }
 }
 
+static struct client *add_asking(struct world *w, struct user *user, uint32_t prompt) {
+        struct client *client = add_client(w, user, prompt, 1000, 0);
+
+        clients_ask(w);
+        return client;
+}
+
+TEST(a_prompt_that_needs_two_passes_is_halved) {
+        struct world *w = world_new(15);
+        struct sched_pick picks[CLIENTS_MAX];
+        struct sched_pass *pass;
+
+        w->model.long_rows_max = 1000;
+        add_asking(w, add_user(w, plain_policy), 1100);
+        assert_se(scheduler_turn(&w->scheduler, &pass) == SCHED_TURN_BEGIN);
+        assert_se(scheduler_pick_long(&w->scheduler, pass, picks, CLIENTS_MAX) == 1);
+        assert_se(picks[0].rows == 550);
+        sched_pass_end(&w->scheduler, pass);
+        world_free(w);
+}
+
 TEST(idle_ones_get_what_is_left_and_batch_an_eighth) {
         struct policy batch = plain_policy, idle = plain_policy;
         struct world *w = world_new(6);
