@@ -242,15 +242,23 @@ static uint64_t forming_forecast(const struct forming *forming) {
         return nsec;
 }
 
-/* What a pass takes beside what each row adds is paid in proportion to that. */
-static void forming_charge_rest(struct forming *forming, uint64_t forecast) {
-        double rest = forming->nsec > 0 ? (double) forecast / (double) forming->nsec - 1.0 : 0.0;
+/* Together all pay what the pass will take, each in proportion to what its rows were priced at while it was not known what
+ * else there would be. */
+static void forming_settle(struct forming *forming, uint64_t forecast) {
+        double scale = forming->nsec > 0 ? (double) forecast / (double) forming->nsec : 1.0;
 
-        for (uint32_t i = 0; i < forming->n_picks && rest > 0; i++) {
+        forming->top = forming->scheduler->clock;
+        for (uint32_t i = 0; i < forming->n_picks; i++) {
                 struct principal *principal = forming->picks[i].stream->principal;
+                uint64_t paid = principal->formed_nsec, due = (uint64_t) (scale * (double) paid);
 
-                principal_charge(principal, (uint64_t) (rest * (double) principal->formed_nsec));
+                if (due > paid)
+                        principal_charge(principal, due - paid);
+                else
+                        principal_refund(principal, paid - due);
                 principal->formed_nsec = 0;
+                if (counter_before(forming->top, principal->counter))
+                        forming->top = principal->counter;
         }
 }
 
@@ -313,8 +321,8 @@ static void forming_end(struct forming *forming) {
         struct principal *principal;
         uint64_t forecast = forming_forecast(forming), layer;
 
-        forming_charge_rest(forming, forecast);
-        held_move_up(forming, PRINCIPAL_SCALE * forming->nsec / POLICY_WEIGHT_DEFAULT);
+        forming_settle(forming, forecast);
+        held_move_up(forming, PRINCIPAL_SCALE * forecast / POLICY_WEIGHT_DEFAULT);
         forming_lift(forming);
         list_take_back(&scheduler->principals, &forming->held);
         list_take_back(&scheduler->principals, &forming->emptied);

@@ -15,6 +15,8 @@ static inline bool counter_before(uint64_t a, uint64_t b) {
 /* So much service, in units of this principal's counter. */
 uint64_t principal_price(const struct principal *principal, uint64_t nsec);
 void principal_charge(struct principal *principal, uint64_t nsec);
+/* Takes back what it was charged too much. */
+void principal_refund(struct principal *principal, uint64_t nsec);
 /* Not less than the credit behind the clock. */
 void principal_lift(const struct scheduler *scheduler, struct principal *principal);
 /* Looks at its bucket: whether that lets it begin a row; if not, the scheduler will look again when it does. */

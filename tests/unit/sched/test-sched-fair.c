@@ -370,6 +370,49 @@ static struct client *add_asking(struct world *w, struct user *user, uint32_t pr
         return client;
 }
 
+/* It has had its prompt. */
+static struct client *add_decoding(struct world *w, struct user *user) {
+        struct client *client = add_asking(w, user, 20);
+
+        client->done = client->prompt;
+        client_update(w, client);
+        return client;
+}
+
+static uint32_t pick_short(struct world *w, struct sched_pick *picks) {
+        struct sched_limits limits = { .rows_max = ROWS_MAX, .prompt_max = ROWS_MAX };
+
+        return scheduler_pick(&w->scheduler, &limits, picks, CLIENTS_MAX);
+}
+
+/* How many rows `client` has in the next short pass. */
+static uint32_t rows_picked(struct world *w, const struct client *client) {
+        struct sched_pick picks[CLIENTS_MAX];
+        uint32_t n = pick_short(w, picks), rows = 0;
+
+        for (uint32_t i = 0; i < n; i++)
+                rows += picks[i].stream == &client->stream ? picks[i].rows : 0;
+        return rows;
+}
+
+TEST(a_short_pass_is_paid_in_full_and_no_more) {
+        struct world *w = world_new(14);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        struct client *writer = add_decoding(w, a);
+        double paid;
+
+        for (int pass = 0; pass < 3; pass++) {
+                double before = (double) (a->principal.served_nsec + b->principal.served_nsec);
+
+                if (pass == 1) /* priced beside a single row */
+                        add_asking(w, b, 64);
+                assert_se(rows_picked(w, writer) == 1);
+                paid = (double) (a->principal.served_nsec + b->principal.served_nsec) - before;
+                assert_se(fabs(paid / (double) cost_nsec(&w->model.cost, &w->model.load) - 1.0) < 0.001);
+        }
+        world_free(w);
+}
+
 TEST(a_prompt_that_needs_two_passes_is_halved) {
         struct world *w = world_new(15);
         struct sched_pick picks[CLIENTS_MAX];
