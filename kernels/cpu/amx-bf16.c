@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows of prompts by weights that bytes would be too coarse for (amx-prompt.c), on the matrix unit: weights and activations
+/* Rows of prompts by weights that do not become bytes (amx-prompt.c), on the matrix unit: weights and activations
  * are rounded to bfloat16, multiplied, and added up as float32 in one tile, column after column, whatever rows are in the
  * job. That is half the products that exact whole numbers take (amx-256.c), and nothing is left to be done per block.
  *
@@ -11,7 +11,6 @@
 
 #include "amx-dot.h"
 #include "group-256.h"
-#include "quant-part.h"
 #include "tile.h"
 
 enum {
@@ -61,47 +60,6 @@ struct format_bf16 {
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
-
-_Alignas(64) static const uint16_t words_15[32] = {[0 ... 31] = 15};
-
-ALWAYS_INLINE __m512 half(uint16_t h) {
-        return _mm512_cvtph_ps(_mm256_set1_epi16((short) h));
-}
-
-/* The low nibbles of 16 bytes, then the high ones. */
-ALWAYS_INLINE __m512i nibble_words(const uint8_t *q) {
-        __m256i w = _mm256_cvtepu8_epi16(load128(q));
-
-        return halves(_mm256_and_si256(w, _mm512_castsi512_si256(constant_at(words_15))), _mm256_srli_epi16(w, 4));
-}
-
-ALWAYS_INLINE void put(uint16_t *dst, __m512i codes, __m512i table) {
-        _mm512_store_si512(dst, _mm512_permutexvar_epi16(codes, table));
-}
-
-/* Sixteen and sixteen whole numbers of a byte, times a and b. */
-ALWAYS_INLINE void put_bytes(uint16_t *dst, __m256i q, __m512 a, __m512 b) {
-        __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(q)));
-        __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(q, 1)));
-
-        _mm512_store_si512(dst, to_bf16(low * a, high * b));
-}
-
-ALWAYS_INLINE void unpack_q8_0(uint16_t *dst, const uint8_t *block) {
-        const struct block_q8_0 *b = (const struct block_q8_0 *) block;
-        __m512 d = half(b->d);
-
-        put_bytes(dst, load256(b->q), d, d);
-}
-
-/* The values of a block's codes, looked up in a table of all. */
-ALWAYS_INLINE void unpack_mxfp4(uint16_t *dst, const uint8_t *block) {
-        const struct block_mxfp4 *b = (const struct block_mxfp4 *) block;
-        __m512 levels = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(quant_levels_fp4)));
-        __m256i table = (__m256i) _mm512_cvtneps_pbh(levels * _mm512_set1_ps(half_e8m0(b->e)));
-
-        put(dst, nibble_words(b->q), _mm512_castsi256_si512(table));
-}
 
 /* 32 columns read in place. */
 ALWAYS_INLINE void unpack_bf16(uint16_t *dst, const uint8_t *block) {
@@ -434,22 +392,9 @@ ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
         amx_end();
 }
 
-#define BLOCKS_OF_32(_name, _bytes)                                                                          \
-        static void of_##_name(const struct dot_job *job) {                                                  \
-                dot_bf16(job, (struct format_bf16) {.block_bytes = _bytes, .unpack = unpack_##_name}); \
-        }
-
-BLOCKS_OF_32(q8_0, sizeof(struct block_q8_0))
-BLOCKS_OF_32(mxfp4, sizeof(struct block_mxfp4))
-BLOCKS_OF_32(bf16, STEP * sizeof(uint16_t))
-
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type) {
-        static dot_fn *const dot[_QUANT_MAX] = {
-                [QUANT_Q8_0] = of_q8_0, [QUANT_MXFP4] = of_mxfp4, [QUANT_BF16] = of_bf16,
-        };
-
-        if (dot[type] && job->cols % STEP == 0)
-                dot[type](job);
+        if (type == QUANT_BF16 && job->cols % STEP == 0)
+                dot_bf16(job, (struct format_bf16) {.block_bytes = STEP * sizeof(uint16_t), .unpack = unpack_bf16});
         else
                 dot_bf16(job, (struct format_bf16) {.type = type});
 }

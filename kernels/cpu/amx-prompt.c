@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows of prompts by weights of at most six bits, on the matrix unit: both as bytes with a scale for 256 columns, which is
+/* Rows of prompts by weights in blocks of 32 or 256, on the matrix unit: both as bytes with a scale for 256 columns, which is
  * half of the products and half of the bytes that bfloat16 takes (amx-bf16.c). Weights become bytes (amx-requant.h) two
  * groups by 256 columns at a time, a block ahead of their products and between those of the block before; the sums of a
  * block's products are whole numbers, which AVX-512 scales and adds up as float32 while the next ones are multiplied. All
@@ -371,12 +371,14 @@ REQUANTISED(q4_1, 32, q)
 REQUANTISED(q5_0, 32, q)
 REQUANTISED(q5_1, 32, q)
 REQUANTISED(iq4_nl, 32, q)
+REQUANTISED(q8_0, 32, q)
+REQUANTISED(mxfp4, 32, q)
 
 dot_fn *dot_requantised_amx(enum quant_type type) {
         static dot_fn *const dot[_QUANT_MAX] = {
                 [QUANT_Q4_K] = of_q4_k, [QUANT_Q5_K] = of_q5_k, [QUANT_Q6_K] = of_q6_k,     [QUANT_IQ4_XS] = of_iq4_xs,
                 [QUANT_Q4_0] = of_q4_0, [QUANT_Q4_1] = of_q4_1, [QUANT_Q5_0] = of_q5_0,     [QUANT_Q5_1] = of_q5_1,
-                [QUANT_IQ4_NL] = of_iq4_nl,
+                [QUANT_IQ4_NL] = of_iq4_nl, [QUANT_MXFP4] = of_mxfp4, [QUANT_Q8_0] = of_q8_0,
         };
 
         return dot[type];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Weights of at most six bits become bytes: 256 columns of a row get one scale, and a sub-block's codes a table of the
+/* Weights become bytes: 256 columns of a row get one scale, and a sub-block's codes a table of the
  * bytes that they stand for, in units of that scale. First the tables' parameters of sixteen rows are computed together,
  * a lane each; then each row's tables, and its codes are looked up.
  *
@@ -52,6 +52,7 @@ CONSTANT(uint16_t, low_bytes, SIXTEEN(0x00ff), SIXTEEN(0x00ff));
 CONSTANT(uint16_t, high_bytes, SIXTEEN(0xff00), SIXTEEN(0xff00));
 CONSTANT(uint32_t, low_words, SIXTEEN(0x0000ffff));
 CONSTANT(uint32_t, half_in_b, SIXTEEN(0x00800000));
+CONSTANT(uint16_t, half_words, SIXTEEN(0x0080), SIXTEEN(0x0080));
 /* Byte shuffles that spread a (or b) of four sub-blocks over a quarter each; of the first two, or the others, over half. */
 CONSTANT(uint16_t, spread_a, EIGHT(0x0100), EIGHT(0x0504), EIGHT(0x0908), EIGHT(0x0d0c));
 CONSTANT(uint16_t, spread_b, EIGHT(0x0302), EIGHT(0x0706), EIGHT(0x0b0a), EIGHT(0x0f0e));
@@ -73,6 +74,10 @@ CONSTANT(int16_t, even_16, FOUR(0, 2, 4, 6, 8, 10, 12, 14));
 CONSTANT(int16_t, even_q4_0, FOUR(-8, -6, -4, -2, 0, 2, 4, 6));
 CONSTANT(int16_t, even_iq4, FOUR(-127, -83, -49, -22, 1, 25, 53, 89));
 CONSTANT(int16_t, odd_iq4, FOUR(-104, -65, -35, -10, 13, 38, 69, 113));
+/* Of MXFP4, sixteen times what the code stands for: a block's weights are exact, unless another's of the 256 columns are
+ * more than eight times as large. */
+CONSTANT(int16_t, even_mxfp4, FOUR(0, 16, 32, 64, 0, -16, -32, -64));
+CONSTANT(int16_t, odd_mxfp4, FOUR(8, 24, 48, 96, -8, -24, -48, -96));
 #define EVEN_32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 CONSTANT(int16_t, even_32, EVEN_32, EVEN_32);
 #define EVEN_Q5_0 -16, -14, -12, -10, -8, -6, -4, -2, 0, 2, 4, 6, 8, 10, 12, 14
@@ -218,13 +223,18 @@ ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], c
         store_part(t, 1, w + 4);
 }
 
-/* Blocks of 32, `there` of the eight; `levels`: the largest magnitude of a level. */
+/* 2^(e - 127), of the exponent that a block of MXFP4 begins with. */
+ALWAYS_INLINE __m512 powers_of_two(__m512i heads) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_and_si512(heads, _mm512_set1_epi32(255)), 23));
+}
+
+/* Blocks of 32, `there` of the eight, which begin with their scale. `levels`: a bound on the magnitude of a level. */
 ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at, uint32_t there,
-                                 size_t block_bytes, float levels, float one) {
+                                 size_t block_bytes, __m512 (*scale_of)(__m512i heads), float levels, float one) {
         __m512 d[8], largest = _mm512_setzero_ps();
 
         for (uint32_t j = 0; j < 8; j++) {
-                d[j] = j < there ? low_halves(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
+                d[j] = j < there ? scale_of(group_words(g, at + j * block_bytes)) : _mm512_setzero_ps();
                 largest = larger(largest, d[j]);
         }
         store_parameters(t, scale, d, NULL, largest * _mm512_set1_ps(levels), one);
@@ -245,19 +255,21 @@ ALWAYS_INLINE void parameters_min_32(struct requant_tables *t, float scale[16], 
         store_parameters(t, scale, d, m, largest, 256.0f);
 }
 
-#define PARAMETERS_32(_name, _levels, _one)                                                                  \
+#define PARAMETERS_32(_name, _scale_of, _levels, _one)                                                                  \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
-                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _levels, _one);          \
+                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _scale_of, _levels, _one);          \
         }
 #define PARAMETERS_MIN_32(_name, _top)                                                                       \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
                                                                  const struct group *g, size_t at, uint32_t there) { \
                 parameters_min_32(t, scale, g, at, there, sizeof(struct block_##_name), _top);               \
         }
-PARAMETERS_32(q4_0, 8.0f, 256.0f)
-PARAMETERS_32(q5_0, 16.0f, 256.0f)
-PARAMETERS_32(iq4_nl, 127.0f, 32768.0f)
+PARAMETERS_32(q4_0, low_halves, 8.0f, 256.0f)
+PARAMETERS_32(q5_0, low_halves, 16.0f, 256.0f)
+PARAMETERS_32(iq4_nl, low_halves, 127.0f, 32768.0f)
+PARAMETERS_32(q8_0, low_halves, 128.0f, 32768.0f)
+PARAMETERS_32(mxfp4, powers_of_two, REQUANT_MAX / 16.0f, 32767.0f / 16.0f)
 PARAMETERS_MIN_32(q4_1, 15.0f)
 PARAMETERS_MIN_32(q5_1, 31.0f)
 
@@ -400,6 +412,7 @@ VALUES_16(iq4_xs, false, even_iq4, odd_iq4)
 VALUES_16(q4_0, false, even_q4_0)
 VALUES_16(q4_1, false, even_16)
 VALUES_16(iq4_nl, false, even_iq4, odd_iq4)
+VALUES_16(mxfp4, false, even_mxfp4, odd_mxfp4)
 
 /* Of Q5_K: qh lies before the nibbles, its bits by sub-block. */
 ALWAYS_INLINE void values_of_q5_k(const struct requant_half *h, int row) {
@@ -435,7 +448,24 @@ ALWAYS_INLINE void values_of_q5_1(const struct requant_half *h, int row) {
         values_q5_01(h, row, (struct levels) {even_32});
 }
 
-/* Too many codes for tables: each weight is computed. */
+/* Too many codes for tables: each weight is computed, here as a × code / 2^15. */
+ALWAYS_INLINE void values_of_q8_0(const struct requant_half *h, int row) {
+        __m512i parameters = row_parameters(h, h->half, row);
+        const uint8_t *q = h->rows[row];
+
+        UNROLL for (int v = 0; v < 2; v++) {
+                __m512i a = _mm512_shuffle_epi8(parameters, constant_at(v ? spread_last_a : spread_first_a));
+                __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(load256(q + h->sub[2 * v])),
+                                                   load256(q + h->sub[2 * v + 1]), 1);
+                __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(codes, 8), a);
+                __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(codes, constant_at(high_bytes)), a);
+
+                _mm512_store_si512(h->to[v][row], high_bytes_of(_mm512_add_epi16(even, constant_at(half_words)),
+                                                                _mm512_add_epi16(odd, constant_at(half_words))));
+        }
+}
+
+/* And here as (a × code - b) / 256. */
 ALWAYS_INLINE void values_of_q6_k(const struct requant_half *h, int row) {
         const struct block_q6_k *block = (const struct block_q6_k *) (h->rows[row] + h->at);
 

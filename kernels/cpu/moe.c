@@ -49,6 +49,7 @@ struct bundle {
 enum {
         BUNDLE = 16,
         SLICE = 256, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the cache */
+        PROMPT_UNIT = 256, /* weight rows of such a piece of prompts: its first ones are unpacked while nothing else runs */
 };
 
 static const float *moe_x(const struct op_moe *op, uint64_t t) {
@@ -452,8 +453,9 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
         size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
 
-        /* Prompts pay for each piece's first rows, which are unpacked while nothing else runs. */
-        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * (m->prompt ? 1 : mean));
+        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * mean);
+        if (m->prompt)
+                m->unit_up = PROMPT_UNIT;
         m->unit_up = MIN(m->unit_up, op->gate.rows);
         m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE && !m->prompt ? active : 1));
 }

@@ -5,6 +5,7 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "block.h"
 #include "fixture.h"
 #include "float16.h"
 #include "machine.h"
@@ -294,6 +295,46 @@ TEST(prompts_are_products_of_rounded_numbers_and_a_row_is_the_same_alone) {
                         check_prompt(cpu_variants[v], *type, 81, 256 + block, 70);
                         check_prompt(cpu_variants[v], *type, 3, 4096 + block, 97);
                 }
+}
+
+/* Blocks of powers of two that are at most eight apart, times rows that pick one weight each. */
+TEST(weights_of_mxfp4_are_exact_in_prompts) {
+        enum { COLS = 256, OUTPUTS = 40 };
+        static float x[COLS][COLS], w[COLS];
+        static struct block_mxfp4 weights[OUTPUTS][COLS / 32];
+        struct sample s = {5};
+
+        for (size_t i = 0; i < sizeof(weights); i++)
+                ((uint8_t *) weights)[i] = (uint8_t) sample_u32(&s);
+        for (int i = 0; i < OUTPUTS; i++)
+                for (int b = 0; b < COLS / 32; b++)
+                        weights[i][b].e = (uint8_t) (100 + i + weights[i][b].e % 4);
+        for (int t = 0; t < COLS; t++)
+                x[t][t] = 127.0f;
+        for (unsigned v = 0; v < n_cpu_variants; v++) {
+                float results[OUTPUTS], *y = results;
+                struct dot_job job = {
+                        .w = (const uint8_t *) weights, .row_bytes = sizeof(weights[0]), .cols = COLS, .end = OUTPUTS,
+                        .n = 1, .y = &y,
+                };
+
+                if (!runs_here(cpu_variants[v]) || !cpu_variants[v]->prompt_form)
+                        continue;
+                for (int t = 0; t < COLS; t++) {
+                        _Alignas(64) char input[2 * COLS];
+                        enum dot_input form = cpu_variants[v]->prompt_form(QUANT_MXFP4);
+                        const void *row = input;
+                        _cleanup_(freep) void *panel = NULL;
+
+                        cpu_variants[v]->dot_input(form, input, x[t], COLS);
+                        job.panels = panel = pack(cpu_variants[v], form, &row, 1, COLS);
+                        cpu_variants[v]->dot_prompt(&job, QUANT_MXFP4);
+                        for (int i = 0; i < OUTPUTS; i++) {
+                                quant_info(QUANT_MXFP4)->dequantize(w, weights[i], COLS);
+                                assert_se(fabsf(results[i] - 127.0f * w[t]) <= 1e-6f * fabsf(127.0f * w[t]));
+                        }
+                }
+        }
 }
 
 TEST(bias_and_accumulation_come_after_the_product) {
