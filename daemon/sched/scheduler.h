@@ -17,9 +17,10 @@
  * Fairness is by virtual token counters (arXiv 2401.00588): each principal has a counter of the service it got, divided
  * by its weight; what runs next is work of the one with the lowest counter. Service is counted in nanoseconds by the cost
  * model: a short pass is shared among its rows by what each adds to it, a long one is its principal's. All others that have
- * work for a short pass get rows while there is room, and somebody always computes (work-conserving). A principal that comes back from idleness, or had all it asked for, is
- * lifted to the lowest counter of those that wait, less a credit, so that what was not asked for is not saved up beyond
- * that. With the credit, who asks now and then goes first, as long as it stays below its share.
+ * work for a short pass get rows while there is room, and somebody always computes (work-conserving). A principal that comes
+ * back from idleness, or had all it asked for, is lifted to the lowest counter of those that wait, less a credit, so that
+ * what was not asked for is not saved up beyond that. With the credit, who asks now and then goes first, as long as it stays
+ * below its share.
  *
  * Classes: POLICY_CLASS_BATCH counts SCHED_BATCH_PRICE times and has no credit; POLICY_CLASS_IDLE runs when nobody else
  * could. */
@@ -89,7 +90,7 @@ struct principal {
         uint32_t turn;             /* counts the layers of its passes, see pass_choose() */
         bool turn_long;            /* of its prompts, those that ride had their turn */
         bool begins;               /* its prompts are for a long pass that can begin */
-        bool early;                /* its decodes are left out of the short pass being formed, unless experts are read anyway */
+        bool early;                /* its decodes are left out of the short pass being formed, unless all experts are read */
         uint64_t formed_nsec;      /* what the short pass being formed has of it */
         struct list link;          /* in scheduler.principals */
 };
@@ -190,9 +191,9 @@ enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **
 
 /* Forms a short pass. Every row, or chunk of a prompt, goes to the principal with the lowest counter (the one that
  * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a prompt
- * after every 32 decode rows if one waits. Rows of long prompts fill it up, see above. Writes at most `max` picks, a stream each, and returns how many. Decode picks
- * have one row. Streams picked stay as they are until sched_stream_set_pending(); their principals are charged at once.
- * rows_max and prompt_max are at least 1. */
+ * after every 32 decode rows if one waits. Rows of long prompts fill it up, see above. Writes at most `max` picks, a stream
+ * each, and returns how many. Decode picks have one row. Streams picked stay as they are until sched_stream_set_pending();
+ * their principals are charged at once. rows_max and prompt_max are at least 1. */
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 
