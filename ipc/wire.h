@@ -98,7 +98,8 @@ enum {
         WIRE_GENERATE_LOGPROBS = 1 << 1,   /* compute the log-probability of each token */
         WIRE_GENERATE_IGNORE_EOG = 1 << 2, /* go on past end-of-text, to max_tokens */
         WIRE_GENERATE_NO_BOS = 1 << 3,     /* TEXT: do not put the model's begin-of-text token before the prompt */
-        WIRE_GENERATE_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the first */
+        WIRE_GENERATE_SCORE = 1 << 4,      /* generate nothing; tell how likely each token of the prompt is, but the
+                                            * first */
         WIRE_GENERATE_RIDE = 1 << 5,       /* ride_experts counts: share experts with other requests of the same user */
         _WIRE_GENERATE_FLAGS = (1 << 6) - 1,
 };
@@ -168,7 +169,8 @@ enum wire_event {
 
 /* What `detail` of a TOKEN or a SCORE may have. */
 enum {
-        WIRE_TOKEN_RODE = 1 << 0, /* other requests of the same user had a say in which experts it had, or those before */
+        WIRE_TOKEN_RODE = 1 << 0, /* other requests of the same user had a say in which experts it had, or those
+                                   * before */
 };
 
 enum wire_done {

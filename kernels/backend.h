@@ -22,8 +22,8 @@ enum {
         /* capabilities */
         BACKEND_HOST_MEMORY = 1 << 0, /* device addresses are host addresses: nothing need be copied from or to it */
         BACKEND_ASYNC = 1 << 1,       /* operations may still run when the enqueuing call has returned */
-        /* Rows of prompts are computed in a way of their own (op.h), and some hundred of them take little longer than some
-         * dozens. Without it their bits are those of any other row. */
+        /* Rows of prompts are computed in a way of their own (op.h), and some hundred of them take little longer than
+         * some dozens. Without it their bits are those of any other row. */
         BACKEND_PROMPTS = 1 << 2,
 };
 
@@ -96,8 +96,8 @@ const char *backend_cpu_describe(struct backend *b);
 /* Bytes of memory that are free for this process, or would be if the page cache gave them back; 0: unknown. */
 uint64_t backend_cpu_memory(void);
 
-/* Bytes per second that `threads` threads (0: as above) read from memory together: the best of a few looks at more of it
- * than caches hold. Takes some tenths of a second. 0 or negative errno. */
+/* Bytes per second that `threads` threads (0: as above) read from memory together: the best of a few looks at more of
+ * it than caches hold. Takes some tenths of a second. 0 or negative errno. */
 int backend_cpu_bandwidth(uint32_t threads, uint64_t *ret);
 
 /* What calls cost that the cpu backend would do. */
@@ -108,8 +108,8 @@ struct backend_cost {
 };
 
 /* The cpu backend with `threads` threads (0: as above) that computes nothing and reserves no memory: models are opened
- * and steps run on it as on any other, to learn their cost. No address that it gives may be followed, what is downloaded
- * is undefined. */
+ * and steps run on it as on any other, to learn their cost. No address that it gives may be followed, what is
+ * downloaded is undefined. */
 int backend_plan_new(struct backend **ret, uint32_t threads);
 /* Of the calls so far, on a backend of backend_plan_new(). */
 struct backend_cost backend_plan_cost(struct backend *b);

@@ -21,8 +21,8 @@ static inline struct device_ptr host_device_ptr(const void *p) {
 
 enum { HOST_HUGE_PAGE = 2 << 20 };
 
-/* Asks for huge pages in the part of a range that holds whole ones: streaming and scattered reads of the same memory are 5
- * to 13 % faster. Whatever the kernel says to it. */
+/* Asks for huge pages in the part of a range that holds whole ones: streaming and scattered reads of the same memory
+ * are 5 to 13 % faster. Whatever the kernel says to it. */
 void host_prefer_huge_pages(void *data, size_t size);
 
 int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret);

@@ -48,8 +48,8 @@ struct quant_info {
         uint32_t block_bytes;
         bool weights;          /* usable as a matrix: it has a dot product (I32 has none) */
         dequantize_fn *dequantize; /* the definition of the format */
-        /* The other way, rounding to nearest, of finite values of at most `max`; NULL: this build cannot make the format.
-         * `dst` needs no alignment. */
+        /* The other way, rounding to nearest, of finite values of at most `max`; NULL: this build cannot make the
+         * format. `dst` needs no alignment. */
         void (*quantize)(void *dst, const float *src, size_t n);
         float max; /* magnitude; where there is quantize() */
 };

@@ -124,7 +124,8 @@ enum moed_event_type {
 enum moed_done { MOED_DONE_EOG = 1, MOED_DONE_LENGTH, MOED_DONE_STOP, MOED_DONE_CANCELLED };
 
 enum {
-        MOED_EVENT_RODE = 1 << 0, /* MOED_RIDE: other requests had a say in which experts this token and those before had */
+        MOED_EVENT_RODE = 1 << 0, /* MOED_RIDE: other requests had a say in which experts this token and those before
+                                   * had */
 };
 
 struct moed_event {

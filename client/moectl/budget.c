@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include <grp.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -116,6 +118,34 @@ static int write_keys(struct json_writer *w, const struct verb *verb, char **ass
         return 0;
 }
 
+static bool is_number(const char *text) {
+        return *text && text[strspn(text, "0123456789")] == '\0';
+}
+
+/* "uid:alice" as "uid:1000", in which the daemon speaks of users and groups; the rest as it is. 0 or an exit code. */
+static int write_principal(struct json_writer *w, const char *text) {
+        bool user = strncmp(text, "uid:", 4) == 0, group = strncmp(text, "gid:", 4) == 0;
+        const struct passwd *passwd = NULL;
+        const struct group *entry = NULL;
+        char number[32];
+
+        if (!(user || group) || is_number(text + 4)) {
+                json_text(w, text);
+                return 0;
+        }
+        if (user)
+                passwd = getpwnam(text + 4);
+        else
+                entry = getgrnam(text + 4);
+        if (!passwd && !entry) {
+                cli_complain("there is no %s '%s' on this system", user ? "user" : "group", text + 4);
+                return EX_USAGE;
+        }
+        snprintf(number, sizeof(number), "%.4s%" PRIu32, text, user ? passwd->pw_uid : entry->gr_gid);
+        json_text(w, number);
+        return 0;
+}
+
 /* The control message's arguments; NULL for a mere `show`. 0 or an exit code. */
 static int budget_arguments(const struct verb *verb, char **operands, int n, bool save, char **ret) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
@@ -135,11 +165,11 @@ static int budget_arguments(const struct verb *verb, char **operands, int n, boo
                 json_open(&w, '{');
         if (set)
                 json_key(&w, "principal");
-        json_text(&w, operands[1]);
-        if (set) {
+        code = write_principal(&w, operands[1]);
+        if (set && code == 0)
                 code = write_keys(&w, verb, operands + 2, n - 2);
+        if (set)
                 json_close(&w, '}');
-        }
         if (save) {
                 json_key(&w, "save");
                 json_bool(&w, true);

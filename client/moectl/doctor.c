@@ -144,7 +144,8 @@ static void check_processor(struct finding *ret, const struct cli *cli) {
              "neither AVX2 nor AVX-512");
 #elif defined(__aarch64__)
         if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
-                return find(ret, HEALTH_OK, "", "NEON with dot products, %ld processors", sysconf(_SC_NPROCESSORS_ONLN));
+                return find(ret, HEALTH_OK, "", "NEON with dot products, %ld processors",
+                            sysconf(_SC_NPROCESSORS_ONLN));
         find(ret, HEALTH_NOTE, "Without them the plain C kernels are used, several times slower.",
              "no dot products");
 #else
@@ -211,8 +212,8 @@ static void check_terminal(struct finding *ret, const struct cli *cli) {
         if (!term || !isatty(STDOUT_FILENO))
                 return find(ret, HEALTH_OK, "", "none here");
         find(ret, terminal_can_draw() ? HEALTH_OK : HEALTH_NOTE,
-             "'moectl top' cannot draw on it and prints, with --batch; descriptions of more terminals are in the package "
-             "ncurses-term.",
+             "'moectl top' cannot draw on it and prints, with --batch; descriptions of more terminals are in the "
+             "package ncurses-term.",
              "%s", term);
 #else
         find(ret, HEALTH_NOTE, "'moectl top' only prints, with --batch: build moed where libncurses-dev is installed.",

@@ -105,7 +105,8 @@ static int print_request(const struct json *r) {
 
         printf("request      %" PRIu64 " of %s%s%s%s to %s: %s%s%s\n", json_get_uint(r, "number", 0),
                json_get_text(r, "principal", ""), name[0] ? " (" : "", name, name[0] ? ")" : "",
-               json_get_text(r, "model", ""), json_get_text(r, "outcome", ""), reason ? ": " : "", reason ? reason : "");
+               json_get_text(r, "model", ""), json_get_text(r, "outcome", ""), reason ? ": " : "",
+               reason ? reason : "");
         printf("tokens       %" PRIu64 " of the prompt, %" PRIu64 " generated\n", json_get_uint(r, "prompt", 0),
                json_get_uint(r, "generated", 0));
         print_times(r);

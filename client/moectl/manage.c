@@ -10,8 +10,8 @@
 #include "cli.h"
 #include "json.h"
 
-/* "NAME=FILE", or "FILE", whose name is then its last component without .gguf. The daemon has another working directory:
- * a relative path is told from ours. 0 or an exit code. */
+/* "NAME=FILE", or "FILE", whose name is then its last component without .gguf. The daemon has another working
+ * directory: a relative path is told from ours. 0 or an exit code. */
 static int load_arguments(const struct verb *verb, const char *operand, bool is_default, char **ret) {
         _cleanup_(json_writer_deinit) struct json_writer w = JSON_WRITER_INIT;
         const char *equals = strchr(operand, '='), *slash = strchr(operand, '/'), *file = operand, *name = operand;

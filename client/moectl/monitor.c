@@ -125,10 +125,11 @@ static void line_load(struct monitor *m, const struct json *stats) {
 
         if (!isnan(share))
                 snprintf(cached, sizeof(cached), "; %.0f%% of prompts from the cache", share);
-        line(m, 2, "%" PRIu64 " requests run, %" PRIu64 " wait; %" PRIu64 " connections of %" PRIu64 " users; KV %" PRIu64
-             " of %" PRIu64 " pages (%.1f%%)%s", json_get_uint(stats, "streams_running", 0),
-             json_get_uint(stats, "streams_waiting", 0), json_get_uint(stats, "peers", 0), json_get_uint(stats, "users", 0),
-             used, pages, pages ? 100.0 * (double) used / (double) pages : 0.0, cached);
+        line(m, 2, "%" PRIu64 " requests run, %" PRIu64 " wait; %" PRIu64 " connections of %" PRIu64 " users; "
+             "KV %" PRIu64 " of %" PRIu64 " pages (%.1f%%)%s",
+             json_get_uint(stats, "streams_running", 0), json_get_uint(stats, "streams_waiting", 0),
+             json_get_uint(stats, "peers", 0), json_get_uint(stats, "users", 0), used, pages,
+             pages ? 100.0 * (double) used / (double) pages : 0.0, cached);
 }
 
 static void line_models(struct monitor *m, const struct json *models) {
@@ -138,7 +139,8 @@ static void line_models(struct monitor *m, const struct json *models) {
         json_for_each(model, json_get(models, "models"))
                 if (used < sizeof(text))
                         used += (size_t) snprintf(text + used, sizeof(text) - used, "%s%s (%s, %" PRIu64 ")",
-                                                  used ? ", " : "", json_get_text(model, "name", ""), json_get_text(model, "state", ""),
+                                                  used ? ", " : "", json_get_text(model, "name", ""),
+                                                  json_get_text(model, "state", ""),
                                                   json_get_uint(model, "streams", 0));
         line(m, 3, "models: %s", text[0] ? text : "none");
 }
@@ -146,9 +148,9 @@ static void line_models(struct monitor *m, const struct json *models) {
 static void lines(struct monitor *m, const struct monitor_sample *before, const struct monitor_sample *now) {
         uint64_t up = json_get_uint(now->stats, "uptime_msec", 0) / 1000;
 
-        line(m, 0, "moed %s, %s, up %" PRIu64 ":%02" PRIu64 ":%02" PRIu64 "%s", json_get_text(now->stats, "version", "?"),
-             json_get_text(now->stats, "backend", "?"), up / 3600, up / 60 % 60, up % 60,
-             json_get_uint(now->stats, "models", 1) == 0 ? ", serves no model" : "");
+        line(m, 0, "moed %s, %s, up %" PRIu64 ":%02" PRIu64 ":%02" PRIu64 "%s",
+             json_get_text(now->stats, "version", "?"), json_get_text(now->stats, "backend", "?"), up / 3600,
+             up / 60 % 60, up % 60, json_get_uint(now->stats, "models", 1) == 0 ? ", serves no model" : "");
         line_work(m, before, now);
         line_load(m, now->stats);
         line_models(m, now->models);
@@ -297,7 +299,8 @@ static void prompt_cell(struct pane *pane, const struct json *request) {
 
 /* "waiting, 2, 1.5 s": behind how many, and for how long at a guess. */
 static void state_cell(struct pane *pane, const struct json *request) {
-        uint64_t position = json_get_uint(request, "position", 0), estimate = json_get_uint(request, "estimate_nsec", 0);
+        uint64_t position = json_get_uint(request, "position", 0);
+        uint64_t estimate = json_get_uint(request, "estimate_nsec", 0);
         char text[64];
         size_t used = 0;
 

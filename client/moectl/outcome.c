@@ -8,6 +8,9 @@
 #include "cli.h"
 #include "json.h"
 
+/* A speed is told of so many tokens or more. */
+enum { SPEED_TOKENS_MIN = 8 };
+
 /* Per token: experts evaluated, over all layers, by number of layers that have experts. */
 static double token_experts(const struct moed_model *model, const struct generation_token *token) {
         return model->moe_layers > 0 ? token->activations / (double) model->moe_layers : 0;
@@ -133,18 +136,26 @@ int report_score(const struct moed_model *model, const struct generation *g, boo
         return cli_flush();
 }
 
+/* " at 24.1 tokens/s", or nothing: between a few tokens lies the time of a pass or two, and of when they were read. */
+static const char *speed_text(const struct generation *g, char ret[static 32]) {
+        ret[0] = '\0';
+        if (g->n_tokens >= SPEED_TOKENS_MIN && generation_tokens_per_second(g) > 0)
+                snprintf(ret, 32, " at %.1f tokens/s", generation_tokens_per_second(g));
+        return ret;
+}
+
 void report_stats(const struct moed_model *model, const struct generation *g, bool logprobs) {
         double experts = 0, logprob = 0;
+        char speed[32];
 
         for (size_t i = 0; i < g->n_tokens; i++) {
                 experts += token_experts(model, &g->tokens[i]);
                 logprob += (double) g->tokens[i].logprob;
         }
-        cli_note("request %" PRIu64 ": %u prompt tokens, %u of them cached, first token after %.0f ms; %zu tokens at %.1f "
-                 "tokens/s; %.2f experts per token (cap %.2f)",
+        cli_note("request %" PRIu64 ": %u prompt tokens, %u of them cached, first token after %.0f ms; %zu tokens%s; "
+                 "%.2f experts per token (cap %.2f)",
                  g->number, g->prompt_tokens, g->cached_tokens, generation_ttft_msec(g), g->n_tokens,
-                 generation_tokens_per_second(g),
-                 g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
+                 speed_text(g, speed), g->n_tokens > 0 ? experts / (double) g->n_tokens : 0, g->cap);
         if (logprobs && g->n_tokens > 0)
                 cli_note("mean log-probability %.4f per token", logprob / (double) g->n_tokens);
 }

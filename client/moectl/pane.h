@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Rows of cells that can be sorted by any column: what a screen shows a part of. Texts are escaped when they come in. */
+/* Rows of cells that can be sorted by any column: what a screen shows a part of. Texts are escaped when they come
+ * in. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The daemon's counters in the text format of Prometheus, version 0.0.4. A row of a table says what a key of an answer is;
- * a number without a row, of a daemon newer than this, is told all the same, without a type. */
+/* The daemon's counters in the text format of Prometheus, version 0.0.4. A row of a table says what a key of an answer
+ * is; a number without a row, of a daemon newer than this, is told all the same, without a type. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -263,8 +263,8 @@ static int print_experts(struct moed *m) {
 
 int stats_prometheus(struct moed *m, bool experts) {
         struct family models = { "moed_model_", model_metrics, ELEMENTS(model_metrics), NULL, "model", "name" };
-        struct family principals = { "moed_principal_", principal_metrics, ELEMENTS(principal_metrics), NULL, "principal",
-                                     "principal" };
+        struct family principals = { "moed_principal_", principal_metrics, ELEMENTS(principal_metrics), NULL,
+                                     "principal", "principal" };
         int code;
 
         code = experts ? print_experts(m) : 0; /* first: where they are refused, nothing is printed */

@@ -339,7 +339,8 @@ static void wish_set(struct screen *s, struct screen_event *ret) {
         if (!row)
                 return screen_say(s, "Nobody is selected.");
         snprintf(ret->principal, sizeof(ret->principal), "%s", row->principal);
-        snprintf(title, sizeof(title), "Budget of %s: KEY=VALUE..., keys of moed.conf(5). Esc gives up.", row->principal);
+        snprintf(title, sizeof(title), "Budget of %s: KEY=VALUE..., keys of moed.conf(5). Esc gives up.",
+                 row->principal);
         screen_say(s, title);
         snprintf(title, sizeof(title), "%s", s->message);
         s->message[0] = '\0';

@@ -107,7 +107,8 @@ static void request_row(struct table *table, const struct json *peer, const stru
         else
                 table_cell(table, "-");
         if (json_get(request, "estimate_nsec"))
-                table_cell(table, "%.1f s", (double) json_get_uint(request, "estimate_nsec", 0) / (double) NSEC_PER_SEC);
+                table_cell(table, "%.1f s",
+                           (double) json_get_uint(request, "estimate_nsec", 0) / (double) NSEC_PER_SEC);
         else
                 table_cell(table, "-");
         count_cell(table, request, "prompt");

@@ -73,7 +73,8 @@ int verb_stats(struct cli *cli, const struct verb *verb, int argc, char **argv) 
         const struct arg args[] = {
                 { "experts", 0, ARG_FLAG, &o.experts, NULL, "draw how much each expert is used; needs root" },
                 { "model", 'm', ARG_TEXT, &o.model, "NAME", "with --experts: of this model" },
-                { "layer", 0, ARG_U32, &o.layer, "N", "with --experts: one layer, a line an expert", 0, LAYER_NONE - 1 },
+                { "layer", 0, ARG_U32, &o.layer, "N", "with --experts: one layer, a line an expert", 0,
+                  LAYER_NONE - 1 },
                 { "cost", 0, ARG_FLAG, &o.cost, NULL, "what passes cost; needs root or moed-admin" },
                 { "prometheus", 0, ARG_FLAG, &o.prometheus, NULL, "all counters in the text format of Prometheus" },
                 {},

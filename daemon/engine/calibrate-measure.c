@@ -191,8 +191,8 @@ static int probe_count(struct probe *p, uint32_t index, uint32_t layer, uint32_t
         return is_measured(p, count) ? run_on(p, index + 1, &p->divergence[(size_t) layer * p->m->k + count - 1]) : 0;
 }
 
-/* A layer with experts, whose input is in place: whole, then with fewer. Its output is in place afterwards. What further
- * layers have left in the KV pages is overwritten when it is their turn. */
+/* A layer with experts, whose input is in place: whole, then with fewer. Its output is in place afterwards. What
+ * further layers have left in the KV pages is overwritten when it is their turn. */
 static int probe_layer(struct probe *p, uint32_t index) {
         uint32_t layer = p->step->model->arch.layers[index].moe_layer;
         int r;
@@ -229,10 +229,6 @@ static void note_features(struct probe *p) {
         }
 }
 
-static bool is_stopped(const struct probe *p) {
-        return p->stop && atomic_load(p->stop);
-}
-
 /* Of a large model a layer's probes take seconds, a step's minutes. */
 static int run_probes(struct probe *p) {
         struct step *s = p->step;
@@ -240,7 +236,7 @@ static int run_probes(struct probe *p) {
 
         r = step_begin(s, p->parts, p->n_parts);
         for (uint32_t i = 0; i < s->model->info.layers && !r; i++) {
-                if (is_stopped(p))
+                if (calibrate_stopped(p->stop))
                         return -EINTR;
                 r = s->model->arch.layers[i].parts & ARCH_MOE ? probe_layer(p, i) : forward_layer(s, i);
                 if (r || !p->m->features || i != p->m->predictor_layer)

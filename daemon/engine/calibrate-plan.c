@@ -26,7 +26,8 @@ static void add_layer(struct problem *p, uint32_t layer) {
 
         for (size_t sum = 0; sum <= (size_t) (layer + 1) * p->top; sum++) {
                 size_t before = (size_t) layer * p->top; /* the most that the layers before can have */
-                uint32_t low = (uint32_t) (sum > before ? sum - before : 0), high = (uint32_t) MIN(sum, (size_t) p->top);
+                uint32_t low = (uint32_t) (sum > before ? sum - before : 0);
+                uint32_t high = (uint32_t) MIN(sum, (size_t) p->top);
 
                 p->next[sum] = INFINITY;
                 for (uint32_t b = low; b <= high; b++) {

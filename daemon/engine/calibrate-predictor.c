@@ -16,6 +16,7 @@
  * nothing has seen. */
 struct fit {
         const struct measurement *m;
+        const atomic_bool *stop; /* NULL: nobody stops it */
         uint32_t choose, check; /* first rows of the second and the third part */
         double *demand;         /* [rows][layers] */
         double *mean;           /* [width] of the first part */
@@ -35,10 +36,10 @@ static void fit_deinit(struct fit *f) {
         free(f->best);
 }
 
-static int fit_init(struct fit *f, const struct measurement *m) {
+static int fit_init(struct fit *f) {
+        const struct measurement *m = f->m;
         size_t width = m->width, layers = m->layers;
 
-        f->m = m;
         f->choose = m->rows / 5 * 3;
         f->check = m->rows / 5 * 4;
         f->demand = calloc(m->rows * layers, sizeof(double));
@@ -84,11 +85,14 @@ static void centre(const struct fit *f, uint32_t row, double *ret) {
                 ret[i] = (double) x[i] - f->mean[i];
 }
 
-static void note_moments(struct fit *f, double *x) {
+/* With thousands of features a row of this takes a while, and a row of the factor, and a layer's solution. */
+static int note_moments(struct fit *f, double *x) {
         const struct measurement *m = f->m;
         size_t width = m->width;
 
         for (uint32_t t = 0; t < f->choose; t++) {
+                if (calibrate_stopped(f->stop))
+                        return -EINTR;
                 centre(f, t, x);
                 for (size_t i = 0; i < width; i++)
                         for (size_t j = 0; j <= i; j++)
@@ -100,6 +104,7 @@ static void note_moments(struct fit *f, double *x) {
                                 f->moment[l * width + i] += x[i] * y;
                 }
         }
+        return 0;
 }
 
 static double dot(const double *a, const double *b, size_t n) {
@@ -111,16 +116,22 @@ static double dot(const double *a, const double *b, size_t n) {
 }
 
 /* factor = the Cholesky factor of gram + ridge. Row by row, so that both rows of each product are read in order. */
-static void factorise(struct fit *f, double ridge) {
+static int factorise(struct fit *f, double ridge) {
         size_t width = f->m->width;
 
-        for (size_t i = 0; i < width; i++)
+        for (size_t i = 0; i < width; i++) {
+                double *row = f->factor + i * width;
+
+                if (calibrate_stopped(f->stop))
+                        return -EINTR;
                 for (size_t j = 0; j <= i; j++) {
-                        double *row = f->factor + i * width, *other = f->factor + j * width;
+                        const double *other = f->factor + j * width;
                         double left = f->gram[i * width + j] + (i == j ? ridge : 0.0) - dot(row, other, j);
 
                         row[j] = i == j ? sqrt(fmax(left, ridge * 1e-6)) : left / other[j];
                 }
+        }
+        return 0;
 }
 
 static void solve(struct fit *f, uint32_t layer) {
@@ -139,6 +150,16 @@ static void solve(struct fit *f, uint32_t layer) {
 
 static double predict(const struct fit *f, const double *weight, uint32_t layer, const double *x) {
         return dot(weight + (size_t) layer * f->m->width, x, f->m->width);
+}
+
+static int solve_all(struct fit *f, double ridge) {
+        int r = factorise(f, ridge);
+
+        for (uint32_t l = 0; l < f->m->layers && !r; l++) {
+                solve(f, l);
+                r = calibrate_stopped(f->stop) ? -EINTR : 0;
+        }
+        return r;
 }
 
 /* How much of the demand's variance in rows from `begin` to `end` a solution explains: mean of the layers from `first`
@@ -166,7 +187,7 @@ static double explained(const struct fit *f, const double *weight, uint32_t firs
 }
 
 /* Strengths are shares of the features' mean variance. */
-static void choose_strength(struct fit *f, uint32_t first, double *x) {
+static int choose_strength(struct fit *f, uint32_t first, double *x) {
         static const double strengths[] = { 0.001, 0.01, 0.1, 1.0 };
         size_t width = f->m->width, layers = f->m->layers;
         double trace = 0.0, best = -INFINITY;
@@ -175,16 +196,17 @@ static void choose_strength(struct fit *f, uint32_t first, double *x) {
                 trace += f->gram[i * width + i];
         for (size_t n = 0; n < ELEMENTS(strengths); n++) {
                 double r2;
+                int r = solve_all(f, strengths[n] * trace / (double) width + 1e-9);
 
-                factorise(f, strengths[n] * trace / (double) width + 1e-9);
-                for (uint32_t l = 0; l < layers; l++)
-                        solve(f, l);
+                if (r)
+                        return r;
                 r2 = explained(f, f->weight, first, f->choose, f->check, x);
                 if (r2 > best) {
                         best = r2;
                         memcpy(f->best, f->weight, layers * width * sizeof(double));
                 }
         }
+        return 0;
 }
 
 static int give(const struct fit *f, struct predictor *ret) {
@@ -209,7 +231,8 @@ static uint32_t half_of(const struct measurement *m) {
 }
 
 /* As with the same count in all rows. */
-static double fixed_error(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t count, const double *gains) {
+static double fixed_error(const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t count,
+                          const double *gains) {
         double sum = 0.0;
 
         for (uint32_t t = begin; t < m->rows; t++)
@@ -231,7 +254,8 @@ static int half_error(const struct fit *f, uint32_t layer, const double *gains, 
         return 0;
 }
 
-static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first, struct calibrate_report *report) {
+static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t first,
+                        struct calibrate_report *report) {
         const struct measurement *m = f->m;
         uint32_t n = m->rows - f->check;
         _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) n * m->k, sizeof(*pairs));
@@ -242,6 +266,8 @@ static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t
         if (!pairs || !gains || !demand || !curve)
                 return -ENOMEM;
         for (uint32_t l = 0; l < m->layers && !r; l++) {
+                if (calibrate_stopped(f->stop))
+                        return -EINTR;
                 curve_gains(m, l, gains);
                 report->fixed += fixed_error(m, l, f->check, half_of(m), gains);
                 r = half_error(f, l, gains, NULL, pairs, curve, &report->routed);
@@ -252,8 +278,8 @@ static int compare_ways(const struct fit *f, const struct predictor *p, uint32_t
         return r;
 }
 
-void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin, uint32_t end,
-                      double *ret) {
+void predictor_demand(const struct predictor *p, const struct measurement *m, uint32_t layer, uint32_t begin,
+                      uint32_t end, double *ret) {
         const float *weight = p->weight + (size_t) layer * p->width;
 
         for (uint32_t t = begin; t < end; t++) {
@@ -266,19 +292,23 @@ void predictor_demand(const struct predictor *p, const struct measurement *m, ui
         }
 }
 
-int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m) {
-        _cleanup_(fit_deinit) struct fit f = { .m = m };
+int predictor_fit(struct predictor *ret, uint32_t first, struct calibrate_report *report, const struct measurement *m,
+                  const atomic_bool *stop) {
+        _cleanup_(fit_deinit) struct fit f = { .m = m, .stop = stop };
         _cleanup_(freep) double *x = calloc(m->width, sizeof(*x));
         int r;
 
-        r = x ? fit_init(&f, m) : -ENOMEM;
+        r = x ? fit_init(&f) : -ENOMEM;
         if (r)
                 return r;
         for (uint32_t l = 0; l < m->layers; l++)
                 note_demand(&f, l);
         note_means(&f);
-        note_moments(&f, x);
-        choose_strength(&f, first, x);
+        r = note_moments(&f, x);
+        if (!r)
+                r = choose_strength(&f, first, x);
+        if (r)
+                return r;
         *report = (struct calibrate_report) { .predictor_r2 = explained(&f, f.best, first, f.check, m->rows, x) };
         r = give(&f, ret);
         return r ? r : compare_ways(&f, ret, first, report);

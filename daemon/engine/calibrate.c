@@ -30,7 +30,8 @@ static int layer_curve(const struct way *w, uint32_t layer) {
         return curve_errors(m, layer, 0, m->rows, w->gains, w->pairs, w->curve);
 }
 
-static int make_errors(float *ret, const struct measurement *m, const struct predictor *predictor, uint32_t first) {
+static int make_errors(float *ret, const struct measurement *m, const struct predictor *predictor, uint32_t first,
+                       const atomic_bool *stop) {
         uint32_t lines = expert_plan_lines(m->k);
         _cleanup_(freep) struct curve_pair *pairs = calloc((size_t) m->rows * m->k, sizeof(*pairs));
         _cleanup_(freep) double *gains = calloc(m->k, sizeof(*gains)), *curve = calloc(lines, sizeof(*curve));
@@ -41,6 +42,8 @@ static int make_errors(float *ret, const struct measurement *m, const struct pre
         if (!pairs || !gains || !curve || !demand)
                 return -ENOMEM;
         for (uint32_t l = 0; l < m->layers && !r; l++) {
+                if (calibrate_stopped(stop))
+                        return -EINTR;
                 r = layer_curve(&way, l);
                 for (uint32_t i = 0; i < lines; i++)
                         ret[(size_t) i * m->layers + l] = (float) curve[i];
@@ -48,7 +51,7 @@ static int make_errors(float *ret, const struct measurement *m, const struct pre
         return r;
 }
 
-static int make_plan(struct calibration *c, const struct measurement *m, uint32_t first) {
+static int make_plan(struct calibration *c, const struct measurement *m, uint32_t first, const atomic_bool *stop) {
         size_t n = (size_t) expert_plan_lines(m->k) * m->layers;
         int r;
 
@@ -58,7 +61,7 @@ static int make_plan(struct calibration *c, const struct measurement *m, uint32_
         c->error = calloc(n, sizeof(*c->error));
         if (!c->plan.shares || !c->error)
                 return -ENOMEM;
-        r = make_errors(c->error, m, &c->predictor, first);
+        r = make_errors(c->error, m, &c->predictor, first, stop);
         return r ? r : plan_solve(c->plan.shares, c->error, m->layers, m->k);
 }
 
@@ -81,9 +84,9 @@ int calibrate(struct calibration *ret, struct calibrate_report *ret_report, stru
         r = measure(&m, model, tokens, n, options);
         first = first_served(model, m.predictor_layer);
         if (!r && options->predictor && first < m.layers)
-                r = predictor_fit(&c.predictor, first, &report, &m);
+                r = predictor_fit(&c.predictor, first, &report, &m, options->stop);
         if (!r)
-                r = make_plan(&c, &m, first);
+                r = make_plan(&c, &m, first, options->stop);
         if (r)
                 return r;
         *ret = c;

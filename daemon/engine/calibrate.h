@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Measures how much each MoE layer of a model suffers from fewer experts, and solves for the plan that makes best use of
- * each budget (the problem of Alloc-MoE, arXiv 2604.08133).
+/* Measures how much each MoE layer of a model suffers from fewer experts, and solves for the plan that makes best use
+ * of each budget (the problem of Alloc-MoE, arXiv 2604.08133).
  *
  * A text goes through the model in windows. Layer by layer the pass is interrupted: the layer is run with 1 to k of its
  * experts, which gives each token's error in what comes out of it, relative to its size; and from some of those counts
@@ -11,8 +11,8 @@
  *
  * The error of a layer at a mean share b is that of spending b as the engine will do it (op_route): a pair of token and
  * expert counts before another when it is worth more by the router's word, and the predictor's if there is one. What
- * several layers do is taken as the sum of what each does alone; it is minimised for every budget by dynamic programming
- * over eighths of an expert.
+ * several layers do is taken as the sum of what each does alone; it is minimised for every budget by dynamic
+ * programming over eighths of an expert.
  *
  * Returns 0, a negative errno (-EINTR: told to stop), or CALIBRATE_E_TEXT. */
 
@@ -42,8 +42,8 @@ struct calibrate_options {
 /* What was found about the predictor, on a part of the text that it was not fitted to. */
 struct calibrate_report {
         double predictor_r2; /* share of the demand's variance that it explains, mean of the layers that it serves */
-        /* Sum of the layers' errors with half of the experts: the same number in every layer and token; where the router
-         * says; where the predictor says, too. NAN without one. */
+        /* Sum of the layers' errors with half of the experts: the same number in every layer and token; where the
+         * router says; where the predictor says, too. NAN without one. */
         double fixed, routed, predicted;
 };
 

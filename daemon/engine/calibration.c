@@ -74,7 +74,8 @@ static int check_model(const struct reader *r, uint64_t fingerprint) {
 }
 
 /* A copy of a tensor that must be there, of that type and of `rows` rows of `cols` values. */
-static int copy_tensor(const struct reader *r, const char *name, uint32_t type, uint64_t cols, uint64_t rows, void *ret) {
+static int copy_tensor(const struct reader *r, const char *name, uint32_t type, uint64_t cols, uint64_t rows,
+                       void *ret) {
         const struct gguf_tensor *t = gguf_tensor(r->g, name);
         void *copy;
 
@@ -109,8 +110,8 @@ static int check_line(const struct reader *r, uint32_t line) {
 
         for (uint32_t l = 0; l < p->layers; l++) {
                 if (shares[l] < EXPERT_PLAN_PARTS || shares[l] > EXPERT_PLAN_PARTS * p->experts_used)
-                        return refuse(r, "line %u of the plan gives a layer %u eighths of an expert, not %d to %u", line,
-                                      shares[l], EXPERT_PLAN_PARTS, EXPERT_PLAN_PARTS * p->experts_used);
+                        return refuse(r, "line %u of the plan gives a layer %u eighths of an expert, not %d to %u",
+                                      line, shares[l], EXPERT_PLAN_PARTS, EXPERT_PLAN_PARTS * p->experts_used);
                 sum += shares[l];
         }
         if (sum != (uint64_t) (EXPERT_PLAN_PARTS + line) * p->layers)

@@ -5,8 +5,8 @@
  * pass over rows of many sequences. Nothing here knows clients, budgets in time, or the clock.
  *
  * All calls come from one thread, but for those that say otherwise, and that model_info(), model_tokenizer() and
- * model_chat_template() may be used from any thread while the model lives. Returns 0, a negative errno (our trouble), or a
- * positive ENGINE_E_*. */
+ * model_chat_template() may be used from any thread while the model lives. Returns 0, a negative errno (our trouble),
+ * or a positive ENGINE_E_*. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,11 +32,12 @@ enum {
 
 struct model_options {
         enum quant_type kv_type; /* QUANT_F16 or QUANT_F32 */
-        uint64_t kv_bytes;       /* arena of KV pages, bytes; rounded down to whole pages; at least one full context fits
-                                  * or the context shrinks to what fits */
+        uint64_t kv_bytes;       /* arena of KV pages, bytes; rounded down to whole pages; at least one full context
+                                  * fits or the context shrinks to what fits */
         uint32_t rows_max;       /* most rows of one step */
         uint32_t context_max;    /* 0: the model's own */
-        bool context_extend;     /* context_max may pass what the model was made for: its rotary scaling goes on as it is */
+        bool context_extend;     /* context_max may pass what the model was made for: its rotary scaling goes on as it
+                                  * is */
 };
 
 struct model_info {
@@ -45,7 +46,8 @@ struct model_info {
         uint64_t kv_bytes_per_token; /* over all layers */
         uint32_t context, vocab, layers, moe_layers, experts, experts_used;
         uint32_t kv_pages;           /* in the arena */
-        bool has_capacity;           /* its experts serve only so many of neighbouring tokens (struct op_route_capacity) */
+        bool has_capacity;           /* its experts serve only so many of neighbouring tokens (struct
+                                      * op_route_capacity) */
 };
 
 enum model_calibration {
@@ -76,10 +78,10 @@ int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
 int model_file_fetch_part(struct model_file *file, uint64_t *at);
 /* Whether anybody else has a reference. Any thread. */
 bool model_file_wanted(const struct model_file *file);
-/* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same memory,
- * where they lie alike in their pages; weights on a device are not touched. Only files that were opened before this one
- * count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early when *stop becomes
- * true. Negative errno: some are not shared. */
+/* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same
+ * memory, where they lie alike in their pages; weights on a device are not touched. Only files that were opened before
+ * this one count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early when
+ * *stop becomes true. Negative errno: some are not shared. */
 int model_file_share(struct model_file *file, struct model_file *const *others, size_t n, const _Atomic bool *stop);
 /* Bytes of weights that both have in the same memory. Any thread. */
 uint64_t model_file_shared(const struct model_file *a, const struct model_file *b);
@@ -129,13 +131,13 @@ int sequence_reserve(struct sequence *sequence, uint32_t tokens);
 /* Counts `tokens` as being in KV that were never computed; what is there is undefined. For trials (step_set_trial()).
  * ENGINE_E_PAGES, ENGINE_E_CONTEXT. */
 int sequence_skip(struct sequence *sequence, uint32_t tokens);
-/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4), and
- * a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before `length` may go
- * as well, see sequence_length(). Not while a step that holds the sequence is running. */
+/* Forgets every token from `length` on and gives back pages that are empty then. A model that compresses (DeepSeek V4),
+ * and a page that others share (prefix.h), can only be cut to whole pages of KV_PAGE_TOKENS: some tokens before
+ * `length` may go as well, see sequence_length(). Not while a step that holds the sequence is running. */
 void sequence_truncate(struct sequence *sequence, uint32_t length);
 
-/* What a row adds to what its sequence may spend where the router sees most use of it (op_route), thousandths of an expert
- * per MoE layer; and how many it gets at least, while there is so much. */
+/* What a row adds to what its sequence may spend where the router sees most use of it (op_route), thousandths of an
+ * expert per MoE layer; and how many it gets at least, while there is so much. */
 struct step_budget {
         uint32_t cap_milli, min_milli;
 };
@@ -149,12 +151,12 @@ struct step_part {
         /* [count]: routed experts that each row may use, summed over the MoE layers. Spread over the layers so that
          * layer l gets floor((l+1)a/L) - floor(la/L), never more than experts_used each. */
         const uint32_t *allowances;
-        /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than what the
-         * plan of the model's calibration gives that layer of the sum of their caps. */
+        /* [count], or NULL: no row has one. What the sequence's rows have used in a layer so far is never more than
+         * what the plan of the model's calibration gives that layer of the sum of their caps. */
         const struct step_budget *budgets;
-        /* Not 0: rows that have budgets ride (op_route). They take ride_experts at least, and else only experts that other
-         * rows with the same group number have anyway: so what they compute depends on who else is in the step. Groups are
-         * 1 to the number of parts, or 0 for none. Where experts have a capacity ride_experts is 0. */
+        /* Not 0: rows that have budgets ride (op_route). They take ride_experts at least, and else only experts that
+         * other rows with the same group number have anyway: so what they compute depends on who else is in the step.
+         * Groups are 1 to the number of parts, or 0 for none. Where experts have a capacity ride_experts is 0. */
         uint32_t ride_experts, group;
         uint32_t count;
         /* The first so many of these rows are of the sequence's prompt, 0 to count. Those may be computed by a faster
@@ -170,9 +172,9 @@ struct step_part {
 
 /* Reused for one step after the other. */
 int step_new(struct step **ret, struct model *model);
-/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of `other`,
- * over other sequences, with calls of step_advance() for either in any order. They share the memory that only one layer
- * needs. */
+/* Another for the same model, of at most `rows_max` rows: its steps may be under way at the same time as those of
+ * `other`, over other sequences, with calls of step_advance() for either in any order. They share the memory that only
+ * one layer needs. */
 int step_new_beside(struct step **ret, struct step *other, uint32_t rows_max);
 void step_free(struct step *step);
 void step_freep(struct step **step);
@@ -188,8 +190,8 @@ int step_advance(struct step *step);
 void step_set_trial(struct step *step, bool trial);
 /* Ends a step that has begun as if the device had failed; nothing if none has. */
 void step_give_up(struct step *step);
-/* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows shared
- * counts once. */
+/* Distinct routed experts whose weights the last step that ended well read, summed over its layers: what its rows
+ * shared counts once. */
 uint64_t step_experts_read(const struct step *step);
 
 /* One layer of a running step, as an observer sees it; the arrays are on the host and valid during the call only. Rows

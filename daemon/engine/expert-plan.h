@@ -30,7 +30,8 @@ static inline uint32_t expert_plan_lines(uint32_t experts_used) {
 
 /* What MoE layer `layer` may use in the mean, in thousandths of an expert, when a token may use `cap_milli` in the mean
  * of all layers. A plan gives no layer less than one expert while the budget has so much, and none more than
- * `experts_used`; a budget that goes beyond is cut to that. `plan` may be NULL: then the mean is every layer's share. */
+ * `experts_used`; a budget that goes beyond is cut to that. `plan` may be NULL: then the mean is every layer's
+ * share. */
 uint32_t expert_plan_milli(const struct expert_plan *plan, uint32_t cap_milli, uint32_t layer);
 
 /* What each of `layers` MoE layers may use in the mean, as expert_plan_milli(), but none less than `floor_milli` while

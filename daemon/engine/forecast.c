@@ -21,7 +21,9 @@ static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows) 
         _cleanup_(sequence_freep) struct sequence *sequence = NULL;
         _cleanup_(freep) uint32_t *allowances = calloc(rows, sizeof(*allowances));
         _cleanup_(freep) int32_t *tokens = calloc(rows, sizeof(*tokens));
-        struct step_part part = {.tokens = tokens, .allowances = allowances, .count = rows, .prompt = rows, .logits = true};
+        struct step_part part = {
+                .tokens = tokens, .allowances = allowances, .count = rows, .prompt = rows, .logits = true,
+        };
         int r;
 
         if (!allowances || !tokens)

@@ -102,7 +102,8 @@ static int feed_forward(struct step *s, const struct weight *gate, const struct 
         int r;
 
         r = forward_ops(s)->matmul(s->stream, &(struct op_matmul) {
-                .n = s->batch.rows, .x = a->normed, .x_stride = gate->cols, .prompt = s->batch.device_prompts, .count = 2,
+                .n = s->batch.rows, .x = a->normed, .x_stride = gate->cols, .prompt = s->batch.device_prompts,
+                .count = 2,
                 .out = {
                         { .w = *gate, .y = a->gate, .y_stride = gate->rows },
                         { .w = *up, .y = a->up, .y_stride = up->rows },

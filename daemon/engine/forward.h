@@ -54,8 +54,9 @@ int attention_mla(struct step *s, const struct model_layer *layer, uint32_t part
  * layer, or the last one, chose. Reads q, q_low, k and normed, writes attended. */
 int attention_dsa(struct step *s, const struct model_layer *layer, uint32_t parts);
 
-/* Whether this is the layer after which the model's predictor (calibration.h) looks at the rows; what it says of them for
- * every MoE layer; and where that is, [rows] floats moe_layers apart: null in the layers before, and without a predictor. */
+/* Whether this is the layer after which the model's predictor (calibration.h) looks at the rows; what it says of them
+ * for every MoE layer; and where that is, [rows] floats moe_layers apart: null in the layers before, and without a
+ * predictor. */
 bool predict_is_due(const struct step *s, uint32_t layer);
 int predict_demand(struct step *s);
 struct device_ptr predict_demand_of(const struct step *s, uint32_t layer, uint32_t moe_layer);

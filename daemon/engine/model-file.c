@@ -162,8 +162,8 @@ bool model_file_changed(const struct model_file *f, const char *path) {
 static int import_one(struct model_file *f, size_t i) {
         const struct gguf_file *file = gguf_file(f->gguf, i);
 
-        /* From here on it is read as weights are: in long pieces, and again and again. What of it is not in the page cache
-         * is read in huge pages then, where the file system has them: one entry of the TLB for 2 MiB. */
+        /* From here on it is read as weights are: in long pieces, and again and again. What of it is not in the page
+         * cache is read in huge pages then, where the file system has them: one entry of the TLB for 2 MiB. */
         (void) madvise((void *) file->data, file->size, MADV_HUGEPAGE);
         return f->backend->ops->buffer_import(f->backend, file->data, file->size, &f->buffers[i]);
 }

@@ -40,8 +40,8 @@ struct model_file {
         struct buffer **buffers; /* [gguf_n_files()] the weights, imported; NULL while `n_awake` is 0 */
         uint32_t n_awake;
 
-        /* What was found by content, once: [gguf_n_tensors()], its own where `file` is NULL. An origin is always its own.
-         * The loader's alone, but for the shares, which others may read up to their number. */
+        /* What was found by content, once: [gguf_n_tensors()], its own where `file` is NULL. An origin is always its
+         * own. The loader's alone, but for the shares, which others may read up to their number. */
         struct model_file_origin *origins;
         struct model_file **roots; /* references of the files of the origins */
         uint32_t n_roots;

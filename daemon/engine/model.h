@@ -55,7 +55,8 @@ struct sequence {
         bool running;              /* part of a step that has begun */
 };
 
-/* Goes on with a page that holds what comes after the sequence's whole pages, of which it takes a reference. -ENOMEM. */
+/* Goes on with a page that holds what comes after the sequence's whole pages, of which it takes a reference.
+ * -ENOMEM. */
 int sequence_follow(struct sequence *s, uint32_t page);
 /* The page takes the place of one of the sequence's that holds the same bits. Neither while a step has the sequence. */
 void sequence_replace(struct sequence *s, uint32_t index, uint32_t page);

@@ -2,8 +2,8 @@
 #include "base/util.h"
 #include "forward.h"
 
-/* The predictor of a model's calibration: what every row is after one of the first layers tells how much its experts will
- * matter in the layers behind. */
+/* The predictor of a model's calibration: what every row is after one of the first layers tells how much its experts
+ * will matter in the layers behind. */
 
 static const struct predictor *predictor_of(const struct model *m) {
         return &m->file->calibration.predictor;

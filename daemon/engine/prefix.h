@@ -5,9 +5,9 @@
  * that comes before it in the text. A sequence goes down the tree with a cursor; what it follows it shares, what it
  * computes beyond it may store. A stored page is never written again.
  *
- * The key of a page is all that its bits depend on, but for the pages before it (daemon/README.md says why this is all),
- * and is compared whole. Spaces share nothing. A page that no cursor has passed is idle, and may be evicted; it is
- * charged to one owner, that of the latest sequence that came to it while no other had it. */
+ * The key of a page is all that its bits depend on, but for the pages before it (daemon/README.md says why this is
+ * all), and is compared whole. Spaces share nothing. A page that no cursor has passed is idle, and may be evicted; it
+ * is charged to one owner, that of the latest sequence that came to it while no other had it. */
 
 #include <stdint.h>
 
@@ -44,7 +44,8 @@ enum {
         PREFIX_E_ABSENT, /* no such page is there */
 };
 
-/* The key of a page for whose KV_PAGE_TOKENS rows a step would have been given this part; its sequence is not looked at. */
+/* The key of a page for whose KV_PAGE_TOKENS rows a step would have been given this part; its sequence is not looked
+ * at. */
 void prefix_key_init(struct prefix_key *key, const struct prefix_cache *cache, const struct step_part *part);
 
 /* Of one model. -ENOMEM. */
@@ -63,14 +64,14 @@ void prefix_owner_init(struct prefix_owner *owner);
 int prefix_enter(struct prefix_cursor *cursor, struct prefix_cache *cache, uint64_t space);
 /* What the cursor has passed may become idle. Takes one that has not entered. */
 void prefix_leave(struct prefix_cursor *cursor);
-/* Goes on to the next page if it is there, and lets the sequence, which must have all pages that the cursor has passed and
- * no whole page more, go on with it. PREFIX_E_ABSENT, -ENOMEM. */
+/* Goes on to the next page if it is there, and lets the sequence, which must have all pages that the cursor has passed
+ * and no whole page more, go on with it. PREFIX_E_ABSENT, -ENOMEM. */
 int prefix_follow(struct prefix_cursor *cursor, const struct prefix_key *key, struct sequence *sequence,
                   struct prefix_owner *owner);
-/* Stores the sequence's next page after those that the cursor has passed, all of whose rows must have been computed, and
- * goes on to it. One that is there already takes the place of the sequence's own. -ENOMEM: nothing has changed. */
+/* Stores the sequence's next page after those that the cursor has passed, all of whose rows must have been computed,
+ * and goes on to it. One that is there already takes the place of the sequence's own. -ENOMEM: nothing has changed. */
 int prefix_store(struct prefix_cursor *cursor, const struct prefix_key *key, struct sequence *sequence,
                  struct prefix_owner *owner);
-/* Gives back up to `pages` idle pages, those that the owner has not used for longest, and what hangs below them. Returns
- * how many. */
+/* Gives back up to `pages` idle pages, those that the owner has not used for longest, and what hangs below them.
+ * Returns how many. */
 uint32_t prefix_evict(struct prefix_owner *owner, uint32_t pages);

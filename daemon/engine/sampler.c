@@ -12,8 +12,8 @@
 #include "base/util.h"
 
 /* Rows of logits are long (150,000 and more) and there is one for each token of each stream. So what looks at all of
- * them does four at a time and is done once: for each block its best logit, and the sum of its weights when a draw is to
- * be made. Everything finer happens in the few blocks that matter. */
+ * them does four at a time and is done once: for each block its best logit, and the sum of its weights when a draw is
+ * to be made. Everything finer happens in the few blocks that matter. */
 
 enum {
         BIN_BITS = 11,

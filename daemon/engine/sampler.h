@@ -38,7 +38,8 @@ int sampler_new(struct sampler **ret, const struct sampler_params *params, struc
 void sampler_free(struct sampler *sampler);
 
 /* The distribution after all filters: order as in the fixtures (penalties over `history`, temperature, top-k (ties with
- * the k-th stay), top-p, min-p, softmax). Writes probabilities [vocab], zero for what was cut. For tests and choosing. */
+ * the k-th stay), top-p, min-p, softmax). Writes probabilities [vocab], zero for what was cut. For tests and
+ * choosing. */
 void sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
                           float *probabilities);
 
@@ -47,6 +48,7 @@ void sampler_distribution(struct sampler *sampler, const float *logits, const in
 float sampler_logprob(const float *logits, uint32_t n, int32_t id);
 
 /* Draws a token. `logprob` (may be NULL) gets its sampler_logprob().
- * History: prompt and generated tokens, in order. Logits that are not finite count as impossible; if all are, token 0. */
+ * History: prompt and generated tokens, in order. Logits that are not finite count as impossible; if all are, token
+ * 0. */
 int32_t sampler_choose(struct sampler *sampler, const float *logits, const int32_t *history, uint32_t history_length,
                        float *logprob);

@@ -199,7 +199,8 @@ static void stage_caps(struct step *s, const struct step_part *p, uint32_t i, ui
         uint32_t rows = s->batch.rows;
 
         if (step_has_budget(p, i)) {
-                expert_plan_deal(&s->model->file->calibration.plan, MIN(p->budgets[i].cap_milli, info->experts_used * 1000),
+                expert_plan_deal(&s->model->file->calibration.plan,
+                                 MIN(p->budgets[i].cap_milli, info->experts_used * 1000),
                                  p->budgets[i].min_milli / 1000 * 1000, info->moe_layers, caps, rows);
                 return;
         }

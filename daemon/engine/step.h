@@ -82,8 +82,8 @@ struct step {
 
         uint32_t page_stride;
         int32_t *host_pages; /* [n_parts][page_stride] */
-        /* What `counts` has at the end: how many rows chose each expert, [moe_layers][experts]; then, behind it, how many
-         * each row used, [rows]. */
+        /* What `counts` has at the end: how many rows chose each expert, [moe_layers][experts]; then, behind it, how
+         * many each row used, [rows]. */
         uint32_t *host_tally, *host_used;
         uint64_t experts_read;
         bool trial; /* what its rows choose is not counted */
@@ -119,7 +119,8 @@ static inline uint64_t step_counts_bytes(const struct step *s) {
         return model_tally_bytes(s->model) + s->batch.rows * sizeof(uint32_t);
 }
 
-/* Whether what the device has written can be read in place: many rows of logits take as long to copy as to choose from. */
+/* Whether what the device has written can be read in place: many rows of logits take as long to copy as to choose
+ * from. */
 static inline bool step_on_host(const struct step *s) {
         return s->model->backend->flags & BACKEND_HOST_MEMORY;
 }

@@ -440,8 +440,8 @@ static int check_experts(struct arch_model *m, const struct gguf *g, struct reas
         return check_groups(m, g, reason);
 }
 
-/* The capacity is ceil(factor × window × used / experts), in single precision, where 1.1 of 100 are 110. What reaches the
- * whole window limits nothing. */
+/* The capacity is ceil(factor × window × used / experts), in single precision, where 1.1 of 100 are 110. What reaches
+ * the whole window limits nothing. */
 static int read_capacity(struct arch_model *m, const struct gguf *g, struct reason *reason) {
         struct arch_params *h = &m->params;
         float factor, most;

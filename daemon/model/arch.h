@@ -83,7 +83,8 @@ struct arch_params {
         uint32_t dense_layers;                      /* the first ones, without experts */
         uint32_t shared, shared_ffn;                /* shared experts, and their width together */
         uint32_t groups, groups_used;               /* 0: experts are not chosen by groups */
-        uint32_t capacity, capacity_window;         /* of so many positions few may use the same expert; 0: any number */
+        uint32_t capacity, capacity_window;         /* of so many positions few may use the same expert; 0: any
+                                                     * number */
         uint32_t rope_dims;
         uint32_t index_heads, index_dim, index_k;   /* indexer: how many keys it chooses at most */
         uint32_t window;                            /* positions that such a layer sees, its own among them */

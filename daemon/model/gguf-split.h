@@ -16,6 +16,6 @@ struct gguf_split {
 /* What a file says of itself. 0 or GGUF_E_INVALID. */
 int gguf_split_read(struct gguf_split *ret, const struct gguf *g, struct reason *reason);
 
-/* The path of part `number`, from that of the first part; the caller's to free(). GGUF_E_INVALID: `path` is not named as
- * a first part of so many is; -ENOMEM. */
+/* The path of part `number`, from that of the first part; the caller's to free(). GGUF_E_INVALID: `path` is not named
+ * as a first part of so many is; -ENOMEM. */
 int gguf_split_path(char **ret, const char *path, uint32_t number, uint32_t count, struct reason *reason);

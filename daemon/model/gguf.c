@@ -479,8 +479,9 @@ static int open_part(struct gguf *g, const struct gguf_split *split, uint32_t nu
                 return r;
         r = open_one(&part, path, reason);
         if (r == -ENOENT)
-                return reason_return(reason, GGUF_E_INVALID, "%.160s: part %u of %u is missing; put it beside the others",
-                                     path, number + 1, split->count);
+                return reason_return(reason, GGUF_E_INVALID,
+                                     "%.160s: part %u of %u is missing; put it beside the others", path, number + 1,
+                                     split->count);
         if (!r)
                 r = gguf_split_read(&own, part, reason);
         if (r)

@@ -105,8 +105,8 @@ struct gguf_file {
 };
 
 /* Opens and checks a file, and those beside it when it is the first of several (gguf-split.h). 0, GGUF_E_INVALID, or a
- * negative errno of opening, mapping or allocating; `reason` (may be NULL) names the file, the field and the offset. The new
- * object is the caller's: gguf_free(). */
+ * negative errno of opening, mapping or allocating; `reason` (may be NULL) names the file, the field and the offset.
+ * The new object is the caller's: gguf_free(). */
 int gguf_open(struct gguf **ret, const char *path, struct reason *reason);
 
 /* The same for bytes in memory, which stay the caller's and must outlive the object. `data` is aligned to 64
@@ -125,8 +125,8 @@ const struct gguf_file *gguf_file(const struct gguf *g, size_t i);
 /* Whether `st` is of that file, unchanged; whether both are. Bytes in memory are never the same. */
 bool gguf_file_is(const struct gguf_file *file, const struct stat *st);
 bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b);
-/* A number for what the files are: of their sizes, of everything before the tensors' data, and of some pages of that, so
- * that a large model is not read through. Not for files that somebody made to be taken for another. */
+/* A number for what the files are: of their sizes, of everything before the tensors' data, and of some pages of that,
+ * so that a large model is not read through. Not for files that somebody made to be taken for another. */
 uint64_t gguf_fingerprint(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_alignment(const struct gguf *g);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Token bucket of activations. It never reads the clock: callers pass `now`, in nanoseconds that do not run backwards, so
- * a test lives through a week in a microsecond. Rate and burst are the policy's and may be others at every call. */
+/* Token bucket of activations. It never reads the clock: callers pass `now`, in nanoseconds that do not run backwards,
+ * so a test lives through a week in a microsecond. Rate and burst are the policy's and may be others at every call. */
 
 #include <stdbool.h>
 #include <stdint.h>

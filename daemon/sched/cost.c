@@ -81,7 +81,8 @@ static void cost_fit(struct cost *cost) {
 static void cost_update_short(struct cost *cost) {
         struct cost_load nothing = {};
 
-        cost->short_rows = cost_prompt_rows(cost, &nothing, 0, cost->shape.experts_used * 1000, COST_SHORT_NSEC, 4096);
+        cost->short_rows = cost_prompt_rows(cost, &nothing, 0, cost->shape.experts_used * 1000,
+                                            cost_short_nsec(cost, &nothing), 4096);
 }
 
 void cost_init(struct cost *cost, const struct cost_shape *shape) {
@@ -172,6 +173,15 @@ uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *besid
                         high = middle - 1;
         }
         return low;
+}
+
+uint64_t cost_short_nsec(const struct cost *cost, const struct cost_load *beside) {
+        double all = (double) cost->shape.moe_layers * cost->shape.experts;
+        double fixed = cost->coefficients[COST_PASS] * (1.0 - beside->terms[COST_PASS]) +
+                       cost->coefficients[COST_EXPERT] * MAX(all - cost_load_experts(cost, beside), 0.0);
+        double left = (double) COST_SHORT_PASS_NSEC - (double) cost_nsec(cost, beside);
+
+        return MAX(to_nsec(MIN((double) COST_SHORT_NSEC + fixed * cost->speed, left)), COST_SHORT_NSEC);
 }
 
 /* Each equation says that the sum is what the pass took, divided by that: errors count relative to the whole. */

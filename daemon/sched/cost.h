@@ -59,11 +59,12 @@ struct cost {
                                                 * activations of a layer */
         uint64_t observed;                     /* passes */
         double recent[COST_RECENT];            /* forecast / actual of the latest */
-        uint32_t short_rows;                   /* see cost_prompt_rows(), kept for COST_SHORT_NSEC */
+        uint32_t short_rows;                   /* of a pass of its own, see cost_short_nsec() */
 };
 
-/* What is short enough to be waited for. */
+/* What is short enough to be waited for: the rows of a prompt by themselves, and a pass with them and all that it reads. */
 #define COST_SHORT_NSEC UINT64_C(150000000)
+#define COST_SHORT_PASS_NSEC UINT64_C(500000000)
 
 /* Coefficients are guesses until passes are observed. */
 void cost_init(struct cost *cost, const struct cost_shape *shape);
@@ -82,6 +83,10 @@ uint64_t cost_share_nsec(const struct cost *cost, const struct cost_load *beside
  * `nsec` longer at most: at least 1, at most `max`. */
 uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position, uint32_t cap_milli,
                           uint64_t nsec, uint32_t max);
+
+/* How much longer a short prompt may make a pass of the load `beside`. Experts that are read for it are not held against it:
+ * others in the pass use them as well. */
+uint64_t cost_short_nsec(const struct cost *cost, const struct cost_load *beside);
 
 /* A pass of this load took so long. `experts`: distinct ones, over all layers, or 0 where nobody counted. What is far off
  * counts for less: it waited for a disk or for a processor. `keep`: it was made to be measured and tells for good. */

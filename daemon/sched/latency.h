@@ -13,6 +13,6 @@ struct latency {
 };
 
 void latency_init(struct latency *latency);
-/* The next tokens of the principal will take `forecast` after the ones before; it wants `target`, 0: no matter. `elapsed`
- * is the time since the last call. */
+/* The next tokens of the principal will take `forecast` after the ones before; it wants `target`, 0: no matter.
+ * `elapsed` is the time since the last call. */
 void latency_update(struct latency *latency, uint64_t forecast, uint64_t target, uint64_t elapsed);

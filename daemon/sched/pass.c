@@ -139,13 +139,13 @@ static struct principal *principal_lowest(struct scheduler *scheduler) {
         return lowest;
 }
 
-/* Whether the pass with its next tokens has to begin before `then`: a target is for the time when they are there. */
-static bool gap_ends(const struct scheduler *scheduler, const struct principal *principal, uint64_t then) {
+/* A target is for the time when they are there. */
+bool tokens_can_wait(const struct principal *principal, uint64_t then) {
         uint64_t target = principal->policy.latency_target_nsec;
 
         if (target > 0)
-                return then + scheduler->short_nsec > principal->decoded_at + target;
-        return then > principal->decoded_at + scheduler->short_nsec + SCHED_GAP_NSEC;
+                return then + principal->decoded_nsec <= principal->decoded_at + target;
+        return then <= principal->decoded_at + principal->decoded_nsec + SCHED_GAP_NSEC;
 }
 
 /* Whether somebody's next token would come later than it should if another layer of this principal's went before. One that
@@ -157,7 +157,7 @@ static bool tokens_are_due(struct scheduler *scheduler, const struct principal *
         list_for_each(principal, &scheduler->principals, link) {
                 uint64_t slack = principal_price(principal, scheduler->credit_nsec + SCHED_LAYER_NSEC);
 
-                if (principal->n_decodes == 0 || !gap_ends(scheduler, principal, then))
+                if (principal->n_decodes == 0 || tokens_can_wait(principal, then))
                         continue;
                 if (principal != turn && principal->policy.class > turn->policy.class)
                         continue;
@@ -211,7 +211,7 @@ static uint64_t pass_layer_max(const struct scheduler *scheduler, const struct p
                         max = MIN(max, SCHED_LAYER_NSEC);
                 target = principal->n_decodes > 0 ? principal->policy.latency_target_nsec : 0;
                 if (target > 0)
-                        max = MIN(max, MAX(target, 2 * scheduler->short_nsec) - scheduler->short_nsec);
+                        max = MIN(max, MAX(target, 2 * principal->decoded_nsec) - principal->decoded_nsec);
         }
         return max;
 }
@@ -226,9 +226,9 @@ static uint32_t pass_rows_max(const struct scheduler *scheduler, const struct sc
                                          layers * pass_layer_max(scheduler, pass->principal), pass->model->long_rows_max);
 
         rows = MAX(rows, model_short_rows(pass->model));
+        rows = MIN(rows + rows / 4, MAX(pass->model->long_rows_max, 1u));
         pending = prompts_pending(pass->principal, pass->model);
-        rows = (uint32_t) DIV_ROUND_UP(pending, DIV_ROUND_UP(pending, rows + rows / 4));
-        return MIN(rows, pass->model->long_rows_max);
+        return (uint32_t) DIV_ROUND_UP(pending, DIV_ROUND_UP(pending, rows));
 }
 
 static void pass_take(struct scheduler *scheduler, struct sched_pass *pass, struct sched_stream *stream, uint32_t rows,

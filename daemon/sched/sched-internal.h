@@ -15,6 +15,8 @@ static inline bool counter_before(uint64_t a, uint64_t b) {
 /* So much service, in units of this principal's counter. */
 uint64_t principal_price(const struct principal *principal, uint64_t nsec);
 void principal_charge(struct principal *principal, uint64_t nsec);
+/* Takes back what it was charged too much. */
+void principal_refund(struct principal *principal, uint64_t nsec);
 /* Not less than the credit behind the clock. */
 void principal_lift(const struct scheduler *scheduler, struct principal *principal);
 /* Looks at its bucket: whether that lets it begin a row; if not, the scheduler will look again when it does. */
@@ -33,6 +35,8 @@ void stream_leave(struct scheduler *scheduler, struct sched_stream *stream);
 uint32_t model_short_rows(const struct sched_model *model);
 /* `rows` next rows of the stream, as the cost model wants them. */
 struct cost_rows stream_rows(const struct sched_stream *stream, uint32_t rows);
+/* Whether its next tokens may come later than those of a pass that begins at `then`. */
+bool tokens_can_wait(const struct principal *principal, uint64_t then);
 /* The one whose rows a further long pass of the principal would have first; NULL: none can or need begin. */
 struct sched_stream *pass_lead(const struct principal *principal);
 /* Whether a prompt is for short passes, as things are. `lead` is the principal's pass_lead(). */

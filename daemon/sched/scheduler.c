@@ -41,6 +41,11 @@ void principal_charge(struct principal *principal, uint64_t nsec) {
         principal->served_nsec += nsec;
 }
 
+void principal_refund(struct principal *principal, uint64_t nsec) {
+        principal->counter -= principal_price(principal, nsec);
+        principal->served_nsec -= nsec;
+}
+
 void principal_lift(const struct scheduler *scheduler, struct principal *principal) {
         uint64_t least = scheduler->clock;
 

@@ -4,17 +4,23 @@
 /* Who computes next, which rows, and how many experts each row may use. Pure: no system call, no clock, no knowledge of
  * sockets or tensors, so a test plays an hour of load in seconds. One thread.
  *
- * There are two kinds of passes. A short one has rows of everybody: those that generate, and prompts that are worth no
- * more than COST_SHORT_NSEC; it runs whole. A long one has rows of one principal's prompts, many, so that each expert
+ * There are two kinds of passes. A short one has rows of everybody: those that generate, and prompts whose rows are worth
+ * no more than COST_SHORT_NSEC; it runs whole. A long one has rows of one principal's prompts, many, so that each expert
  * that is read serves many rows; it runs a layer at a time, and between any two layers short passes and layers of other
  * long passes may go first. So whoever comes waits for one layer of somebody's prompt, not for the prompt.
  *
+ * What a short pass reads is shared by as many as gain by it. Where a prompt is in it, all experts are read for few rows:
+ * rows of long prompts come along, as long as they make it SCHED_FILL_PERCENT longer at most. Where none is, those who
+ * generate beside a long pass of their own are left out until their next tokens are due (SCHED_GAP_NSEC): in twos and threes
+ * they would read experts for nobody else, time and again.
+ *
  * Fairness is by virtual token counters (arXiv 2401.00588): each principal has a counter of the service it got, divided
  * by its weight; what runs next is work of the one with the lowest counter. Service is counted in nanoseconds by the cost
- * model: a short pass is shared among its rows by what each adds to it, a long one is its principal's. All that has work
- * gets rows while there is room (work-conserving). A principal that comes back from idleness, or had all it asked for, is
- * lifted to the lowest counter of those that wait, less a credit, so that what was not asked for is not saved up beyond
- * that. With the credit, who asks now and then goes first, as long as it stays below its share.
+ * model: a short pass is shared among its rows by what each adds to it, a long one is its principal's. All others that have
+ * work for a short pass get rows while there is room, and somebody always computes (work-conserving). A principal that comes
+ * back from idleness, or had all it asked for, is lifted to the lowest counter of those that wait, less a credit, so that
+ * what was not asked for is not saved up beyond that. With the credit, who asks now and then goes first, as long as it stays
+ * below its share.
  *
  * Classes: POLICY_CLASS_BATCH counts SCHED_BATCH_PRICE times and has no credit; POLICY_CLASS_IDLE runs when nobody else
  * could. */
@@ -61,7 +67,6 @@ struct scheduler {
         uint64_t credit_nsec;   /* of who comes back */
         uint64_t now;           /* the caller keeps it up to date */
         uint64_t wake_at;       /* when a bucket will let somebody on that it holds back now; UINT64_MAX: never */
-        uint64_t short_nsec;    /* what the latest short pass was to take */
         uint32_t n_decodes;     /* runnable streams that decode */
 };
 
@@ -75,7 +80,8 @@ struct principal {
         uint64_t served_nsec;      /* service received, ever */
         uint64_t activations;      /* routed experts evaluated, ever */
         uint64_t rows_prompt, rows_generated;
-        uint64_t decoded_at;       /* when its latest short pass with rows of decoding streams was formed */
+        uint64_t decoded_at;       /* when its latest short pass with rows of decoding streams was formed, */
+        uint64_t decoded_nsec;     /* and what that was to take */
         struct list decodes, prompts; /* runnable streams, the next one to be served first */
         struct list passes;        /* long ones in flight, oldest first */
         uint32_t n_decodes, n_prompts, n_passes;
@@ -84,6 +90,7 @@ struct principal {
         uint32_t turn;             /* counts the layers of its passes, see pass_choose() */
         bool turn_long;            /* of its prompts, those that ride had their turn */
         bool begins;               /* its prompts are for a long pass that can begin */
+        bool early;                /* its decodes are left out of the short pass being formed, unless all experts are read */
         uint64_t formed_nsec;      /* what the short pass being formed has of it */
         struct list link;          /* in scheduler.principals */
 };
@@ -96,6 +103,7 @@ enum {
          * for too little work, more would make neighbours' prompts wait. */
         SCHED_CHUNK = 16,
         SCHED_BATCH_PRICE = 8,
+        SCHED_FILL_PERCENT = 30, /* so much longer rows of long prompts may make a short pass with rows of other prompts */
         SCHED_PASSES_PER_PRINCIPAL = 2,
 };
 
@@ -105,7 +113,7 @@ enum {
 #define SCHED_GAP_NSEC UINT64_C(500000000)
 /* How long a layer of a long pass is to take at most: while others have work, and while none have. */
 #define SCHED_LAYER_NSEC UINT64_C(100000000)
-#define SCHED_LAYER_ALONE_NSEC UINT64_C(250000000)
+#define SCHED_LAYER_ALONE_NSEC UINT64_C(200000000)
 
 /* What the scheduler knows of a model. */
 struct sched_model {
@@ -183,9 +191,9 @@ enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **
 
 /* Forms a short pass. Every row, or chunk of a prompt, goes to the principal with the lowest counter (the one that
  * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a prompt
- * after every 32 decode rows if one waits. Writes at most `max` picks, a stream each, and returns how many. Decode picks
- * have one row. Streams picked stay as they are until sched_stream_set_pending(); their principals are charged at once.
- * rows_max and prompt_max are at least 1. */
+ * after every 32 decode rows if one waits. Rows of long prompts fill it up, see above. Writes at most `max` picks, a stream
+ * each, and returns how many. Decode picks have one row. Streams picked stay as they are until sched_stream_set_pending();
+ * their principals are charged at once. rows_max and prompt_max are at least 1. */
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 

@@ -40,8 +40,8 @@ static double even_error(const struct calibration *c, uint32_t line) {
         return sum;
 }
 
-static void print_row(const struct calibration *c, const char *name, double (*value)(const struct calibration *, uint32_t),
-                      FILE *out) {
+static void print_row(const struct calibration *c, const char *name,
+                      double (*value)(const struct calibration *, uint32_t), FILE *out) {
         uint32_t line;
 
         fprintf(out, "%-28s", name);
@@ -65,7 +65,8 @@ static void print_layer(const struct calibration *c, uint32_t layer, FILE *out) 
         putc('\n', out);
 }
 
-static void print_text(const struct calibration *c, const struct calibrate_report *report, const char *file, FILE *out) {
+static void print_text(const struct calibration *c, const struct calibrate_report *report, const char *file,
+                       FILE *out) {
         fprintf(out, "%s: of %" PRIu32 " tokens of text\n\n", file, c->tokens);
         print_row(c, "experts per token, mean", mean_of, out);
         for (uint32_t l = 0; l < c->plan.layers; l++)

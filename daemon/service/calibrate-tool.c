@@ -119,7 +119,8 @@ static int run(struct calibrating *c, struct reason *reason) {
                 return r;
         r = calibrate(&c->calibration, &c->report, c->model, c->tokens.ids, (uint32_t) c->tokens.n, &options);
         if (r == CALIBRATE_E_TEXT)
-                reason_set(reason, "%s: %zu tokens of text are too few to measure anything", c->call->text, c->tokens.n);
+                reason_set(reason, "%s: %zu tokens of text are too few to measure anything", c->call->text,
+                           c->tokens.n);
         return r;
 }
 

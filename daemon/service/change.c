@@ -49,8 +49,8 @@ static void change_free(struct change *change) {
         free(change);
 }
 
-/* Whether a reload has to open this model: it is new, or its section or its file has changed. What was loaded or unloaded
- * at run time stays as long as its section does. */
+/* Whether a reload has to open this model: it is new, or its section or its file has changed. What was loaded or
+ * unloaded at run time stays as long as its section does. */
 static bool must_open(struct server *server, const struct config_model *model) {
         const struct config_model *old = config_find_model(server->config, model->name);
         const struct offer *offer = server_offer_named(server, model->name);
@@ -73,8 +73,8 @@ static int make_offers(struct change *change) {
 
         if (change->server->n_offers + change->n_items > CONFIG_MODELS_MAX)
                 return reason_return(&change->reason, SERVER_E_MODEL,
-                                     "%zu models more would be too many: at most %u are there at a time, with those that "
-                                     "end what they have", change->n_items, (unsigned) CONFIG_MODELS_MAX);
+                                     "%zu models more would be too many: at most %u are there at a time, with those "
+                                     "that end what they have", change->n_items, (unsigned) CONFIG_MODELS_MAX);
         for (size_t i = 0; i < change->n_items && r == 0; i++)
                 r = offer_new(&change->items[i].offer, change->server, change->items[i].model, change->items[i].file,
                               &change->reason);

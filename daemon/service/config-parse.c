@@ -38,7 +38,8 @@ struct parser {
         enum section section;
         size_t model;                       /* SECTION_MODEL: its index */
         struct policy_principal principal;  /* SECTION_BUDGET */
-        bool unknown;                       /* SECTION_BUDGET: of nobody on this system; values are checked all the same */
+        bool unknown;                       /* SECTION_BUDGET: of nobody on this system; values are checked all the
+                                             * same */
         char *name;                         /* SECTION_BUDGET: as written */
 };
 
@@ -206,7 +207,8 @@ static void complain_unknown_key(struct parser *p, const char *name, const char 
 
         for (size_t i = 0; !known && i < ELEMENTS(keys); i++)
                 if (keys[i].section == p->section && used < sizeof(list))
-                        used += (size_t) snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "", keys[i].name);
+                        used += (size_t) snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "",
+                                                  keys[i].name);
         config_report_add(p->report, true, "%s:%u: %.64s=: not a key of [%s]; it knows %s", p->file, p->line, name,
                           section_names[p->section], known ? known : list);
 }
@@ -322,6 +324,8 @@ static int parse_budget_key(struct parser *p, const char *name, const char *valu
                 policy_table_clear(p->budgets, &p->principal, key);
                 return 0;
         }
+        if (policy_key_no_effect(key, n))
+                complain(p, false, name, value, policy_key_no_effect(key, n));
         if (asprintf(&source, "%s:%u", p->file, p->line) < 0) {
                 source = NULL;
                 return -ENOMEM;
@@ -365,7 +369,8 @@ static int begin_budget(struct parser *p, const char *name) {
         r = policy_principal_parse(&p->principal, name, &reason);
         p->unknown = r == POLICY_E_UNKNOWN;
         if (r)
-                config_report_add(p->report, !p->unknown, "%s:%u: [Budget %.64s]: %s", p->file, p->line, name, reason.text);
+                config_report_add(p->report, !p->unknown, "%s:%u: [Budget %.64s]: %s", p->file, p->line, name,
+                                  reason.text);
         else
                 r = policy_table_add(p->budgets, &p->principal, name);
         if (r < 0)
@@ -430,7 +435,8 @@ static int parse_assignment(struct parser *p, char *line) {
         value = trim(equals + 1);
         switch (p->section) {
         case SECTION_NONE:
-                config_report_add(p->report, true, "%s:%u: %.64s=: stands before the first [Section]", p->file, p->line, name);
+                config_report_add(p->report, true, "%s:%u: %.64s=: stands before the first [Section]", p->file, p->line,
+                                  name);
                 return 0;
         case SECTION_DAEMON:
         case SECTION_LIMITS:
@@ -449,8 +455,8 @@ static int parse_line(struct parser *p, const char *text, size_t length) {
         size_t n;
 
         if (length > CONFIG_LINE_MAX) {
-                config_report_add(p->report, true, "%s:%u: a line of %zu bytes; at most %d are allowed", p->file, p->line,
-                                  length, CONFIG_LINE_MAX);
+                config_report_add(p->report, true, "%s:%u: a line of %zu bytes; at most %d are allowed", p->file,
+                                  p->line, length, CONFIG_LINE_MAX);
                 return 0;
         }
         if (memchr(text, '\0', length)) {
@@ -490,7 +496,8 @@ static int parse_text(struct parser *p, const char *text, size_t length) {
         return r;
 }
 
-int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report) {
+int config_parse(struct config *config, const char *file, const char *text, size_t length,
+                 struct config_report *report) {
         struct parser p = { .config = config, .report = report, .file = file, .budgets = &config->budgets };
 
         return parse_text(&p, text, length);

@@ -11,7 +11,8 @@ _printf_(3, 4) void config_report_add(struct config_report *report, bool error, 
 
 /* Puts what the text says over what `config` says. `file` is its name for messages. Mistakes go to the report and are
  * passed over. `text` may hold any bytes. -ENOMEM. */
-int config_parse(struct config *config, const char *file, const char *text, size_t length, struct config_report *report);
+int config_parse(struct config *config, const char *file, const char *text, size_t length,
+                 struct config_report *report);
 /* The same for saved budgets, which go to config->saved: no other section may stand there. */
 int config_parse_saved(struct config *config, const char *file, const char *text, size_t length,
                        struct config_report *report);

@@ -70,8 +70,8 @@ int config_value_size(const char *text, uint64_t min, uint64_t max, uint64_t *re
                 config_format_size(min, low, sizeof(low));
                 config_format_size(max, high, sizeof(high));
                 return reason_return(reason, CONFIG_VALUE_E_INVALID,
-                                     "a number of bytes from %s to %s is allowed, with K, M, G or T behind it for powers "
-                                     "of 1024",
+                                     "a number of bytes from %s to %s is allowed, with K, M, G or T behind it for "
+                                     "powers of 1024",
                                      low, high);
         }
         *ret = n;
@@ -129,7 +129,8 @@ static const char *span_unit_name(uint64_t nsec) {
         return nsec == NSEC_PER_SEC ? "s" : nsec == NSEC_PER_MSEC ? "ms" : "us";
 }
 
-int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t max, uint64_t *ret, struct reason *reason) {
+int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t max, uint64_t *ret,
+                      struct reason *reason) {
         char low[32], high[32];
         uint64_t n;
 

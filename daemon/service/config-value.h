@@ -22,7 +22,8 @@ int config_value_number(const char *text, uint64_t min, uint64_t max, uint64_t *
 int config_value_size(const char *text, uint64_t min, uint64_t max, uint64_t *ret, struct reason *reason);
 /* A duration such as "90", "500ms", "1min 30s", in nanoseconds; a bare number is in `unit` nanoseconds. Bounds too are
  * in nanoseconds. */
-int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t max, uint64_t *ret, struct reason *reason);
+int config_value_span(const char *text, uint64_t unit, uint64_t min, uint64_t max, uint64_t *ret,
+                      struct reason *reason);
 /* yes, no, true, false, on, off, 1, 0. */
 int config_value_bool(const char *text, bool *ret, struct reason *reason);
 /* Octal permissions, 0000 to 0777. */

@@ -101,10 +101,10 @@ void config_report_deinit(struct config_report *report);
 
 /* Defaults only. -ENOMEM. */
 int config_new(struct config **ret);
-/* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the scope's
- * folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of their
- * names); then the saved budgets: budget.conf in $STATE_DIRECTORY, else `path`.saved, else in the scope's state folder. A
- * path that is given must exist; without one, no file at all gives the defaults. Every message goes to
+/* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the
+ * scope's folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of
+ * their names); then the saved budgets: budget.conf in $STATE_DIRECTORY, else `path`.saved, else in the scope's state
+ * folder. A path that is given must exist; without one, no file at all gives the defaults. Every message goes to
  * `report`. CONFIG_E_INVALID; negative errno: no memory. */
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report);
 /* Takes NULL. */

@@ -31,7 +31,8 @@ static void put_record(struct control_builder *reply, const struct record *recor
         control_put_u64(reply, "prompt", record->n_prompt);
         control_put_u64(reply, "generated", record->n_generated);
         control_put_u64(reply, "asked_milli", record->asked_milli);
-        control_put_u64(reply, "cap_milli", record->n_stretches ? record->stretches[record->n_stretches - 1].cap_milli : 0);
+        control_put_u64(reply, "cap_milli",
+                        record->n_stretches ? record->stretches[record->n_stretches - 1].cap_milli : 0);
         control_put_u64(reply, "activations", record->activations);
         control_put_u64(reply, "experts_milli", layer_rows ? 1000 * record->activations / layer_rows : 0);
         control_put_u64(reply, "wait_nsec", elapsed(trace, trace->started));
@@ -104,7 +105,7 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
 
         control_begin_array(reply, "requests");
         n = list_running(reply, peer, limit);
-        for (size_t i = 0; (record = history_at(&peer->server->history, i)); i++) {
+        list_for_each(record, &peer->server->history.records, link) {
                 if (n == limit || reply->size >= EXPLAIN_FULL)
                         break;
                 if (!peer_may_know(peer, record->uid))
@@ -118,7 +119,7 @@ void explain_list(struct control_builder *reply, const struct peer *peer, uint64
 static const struct record *find_ended(const struct history *history, uint64_t number) {
         const struct record *record;
 
-        for (size_t i = 0; (record = history_at(history, i)); i++)
+        list_for_each(record, &history->records, link)
                 if (record->trace.number == number)
                         return record;
         return NULL;

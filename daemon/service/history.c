@@ -65,18 +65,59 @@ int record_new(struct record **ret, const struct stream *stream, const char *out
         return 0;
 }
 
+void history_init(struct history *history) {
+        *history = (struct history) { .n = 0 };
+        list_init(&history->records);
+}
+
 void history_deinit(struct history *history) {
-        for (size_t i = 0; i < HISTORY_MAX; i++)
-                record_free(history->records[i]);
+        struct record *record, *next;
+
+        list_for_each_safe(record, next, &history->records, link)
+                record_free(record);
+}
+
+static struct history_owner *history_owner(struct history *history, uid_t uid) {
+        struct history_owner *free = NULL;
+
+        for (size_t i = 0; i < ELEMENTS(history->owners); i++) {
+                struct history_owner *owner = &history->owners[i];
+
+                if (owner->n > 0 && owner->uid == uid)
+                        return owner;
+                if (owner->n == 0 && !free)
+                        free = owner;
+        }
+        free->uid = uid;
+        return free;
+}
+
+static uint32_t most_of_one(const struct history *history) {
+        uint32_t most = 0;
+
+        for (size_t i = 0; i < ELEMENTS(history->owners); i++)
+                most = MAX(most, history->owners[i].n);
+        return most;
+}
+
+/* Of all who have most, the oldest. */
+static void history_forget(struct history *history) {
+        struct record *record = list_entry(history->records.prev, struct record, link);
+        uint32_t most = most_of_one(history);
+
+        while (record->owner->n < most)
+                record = list_entry(record->link.prev, struct record, link);
+        list_unlink(&record->link);
+        record->owner->n--;
+        history->n--;
+        record_free(record);
 }
 
 void history_add(struct history *history, struct record *record) {
-        struct record **place = &history->records[history->n++ % HISTORY_MAX];
-
-        record_free(*place);
-        *place = record;
-}
-
-const struct record *history_at(const struct history *history, size_t i) {
-        return i < MIN(history->n, (uint64_t) HISTORY_MAX) ? history->records[(history->n - 1 - i) % HISTORY_MAX] : NULL;
+        record->owner = history_owner(history, record->uid);
+        record->owner->n++;
+        history->n++;
+        list_append(history->records.next, &record->link);
+        if (history->n > HISTORY_MAX)
+                history_forget(history);
 }

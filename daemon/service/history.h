@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* The requests that ended last. One thread. */
+/* The requests that ended last. All users share the room: while it is full, whoever has most of it loses the oldest of
+ * his, so that nobody's many requests push out another's few. One thread. */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/list.h"
 #include "trace.h"
 
 enum {
@@ -16,6 +18,11 @@ enum {
 
 struct stream;
 struct stream_cap;
+
+struct history_owner {
+        uid_t uid;
+        uint32_t n; /* records; 0: the place is free */
+};
 
 /* A request, apart from the objects that made it. */
 struct record {
@@ -30,6 +37,8 @@ struct record {
         uint32_t n_stretches, n_omitted; /* omitted: between the first and the last half of them */
         const char *outcome;             /* "running", "waiting", "end", "length", "stop", "cancelled", "error" */
         char *sentence;                  /* why it was an error, or ended early; else NULL */
+        struct list link;                /* in history.records */
+        struct history_owner *owner;     /* while it is there */
 };
 
 /* A record of the stream as it is now. -ENOMEM. */
@@ -39,12 +48,12 @@ void record_free(struct record *record);
 void record_freep(struct record **record);
 
 struct history {
-        struct record *records[HISTORY_MAX];
-        uint64_t n; /* ever; the newest is records[(n - 1) % HISTORY_MAX] */
+        struct list records; /* the newest first */
+        uint32_t n;
+        struct history_owner owners[HISTORY_MAX + 1]; /* of them; the last one is for who comes while all are others' */
 };
 
+void history_init(struct history *history);
 void history_deinit(struct history *history);
-/* Takes the record, and forgets the oldest. */
+/* Takes the record; beyond HISTORY_MAX one is forgotten. */
 void history_add(struct history *history, struct record *record);
-/* The newest is number 0; NULL behind the oldest. */
-const struct record *history_at(const struct history *history, size_t i);

@@ -16,9 +16,9 @@ enum {
         LISTENER_E_SOCKET, /* it cannot be had; the reason says why */
 };
 
-/* Listens on `fd` if it is one (0 or above; taken over; `path` may be NULL then), else on a new socket at `path` with `mode`. A socket file that
- * nobody listens on is replaced; a lock beside it (path.lock) makes sure that it is nobody's. Negative errno, or
- * LISTENER_E_SOCKET. */
+/* Listens on `fd` if it is one (0 or above; taken over; `path` may be NULL then), else on a new socket at `path` with
+ * `mode`. A socket file that nobody listens on is replaced; a lock beside it (path.lock) makes sure that it is
+ * nobody's. Negative errno, or LISTENER_E_SOCKET. */
 int listener_new(struct listener **ret, struct server *server, int fd, const char *path, mode_t mode,
                  struct reason *reason);
 /* Stops listening; removes a socket file that it made. Takes NULL. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Forward passes over many rows of prompts that are interrupted at every layer: the loop computes one layer, looks after
- * everybody, and asks the scheduler what is next. A stream in such a pass has rows_flying; it is neither evicted nor
- * freed until the pass has landed, and is only marked when it is cancelled or its client goes. When all of a pass's are
- * marked, the pass is given up. */
+/* Forward passes over many rows of prompts that are interrupted at every layer: the loop computes one layer, looks
+ * after everybody, and asks the scheduler what is next. A stream in such a pass has rows_flying; it is neither evicted
+ * nor freed until the pass has landed, and is only marked when it is cancelled or its client goes. When all of a pass's
+ * are marked, the pass is given up. */
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -35,8 +35,8 @@ int loop_init(struct loop *loop);
 /* All sources must have been removed. */
 void loop_deinit(struct loop *loop);
 
-/* Calls back each time `fd` becomes readable or hangs up (an edge: the callback takes all there is, or remembers that it
- * did not). Watches until removed. The descriptor stays the caller's, who closes it after loop_source_remove(). */
+/* Calls back each time `fd` becomes readable or hangs up (an edge: the callback takes all there is, or remembers that
+ * it did not). Watches until removed. The descriptor stays the caller's, who closes it after loop_source_remove(). */
 int loop_watch(struct loop *loop, struct loop_source *source, int fd, loop_callback callback, void *userdata);
 /* Accepts connections on `fd`, close-on-exec and non-blocking. After an error it accepts no more until
  * loop_source_resume(), so that a shortage of descriptors does not become a busy loop. */

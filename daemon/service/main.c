@@ -202,8 +202,8 @@ int main(int argc, char **argv) {
         log_set_level(config->log_level);
         if (config->n_models == 0) {
                 config_free(config);
-                log_error("there is no model to serve, and the demo model was not installed: name one with --model NAME=FILE, "
-                          "or in a [Model NAME] section of moed.conf");
+                log_error("there is no model to serve, and the demo model was not installed: name one with "
+                          "--model NAME=FILE, or in a [Model NAME] section of moed.conf");
                 return EX_CONFIG;
         }
         prepare_process();

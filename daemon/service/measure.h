@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Finds out what forward passes cost on this machine, by passes over nothing while nobody asks for anything. They are given
- * up as soon as somebody does, between two layers, and count in no one's figures. */
+/* Finds out what forward passes cost on this machine, by passes over nothing while nobody asks for anything. They are
+ * given up as soon as somebody does, between two layers, and count in no one's figures. */
 
 struct server;
 

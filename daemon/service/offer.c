@@ -94,8 +94,8 @@ static void offer_init_sched(struct offer *offer) {
         offer->sched.short_rows_max = offer->server->config->prompt_rows_max;
 }
 
-/* As many rows of a long pass as the configuration wants, or as memory should be given for. Asks of a file that no model
- * uses yet. */
+/* As many rows of a long pass as the configuration wants, or as memory should be given for. Asks of a file that no
+ * model uses yet. */
 static int offer_long_rows(const struct offer *offer, struct model_file *file, const struct model_options *model,
                            uint32_t *ret) {
         const struct config *config = offer->server->config;
@@ -203,9 +203,9 @@ static void offer_log(const struct offer *offer) {
         const struct model_info *info = model_info(offer->model);
 
         log_line(LOG_INFO, log_fields(offer),
-                 "model %s: %s, %.1f M parameters, %u layers, %u of %u experts, context %u, %u KV pages, %s", offer->name,
-                 info->architecture, (double) info->parameters / 1e6, info->layers, info->experts_used, info->experts,
-                 info->context, info->kv_pages, offer->file);
+                 "model %s: %s, %.1f M parameters, %u layers, %u of %u experts, context %u, %u KV pages, %s",
+                 offer->name, info->architecture, (double) info->parameters / 1e6, info->layers, info->experts_used,
+                 info->experts, info->context, info->kv_pages, offer->file);
         offer_log_calibration(offer);
 }
 
@@ -261,8 +261,8 @@ struct warming {
         int result;
 };
 
-/* The page cache counts as free, and the weights that are in it with it. What does not fit is left to be read when it is
- * needed: whoever reads ahead then pushes out what was read before. */
+/* The page cache counts as free, and the weights that are in it with it. What does not fit is left to be read when it
+ * is needed: whoever reads ahead then pushes out what was read before. */
 static bool warming_fits(const struct warming *warming) {
         return warming->bytes + warming->bytes / 16 <= backend_cpu_memory();
 }
@@ -275,8 +275,8 @@ static long pages_waited_for(void) {
 }
 
 /* Parts that the disk gave follow each other at once. One that was there already had only to be mapped, which costs
- * nothing but the time of a core; all cores compute while a forward pass runs, and each of its loops ends when the last of
- * them has. */
+ * nothing but the time of a core; all cores compute while a forward pass runs, and each of its loops ends when the last
+ * of them has. */
 static void warming_rest(const struct warming *warming, long *waited_for) {
         const struct timespec rest = { .tv_nsec = 100 * NSEC_PER_MSEC };
         long before = *waited_for;

@@ -27,15 +27,15 @@ void offer_unuse(struct offer *offer);
 /* One that is idle begins to load; its streams wait until it is ready. */
 void offer_wake(struct offer *offer);
 
-/* Something ended, or a rule has changed: streams that wait may have a chance now, also those of another model, because a
- * quota is over all of them. */
+/* Something ended, or a rule has changed: streams that wait may have a chance now, also those of another model, because
+ * a quota is over all of them. */
 void offers_admit(struct server *server);
 /* The configuration has changed, or the offers: each gets what the one says about the other. */
 void offers_configure(struct server *server);
 /* Frees retired offers without users. Not while a forward pass runs. */
 void offers_reap(struct server *server);
-/* Puts to rest what was unused for long enough. Returns in how many nanoseconds the next one will have been; UINT64_MAX:
- * none. Not while a forward pass runs. */
+/* Puts to rest what was unused for long enough. Returns in how many nanoseconds the next one will have been;
+ * UINT64_MAX: none. Not while a forward pass runs. */
 uint64_t offers_rest(struct server *server, uint64_t now);
 /* "ready", "idle", "loading". */
 const char *offer_state_name(const struct offer *offer);

@@ -31,7 +31,7 @@ struct options {
 
 /* Reads the command line. -1: go on; else the exit status (--help, --version, or a mistake, which has been told). */
 int options_parse(struct options *ret, int argc, char **argv);
-/* Reads the configuration and applies the options. Without any model to serve the one that comes with moed is added, if it is
- * there, and that is told. What is wrong goes to the log, or to `out` if that is not NULL. The last mistake is in
+/* Reads the configuration and applies the options. Without any model to serve the one that comes with moed is added, if
+ * it is there, and that is told. What is wrong goes to the log, or to `out` if that is not NULL. The last mistake is in
  * `reason`. CONFIG_E_INVALID, negative errno. */
 int options_load_config(const struct options *options, struct config **ret, FILE *out, struct reason *reason);

@@ -26,7 +26,8 @@ static inline bool outbox_empty(const struct outbox *outbox) {
 
 /* Copies the event. -ENOMEM. */
 int outbox_put(struct outbox *outbox, const struct wire_completion *event);
-/* Puts `event` with a text of any length, UTF-8 characters whole: what does not fit follows in WIRE_EVENT_TEXT. -ENOMEM. */
+/* Puts `event` with a text of any length, UTF-8 characters whole: what does not fit follows in WIRE_EVENT_TEXT.
+ * -ENOMEM. */
 int outbox_put_text(struct outbox *outbox, const struct wire_completion *event, const char *text, size_t length);
 /* The same for the last event of a request: what does not fit goes ahead of it, in events of kind `before`. -ENOMEM. */
 int outbox_put_last(struct outbox *outbox, enum wire_event before, const struct wire_completion *event,

@@ -61,8 +61,9 @@ static struct stream *pages_next(struct offer *offer) {
         return next;
 }
 
-/* Gives a sequence room for all of `tokens`, if need be at the cost of what only the prefix cache has, but of that nothing
- * in vain. One page for each stream that runs is left over: else the next token of one of them would undo the admission. */
+/* Gives a sequence room for all of `tokens`, if need be at the cost of what only the prefix cache has, but of that
+ * nothing in vain. One page for each stream that runs is left over: else the next token of one of them would undo the
+ * admission. */
 static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32_t tokens, int *ret_error) {
         uint32_t need = DIV_ROUND_UP(tokens, (uint32_t) KV_PAGE_TOKENS) - sequence_pages(sequence);
         uint32_t n_free = model_kv_pages_free(offer->model);
@@ -86,18 +87,6 @@ static bool pages_may_take(const struct stream *victim, const struct stream *new
                victim->tenant->pages >= pages_own(victim) + newcomer->tenant->pages + need;
 }
 
-/* One has begun. When others waited for that, it tells how long the queue takes to move up by one. */
-static void pages_count_turn(struct offer *offer) {
-        uint64_t now, turn;
-
-        if (offer->queued == 0)
-                return;
-        now = now_nsec();
-        turn = now - offer->queued;
-        offer->turn_nsec = offer->turn_nsec ? offer->turn_nsec - offer->turn_nsec / 8 + turn / 8 : turn;
-        offer->queued = now;
-}
-
 static void pages_start(struct stream *stream, struct sequence *sequence) {
         struct offer *offer = stream->offer;
 
@@ -115,7 +104,6 @@ static void pages_start(struct stream *stream, struct sequence *sequence) {
         if (stream->n_cached > 0)
                 stream_tell_progress(stream);
         quota_trim(offer->server, stream->tenant);
-        pages_count_turn(offer);
         stream_schedule(stream);
 }
 
@@ -170,10 +158,6 @@ void pages_admit(struct offer *offer) {
                         break;
         }
         quota_refuse(offer);
-        if (offer->n_waiting == 0)
-                offer->queued = 0;
-        else if (offer->queued == 0)
-                offer->queued = now_nsec();
 }
 
 bool pages_extend(struct stream *stream) {
@@ -199,27 +183,5 @@ bool pages_extend(struct stream *stream) {
                 return false;
         }
         quota_trim(offer->server, stream->tenant);
-        return true;
-}
-
-uint32_t pages_position(const struct stream *stream) {
-        uint32_t position = 1;
-        struct stream *other;
-
-        list_for_each(other, &stream->offer->waiting, place) {
-                if (other == stream)
-                        break;
-                position++;
-        }
-        return position;
-}
-
-bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret) {
-        const struct offer *offer = stream->offer;
-        uint64_t all, gone = offer->queued ? now - offer->queued : 0;
-
-        if (offer->turn_nsec == 0 || !mul_u64(offer->turn_nsec, pages_position(stream), &all))
-                return false;
-        *ret = all > gone ? all - gone : 0;
         return true;
 }

@@ -19,14 +19,9 @@ void pages_admit(struct offer *offer);
 /* Reserves room for the next row of a running stream, at another's cost if need be. False: the stream itself was put
  * back to wait. */
 bool pages_extend(struct stream *stream);
-/* Writes into each tenant (tenant->pages) how many pages of this model count for it: what its running streams alone have,
- * and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams that has
- * most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
+/* Writes into each tenant (tenant->pages) how many pages of this model count for it: what its running streams alone
+ * have, and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams
+ * that has most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
 struct tenant *pages_count(struct offer *offer);
 /* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back. NULL: all are. */
 struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant);
-/* Position in the queue of a waiting stream, from 1. */
-uint32_t pages_position(const struct stream *stream);
-/* In how many nanoseconds it will begin, if those before it begin as others did of late. False: nobody has waited so
- * far, so nothing is known. */
-bool pages_estimate(const struct stream *stream, uint64_t now, uint64_t *ret);

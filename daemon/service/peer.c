@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "account.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
@@ -60,51 +61,6 @@ static int peer_on_bell(void *userdata, int result) {
         return 0;
 }
 
-int peer_match(const struct peer *peer, struct policy_match *ret) {
-        _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups are passed as they are");
-        const struct credentials *c = &peer->credentials;
-        struct policy_identity identity = { .unit = peer->unit[0] ? peer->unit : NULL, .uid = c->uid };
-        _cleanup_(freep) uint32_t *gids = NULL;
-
-        gids = malloc((c->n_groups + 1) * sizeof(*gids));
-        if (!gids)
-                return -ENOMEM;
-        gids[0] = c->gid;
-        if (c->n_groups > 0)
-                memcpy(gids + 1, c->groups, c->n_groups * sizeof(*gids));
-        identity.gids = gids;
-        identity.n_gids = c->n_groups + 1;
-        policy_book_lookup(&peer->server->policies, &identity, ret);
-        return 0;
-}
-
-int peer_update_policy(struct peer *peer) {
-        struct policy_match match;
-        struct trace_rules rules;
-        struct tenant *tenant;
-        int r;
-
-        r = peer_match(peer, &match);
-        if (r == 0)
-                r = trace_rules_init(&rules, &match);
-        if (r < 0)
-                return r;
-        r = tenants_get(&peer->server->tenants, &match, &tenant);
-        if (r < 0) {
-                trace_rules_deinit(&rules);
-                return r;
-        }
-        trace_rules_deinit(&peer->rules);
-        peer->rules = rules;
-        if (peer->tenant)
-                peer->tenant->n_connections--;
-        tenant_unref(peer->tenant);
-        peer->tenant = tenant;
-        tenant->n_connections++;
-        peer->policy = match.policy;
-        return 0;
-}
-
 bool peer_is_root(const struct peer *peer) {
         return peer->credentials.uid == 0 || peer->credentials.uid == geteuid();
 }
@@ -124,6 +80,7 @@ static int peer_init(struct peer *peer, struct server *server, int socket, struc
                 .bell = -1, .wake = -1, .outbox = OUTBOX_NULL,
         };
         list_init(&peer->link);
+        list_init(&peer->fellows);
         list_init(&peer->streams);
         list_init(&peer->stalled);
         r = credentials_read(&peer->credentials, socket);
@@ -140,7 +97,9 @@ static int peer_init(struct peer *peer, struct server *server, int socket, struc
         r = users_get(&server->users, peer->credentials.uid, &peer->user);
         if (r < 0)
                 return r;
-        r = peer_update_policy(peer);
+        r = account_enter(peer);
+        if (r == 0)
+                r = account_update(peer->tenant);
         return r < 0 ? r : control_socket_prepare(socket);
 }
 
@@ -182,6 +141,16 @@ static void peer_unmap(struct peer *peer) {
         user_charge_deinit(&peer->arena_charge);
 }
 
+/* Those who stay may have another policy without it. */
+static void peer_leave_account(struct peer *peer) {
+        struct tenant *tenant = peer->tenant ? tenant_ref(peer->tenant) : NULL;
+
+        account_leave(peer);
+        if (tenant && account_update(tenant) < 0)
+                log_error("no memory to give %s its new policy", tenant->name);
+        tenant_unref(tenant);
+}
+
 void peer_free(struct peer *peer) {
         struct stream *stream, *next;
 
@@ -197,9 +166,7 @@ void peer_free(struct peer *peer) {
         outbox_deinit(&peer->outbox);
         user_charge_deinit(&peer->connection_charge);
         user_unref(peer->user);
-        if (peer->tenant)
-                peer->tenant->n_connections--;
-        tenant_unref(peer->tenant);
+        peer_leave_account(peer);
         trace_rules_deinit(&peer->rules);
         credentials_deinit(&peer->credentials);
         free(peer);
@@ -402,7 +369,8 @@ static int peer_copy_arena(struct peer *peer, const struct wire_submission *subm
 
         if (submission->length > most)
                 return reason_return(reason, EMSGSIZE,
-                                     "the request has %llu bytes, at most %llu are allowed (PromptBytesMax= in moed.conf)",
+                                     "the request has %llu bytes, at most %llu are allowed (PromptBytesMax= in "
+                                     "moed.conf)",
                                      (unsigned long long) submission->length, (unsigned long long) most);
         block = malloc(MAX(submission->length, UINT64_C(1)));
         if (!block)

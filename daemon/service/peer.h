@@ -30,7 +30,8 @@ struct peer {
         struct user *user;
         struct user_charge connection_charge, arena_charge;
         struct tenant *tenant;
-        struct policy policy; /* its own match: of two peers of one uid, groups may tell other rules */
+        struct list fellows;  /* in tenant->peers */
+        struct policy policy; /* account_match_peer() */
         struct trace_rules rules; /* which say so */
         bool greeted;         /* hello was said, the rings are there */
         bool dead;            /* reaped at the next occasion */
@@ -81,11 +82,6 @@ void peer_publish(struct peer *peer);
 
 /* Sends what is in the box as far as there is room; drops the peer if its ring is broken. */
 void peer_flush(struct peer *peer, struct outbox *outbox);
-/* Looks up its policy and tenant. -ENOMEM. */
-int peer_update_policy(struct peer *peer);
-/* Its policy as of now, and which rules give it. -ENOMEM. */
-int peer_match(const struct peer *peer, struct policy_match *ret);
-
 /* Root, and the daemon's own user: may do everything. */
 bool peer_is_root(const struct peer *peer);
 /* Also members of SERVER_ADMIN_GROUP: may see and change everybody's budgets. */

@@ -46,7 +46,8 @@ static const struct policy_key_info {
         KEY(EXPERTS_MIN, "ExpertsMin", experts_min_milli, VALUE_EXPERTS, 1, POLICY_EXPERTS_MILLI_MAX),
         KEY(WEIGHT, "Weight", weight, VALUE_NUMBER, 1, POLICY_WEIGHT_MAX),
         KEY(CLASS, "Class", class, VALUE_WORD, .words = classes),
-        KEY(LATENCY_TARGET, "LatencyTarget", latency_target_nsec, VALUE_SPAN, NSEC_PER_MSEC, 60 * NSEC_PER_SEC, "infinity"),
+        KEY(LATENCY_TARGET, "LatencyTarget", latency_target_nsec, VALUE_SPAN, NSEC_PER_MSEC, 60 * NSEC_PER_SEC,
+            "infinity"),
         KEY(ACTIVATION_RATE, "ActivationRate", activation_rate, VALUE_NUMBER, 1, UINT64_C(1000000000000), "infinity"),
         KEY(ACTIVATION_BURST, "ActivationBurst", activation_burst, VALUE_NUMBER, 1, UINT64_C(1000000000000000), "auto"),
         KEY(ON_EMPTY, "OnEmpty", on_empty, VALUE_WORD, .words = on_empty),
@@ -147,6 +148,22 @@ void policy_key_format(enum policy_key key, uint64_t value, char ret[static POLI
                 config_format_span(value, ret, POLICY_VALUE_MAX);
         else
                 snprintf(ret, POLICY_VALUE_MAX, "%" PRIu64, value);
+}
+
+const char *policy_key_no_effect(enum policy_key key, uint64_t value) {
+        return key == POLICY_KEY_SESSION_MAX && value > 0 ? "without effect, this version keeps no sessions on disk"
+                                                          : NULL;
+}
+
+bool policy_key_is_shared(enum policy_key key) {
+        switch (key) {
+        case POLICY_KEY_EXPERTS_MAX:
+        case POLICY_KEY_EXPERTS_MIN:
+        case POLICY_KEY_ADAPTIVE:
+                return false;
+        default:
+                return true;
+        }
 }
 
 /* Little-endian, as all that moed runs on: the low bytes of a uint64_t are those of a narrower member. */

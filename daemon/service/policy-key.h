@@ -4,6 +4,7 @@
 /* The keys of a policy: a table of how each is called, read and written, for moed.conf(5), `moectl budget` and every
  * sentence that names one. A value is a number in the unit of its member of struct policy. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/reason.h"
@@ -50,6 +51,11 @@ void policy_key_list(char ret[static POLICY_LIST_MAX]);
 int policy_key_parse(enum policy_key key, const char *text, uint64_t *ret, struct reason *reason);
 /* What policy_key_parse() reads back as the same value. */
 void policy_key_format(enum policy_key key, uint64_t value, char ret[static POLICY_VALUE_MAX]);
+
+/* Why this version does nothing with such a value, or NULL: it does. */
+const char *policy_key_no_effect(enum policy_key key, uint64_t value);
+/* Whether it is a matter of all clients of an account together, and not of each by itself. */
+bool policy_key_is_shared(enum policy_key key);
 
 uint64_t policy_key_get(const struct policy *policy, enum policy_key key);
 void policy_key_put(struct policy *policy, enum policy_key key, uint64_t value);

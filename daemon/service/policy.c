@@ -14,6 +14,8 @@ static const char *const policy_prefixes[] = {
         [POLICY_KIND_UNIT] = "unit:",
 };
 
+static const struct policy built_in = POLICY_DEFAULT;
+
 /* 2^32-1 is no uid or gid: system calls take it for "leave as is". */
 static bool parse_id(const char *text, uint32_t *ret) {
         uint64_t id = 0;
@@ -51,7 +53,8 @@ static int group_find(const char *name, uint32_t *ret) {
         return 0;
 }
 
-static int parse_owner(struct policy_principal *ret, enum policy_kind kind, const char *name, struct reason *reason) {
+static int parse_owner(struct policy_principal *ret, enum policy_kind kind, const char *name, bool names,
+                       struct reason *reason) {
         const char *what = kind == POLICY_KIND_UID ? "user" : "group";
         int r;
 
@@ -61,6 +64,8 @@ static int parse_owner(struct policy_principal *ret, enum policy_kind kind, cons
                                      policy_prefixes[kind], what);
         if (parse_id(name, &ret->id))
                 return 0;
+        if (!names)
+                return reason_return(reason, POLICY_E_SYNTAX, "'%.64s' is not the number of a %s", name, what);
         r = kind == POLICY_KIND_UID ? user_find(name, &ret->id) : group_find(name, &ret->id);
         if (r)
                 return reason_return(reason, r, "there is no %s '%.64s' on this system", what, name);
@@ -87,29 +92,39 @@ static int parse_unit(struct policy_principal *ret, const char *name, struct rea
         if (length == 0 || strspn(name, allowed) != length)
                 return reason_return(reason, POLICY_E_SYNTAX, "'%.64s' is not the name of a systemd unit", name);
         if (length + (whole ? 0 : strlen(".service")) > POLICY_UNIT_MAX)
-                return reason_return(reason, POLICY_E_SYNTAX, "the unit's name is longer than %d bytes", POLICY_UNIT_MAX);
+                return reason_return(reason, POLICY_E_SYNTAX, "the unit's name is longer than %d bytes",
+                                     POLICY_UNIT_MAX);
         memcpy(ret->unit, name, length);
         memcpy(ret->unit + length, whole ? "" : ".service", whole ? 1 : sizeof(".service"));
         return 0;
 }
 
-int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason) {
+static int parse_principal(struct policy_principal *ret, const char *text, bool names, struct reason *reason) {
         struct policy_principal principal = { .kind = POLICY_KIND_DEFAULT };
         int r = 0;
 
         if (strncmp(text, "uid:", 4) == 0)
-                r = parse_owner(&principal, POLICY_KIND_UID, text + 4, reason);
+                r = parse_owner(&principal, POLICY_KIND_UID, text + 4, names, reason);
         else if (strncmp(text, "gid:", 4) == 0)
-                r = parse_owner(&principal, POLICY_KIND_GID, text + 4, reason);
+                r = parse_owner(&principal, POLICY_KIND_GID, text + 4, names, reason);
         else if (strncmp(text, "unit:", 5) == 0)
                 r = parse_unit(&principal, text + 5, reason);
         else if (strcmp(text, "default") != 0)
                 r = reason_return(reason, POLICY_E_SYNTAX,
-                                  "'%.64s' is no principal; write default, uid:NAME, gid:NAME or unit:NAME.service", text);
+                                  "'%.64s' is no principal; write default, uid:NAME, gid:NAME or unit:NAME.service",
+                                  text);
         if (r)
                 return r;
         *ret = principal;
         return 0;
+}
+
+int policy_principal_parse(struct policy_principal *ret, const char *text, struct reason *reason) {
+        return parse_principal(ret, text, true, reason);
+}
+
+int policy_principal_parse_numeric(struct policy_principal *ret, const char *text, struct reason *reason) {
+        return parse_principal(ret, text, false, reason);
 }
 
 void policy_principal_format(const struct policy_principal *principal, char ret[static POLICY_NAME_MAX]) {
@@ -145,7 +160,8 @@ static struct policy_rule *table_find(const struct policy_table *table, const st
         return NULL;
 }
 
-const struct policy_rule *policy_table_find(const struct policy_table *table, const struct policy_principal *principal) {
+const struct policy_rule *policy_table_find(const struct policy_table *table,
+                                            const struct policy_principal *principal) {
         return table_find(table, principal);
 }
 
@@ -211,7 +227,6 @@ int policy_table_set(struct policy_table *table, const struct policy_principal *
 }
 
 void policy_table_clear(struct policy_table *table, const struct policy_principal *principal, enum policy_key key) {
-        struct policy built_in = POLICY_DEFAULT;
         struct policy_rule *rule = table_find(table, principal);
 
         if (!rule)
@@ -262,8 +277,8 @@ int policy_table_write(const struct policy_table *table, char **ret) {
         f = open_memstream(&text, &size);
         if (!f)
                 return -ENOMEM;
-        fputs("# What `moectl budget set --save` has set. moed reads this after moed.conf and its drop-ins, and writes it "
-              "anew\n# with each change.\n", f);
+        fputs("# What `moectl budget set --save` has set. moed reads this after moed.conf and its drop-ins, and writes "
+              "it anew\n# with each change.\n", f);
         for (size_t i = 0; i < table->n_rules; i++) {
                 const struct policy_rule *rule = &table->rules[i];
 
@@ -400,17 +415,40 @@ static bool rule_matches(const struct policy_rule *rule, const struct policy_ide
         case POLICY_KIND_UID:
                 return rule->principal.id == identity->uid;
         case POLICY_KIND_GID:
-                for (size_t i = 0; i < identity->n_gids; i++)
-                        if (rule->principal.id == identity->gids[i])
+                for (size_t i = 0; i < identity->n_groups; i++)
+                        if (rule->principal.id == identity->groups[i])
                                 return true;
-                return false;
+                return rule->principal.id == identity->gid;
         case POLICY_KIND_DEFAULT:
                 return true;
         }
         return false;
 }
 
-void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity, struct policy_match *ret) {
+/* Rules lie in the order of the configuration. */
+static bool rule_precedes(const struct policy_rule *rule, const struct policy_rule *other) {
+        if (!rule || !other)
+                return rule;
+        return rule->principal.kind > other->principal.kind ||
+               (rule->principal.kind == other->principal.kind && rule < other);
+}
+
+static void match_take(struct policy_match *match, enum policy_key key, const struct policy_rule *rule) {
+        match->rules[key] = rule;
+        policy_key_put(&match->policy, key, policy_key_get(rule ? &rule->policy : &built_in, key));
+}
+
+/* Floor and limit may come from different rules; a floor is none above the limit. */
+static void match_finish(struct policy_match *match) {
+        struct policy *policy = &match->policy;
+
+        match_take(match, POLICY_KEY_EXPERTS_MIN, match->rules[POLICY_KEY_EXPERTS_MIN]);
+        if (policy->experts_max_milli > 0)
+                policy->experts_min_milli = MIN(policy->experts_min_milli, policy->experts_max_milli);
+}
+
+void policy_book_lookup(const struct policy_book *book, const struct policy_identity *identity,
+                        struct policy_match *ret) {
         struct policy_match match = {
                 .policy = POLICY_DEFAULT,
                 .principal = { .kind = POLICY_KIND_UID, .id = identity->uid },
@@ -424,16 +462,25 @@ void policy_book_lookup(const struct policy_book *book, const struct policy_iden
                 if (rule->principal.kind == POLICY_KIND_UNIT)
                         match.principal = rule->principal;
                 for (int key = 0; key < _POLICY_KEY_N; key++)
-                        if ((rule->keys & (1u << key)) &&
-                            (!match.rules[key] || match.rules[key]->principal.kind < rule->principal.kind)) {
-                                match.rules[key] = rule;
-                                policy_key_put(&match.policy, key, policy_key_get(&rule->policy, key));
-                        }
+                        if ((rule->keys & (1u << key)) && rule_precedes(rule, match.rules[key]))
+                                match_take(&match, key, rule);
         }
-        /* The two may come from different rules; a floor is none above the limit. */
-        if (match.policy.experts_max_milli > 0)
-                match.policy.experts_min_milli = MIN(match.policy.experts_min_milli, match.policy.experts_max_milli);
+        match_finish(&match);
         *ret = match;
+}
+
+void policy_match_join(struct policy_match *match, const struct policy_match *other) {
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (rule_precedes(other->rules[key], match->rules[key]))
+                        match_take(match, key, other->rules[key]);
+        match_finish(match);
+}
+
+void policy_match_share(struct policy_match *match, const struct policy_match *account) {
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                if (policy_key_is_shared(key))
+                        match_take(match, key, account->rules[key]);
+        match_finish(match);
 }
 
 void policy_match_explain(const struct policy_match *match, enum policy_key key, struct reason *ret) {

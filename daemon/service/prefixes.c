@@ -11,8 +11,8 @@
 #include "quota.h"
 #include "stream.h"
 
-/* Tokens from the beginning whose pages may be another's: where prompts have an arithmetic of their own, a page with rows
- * that were generated is nobody's prompt. */
+/* Tokens from the beginning whose pages may be another's: where prompts have an arithmetic of their own, a page with
+ * rows that were generated is nobody's prompt. */
 static uint32_t sharable(const struct stream *stream) {
         bool differ = stream->offer->server->backend->flags & BACKEND_PROMPTS;
 
@@ -139,7 +139,8 @@ static bool is_ahead(const struct stream *a, const struct stream *b) {
         return length > other || (length == other && a->serial < b->serial);
 }
 
-/* Whether it will make the page whole that it has begun; one that cannot go on, as its client does not read, may not. */
+/* Whether it will make the page whole that it has begun; one that cannot go on, as its client does not read, may
+ * not. */
 static bool is_making(const struct stream *stream) {
         uint32_t end = (stream->prefix.pages + 1) * KV_PAGE_TOKENS;
 

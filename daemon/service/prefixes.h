@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What streams of one uid have in common is computed once: the prefix cache of each offer (engine/prefix.h), with a space
- * for each uid, whose pages are charged to tenants. Idle pages count as free to everybody else: they are given back
- * before anybody has to wait. */
+/* What streams of one uid have in common is computed once: the prefix cache of each offer (engine/prefix.h), with a
+ * space for each uid, whose pages are charged to tenants. Idle pages count as free to everybody else: they are given
+ * back before anybody has to wait. */
 
 #include <stdbool.h>
 #include <stdint.h>

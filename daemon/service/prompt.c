@@ -102,6 +102,7 @@ int prompt_tokenize(struct token_list *out, const struct request *request, const
                 flags |= TOKENIZE_SPECIAL;
         if (!(request->flags & WIRE_GENERATE_NO_BOS))
                 flags |= TOKENIZE_BOS;
-        return prompt_error(tokenizer_encode(model_tokenizer(model), request->prompt, request->prompt_bytes, flags, out),
+        return prompt_error(tokenizer_encode(model_tokenizer(model), request->prompt, request->prompt_bytes, flags,
+                                             out),
                             reason);
 }

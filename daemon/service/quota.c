@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "account.h"
 #include "base/util.h"
 #include "config-value.h"
 #include "offer.h"
@@ -77,9 +78,8 @@ bool quota_kv_fits(const struct stream *stream) {
 static void explain(const struct stream *stream, enum policy_key key, struct reason *ret) {
         struct policy_match match;
 
-        *ret = (struct reason) REASON_INIT;
-        if (peer_match(stream->peer, &match) == 0)
-                policy_match_explain(&match, key, ret);
+        account_match_peer(stream->peer, &match);
+        policy_match_explain(&match, key, ret);
 }
 
 /* Whether anything but this stream, that could end and make room, counts against the quota. */
@@ -180,7 +180,8 @@ static bool refuse_excess(struct stream *stream) {
         if (max == 0 || !queues(stream) || queue_length(stream->offer->server, stream->tenant) <= max)
                 return false;
         explain(stream, POLICY_KEY_QUEUE_MAX, &rule);
-        reason_set(&reason, "%" PRIu32 " requests of %s wait already; allowed is %s", max, stream->tenant->name, rule.text);
+        reason_set(&reason, "%" PRIu32 " requests of %s wait already; allowed is %s", max, stream->tenant->name,
+                   rule.text);
         stream_fail(stream, EDQUOT, reason.text);
         return true;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* KvMax= and QueueMax= of a principal: what it may hold of the memory for keys and values, over all models, and how many of
- * its requests may wait. Who is inside its quota never gets an error: what finds no room in it waits, or pauses and is
- * computed again. An error gets only who asks for what the quota can never hold, or comes when the queue is full; and a
- * generation that fills the quota by itself ends there, as it would at the end of the context. */
+/* KvMax= and QueueMax= of a principal: what it may hold of the memory for keys and values, over all models, and how
+ * many of its requests may wait. Who is inside its quota never gets an error: what finds no room in it waits, or pauses
+ * and is computed again. An error gets only who asks for what the quota can never hold, or comes when the queue is
+ * full; and a generation that fills the quota by itself ends there, as it would at the end of the context. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,8 +23,8 @@ bool quota_applies(const struct offer *offer);
 bool quota_kv_fits(const struct stream *stream);
 /* Before a running stream gets another page. False: it was put back to wait, or has ended. */
 bool quota_kv_extend(struct stream *stream);
-/* What a tenant has in the prefix cache counts as well, but gives way to what its streams use: gives back what is too much
- * by now. */
+/* What a tenant has in the prefix cache counts as well, but gives way to what its streams use: gives back what is too
+ * much by now. */
 void quota_trim(const struct server *server, struct tenant *tenant);
 /* After all that can begin have begun: refuses what may not wait, the youngest first, and what could never begin. */
 void quota_refuse(struct offer *offer);

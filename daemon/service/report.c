@@ -3,10 +3,11 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "account.h"
 #include "base/util.h"
 #include "chat.h"
+#include "estimate.h"
 #include "offer.h"
-#include "pages.h"
 #include "peer.h"
 #include "prefixes.h"
 #include "quota.h"
@@ -86,7 +87,6 @@ void report_model(struct control_builder *reply, const struct offer *offer) {
 static void report_request(struct control_builder *reply, const struct stream *stream) {
         uint64_t row_layers = (uint64_t) stream->rows_seen * model_info(stream->offer->model)->moe_layers;
         const struct stream_cap *cap = &stream->caps[stream->n_caps - 1];
-        uint64_t estimate;
 
         control_put_u64(reply, "number", stream->serial);
         control_put_string(reply, "model", stream->offer->name);
@@ -101,9 +101,9 @@ static void report_request(struct control_builder *reply, const struct stream *s
         control_put_u64(reply, "kv_pages", stream->sequence ? sequence_pages(stream->sequence) : 0);
         if (stream->state != STREAM_WAITING)
                 return;
-        control_put_u64(reply, "position", pages_position(stream));
-        if (pages_estimate(stream, now_nsec(), &estimate))
-                control_put_u64(reply, "estimate_nsec", estimate);
+        control_put_u64(reply, "position", stream->position);
+        if (stream->begins != UINT64_MAX)
+                control_put_u64(reply, "estimate_nsec", stream->begins);
 }
 
 static void report_requests(struct control_builder *reply, const struct peer *peer, uint64_t *omitted) {
@@ -130,7 +130,7 @@ static void report_peer(struct control_builder *reply, const struct peer *peer, 
                         pages += sequence_pages(stream->sequence);
                 cap = MAX(cap, (uint64_t) stream_cap_milli(stream));
                 if (stream->state == STREAM_WAITING && position == 0)
-                        position = pages_position(stream);
+                        position = stream->position;
         }
         control_put_u64(reply, "pid", (uint64_t) peer->credentials.pid);
         control_put_u64(reply, "uid", peer->credentials.uid);
@@ -157,6 +157,7 @@ void report_peers(struct control_builder *reply, const struct server *server, co
         uint64_t omitted = 0;
         struct peer *peer;
 
+        estimate_waiting(server);
         control_begin_array(reply, "peers");
         list_for_each(peer, &server->peers, link) {
                 if (peer->dead || (only && peer->user != only) || !report_room(reply, &omitted))
@@ -215,7 +216,8 @@ static const struct counter counters_of_texts[] = {
 
 #undef COUNTER
 
-static void report_each(struct control_builder *reply, const struct metrics *m, const struct counter *counters, size_t n) {
+static void report_each(struct control_builder *reply, const struct metrics *m, const struct counter *counters,
+                        size_t n) {
         for (size_t i = 0; i < n; i++)
                 control_put_u64(reply, counters[i].name,
                                 *(const uint64_t *) ((const char *) m + counters[i].offset));
@@ -299,22 +301,12 @@ static void report_policy(struct control_builder *reply, const struct policy_mat
         control_end(reply);
 }
 
-/* Of a principal without a connection the rules are not known: those of its groups could count. */
-static struct policy_match tenant_match(const struct server *server, const struct tenant *tenant) {
-        struct policy_match match = { .policy = tenant->principal.policy };
-        struct peer *peer;
-
-        list_for_each(peer, &server->peers, link)
-                if (peer->tenant == tenant && !peer->dead && peer_match(peer, &match) == 0)
-                        break;
-        return match;
-}
-
-static void report_tenant(struct control_builder *reply, const struct server *server, const struct tenant *tenant,
-                          bool all) {
+static void report_tenant(struct control_builder *reply, const struct tenant *tenant, bool all) {
         const struct principal *p = &tenant->principal;
-        struct policy_match match = tenant_match(server, tenant);
+        struct policy_match match = { .policy = p->policy };
 
+        /* Of a principal without a connection the rules are not known: those of its groups could count. */
+        (void) account_match(tenant, &match);
         control_begin_map(reply, NULL);
         control_put_string(reply, "principal", tenant->name);
         report_policy(reply, &match, all);
@@ -360,7 +352,7 @@ void report_budgets(struct control_builder *reply, const struct server *server, 
         list_for_each(tenant, &server->tenants.list, link)
                 if ((!only || tenant == only) && (!one || policy_principal_equal(&tenant->who, one)) &&
                     report_room(reply, &omitted))
-                        report_tenant(reply, server, tenant, one != NULL);
+                        report_tenant(reply, tenant, one != NULL);
         control_end(reply);
         if (!only)
                 report_rules(reply, policy_book_rules(&server->policies), one, &omitted);

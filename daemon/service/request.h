@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What a client asked for: a wire_generate and what follows it, copied out of the arena once and checked once. Everything
- * here points into that private copy. */
+/* What a client asked for: a wire_generate and what follows it, copied out of the arena once and checked once.
+ * Everything here points into that private copy. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,12 +35,14 @@ struct request_message {
         uint32_t length;
 };
 
-/* Checks `length` bytes at `block` (malloc()ed, aligned to 8). On success takes the block; else returns an errno, positive,
- * for the client (EINVAL, EMSGSIZE), says why, and the block stays the caller's. `prompt_max`: most bytes of a prompt. */
+/* Checks `length` bytes at `block` (malloc()ed, aligned to 8). On success takes the block; else returns an errno,
+ * positive, for the client (EINVAL, EMSGSIZE), says why, and the block stays the caller's. `prompt_max`: most bytes of
+ * a prompt. */
 int request_parse(struct request *ret, char *block, size_t length, uint64_t prompt_max, struct reason *reason);
 void request_deinit(struct request *request);
 
 /* Token ids of a WIRE_PROMPT_TOKENS; the copy is aligned for them or not, so they are read one by one. */
 int32_t request_token(const struct request *request, uint32_t i);
-/* Reads the message at *offset of a WIRE_PROMPT_MESSAGES and moves on; false at the end. The request has been checked. */
+/* Reads the message at *offset of a WIRE_PROMPT_MESSAGES and moves on; false at the end. The request has been
+ * checked. */
 bool request_message(const struct request *request, uint32_t *offset, struct request_message *ret);

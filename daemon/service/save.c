@@ -87,7 +87,8 @@ static void save_drop(struct loader_job *job) {
 int save_check(const struct server *server, struct reason *reason) {
         if (server->config->saved_path)
                 return 0;
-        return reason_return(reason, ENOENT, "there is no folder to save it in: neither STATE_DIRECTORY nor HOME is set");
+        return reason_return(reason, ENOENT,
+                             "there is no folder to save it in: neither STATE_DIRECTORY nor HOME is set");
 }
 
 int save_budgets(struct server *server, struct peer *peer, uint64_t id) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "account.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "change.h"
@@ -165,6 +166,7 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         list_init(&server->graves);
         users_init(&server->users, &limits);
         tenants_init(&server->tenants);
+        history_init(&server->history);
         scheduler_init(&server->scheduler);
         server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
@@ -358,23 +360,20 @@ void server_drain(struct server *server) {
 }
 
 int server_apply_policies(struct server *server) {
-        struct stream *stream;
+        struct tenant *tenant;
         struct peer *peer;
         int r;
 
         offers_admit(server);
         list_for_each(peer, &server->peers, link) {
-                if (peer->dead)
-                        continue;
-                r = peer_update_policy(peer);
+                r = peer->dead ? 0 : account_enter(peer);
                 if (r < 0)
                         return r;
-                list_for_each(stream, &peer->streams, link) {
-                        stream_move(stream, peer->tenant);
-                        r = stream_update_policy(stream);
-                        if (r < 0)
-                                return r;
-                }
+        }
+        list_for_each(tenant, &server->tenants.list, link) {
+                r = account_update(tenant);
+                if (r < 0)
+                        return r;
         }
         return 0;
 }

@@ -72,8 +72,6 @@ struct offer {
         struct prefix_cache *prefixes;
         bool shares_prefixes; /* else nothing is put into it, and nothing looked for */
         struct list accounts; /* struct prefix_account */
-        uint64_t queued;    /* nsec: since when the first that waits has been the first; 0: none waits */
-        uint64_t turn_nsec; /* how long that takes, in the mean of late; 0: nobody has waited yet */
         bool admit; /* a stream or pages came: waiting ones may have a chance */
         struct step_part *parts; /* of the iteration that is being formed or run: [rows_max] */
         struct stream **streams; /* whose they are */

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "estimate.h"
 #include "offer.h"
 #include "pages.h"
 #include "peer.h"
@@ -209,6 +210,7 @@ static void stream_record(struct stream *stream, const char *outcome, const char
         struct record *record;
 
         stream->trace.ended = now_nsec();
+        estimate_learn(stream);
         if (record_new(&record, stream, outcome, sentence) == 0)
                 history_add(&stream_server(stream)->history, record);
 }
@@ -352,8 +354,9 @@ static int stream_check_tokens(const struct stream *stream, struct reason *reaso
         if (stream_scores(stream) && stream->tokens.n < 2)
                 return reason_return(reason, EINVAL, "the prompt has one token, and the first of a text is not scored");
         if (prompt_max > 0 && stream->tokens.n > prompt_max)
-                return reason_return(reason, EMSGSIZE, "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf "
-                                     "allows no more", stream->tokens.n, prompt_max);
+                return reason_return(reason, EMSGSIZE,
+                                     "the prompt has %zu tokens; PromptMax=%u of [Limits] in moed.conf allows no more",
+                                     stream->tokens.n, prompt_max);
         if (stream_scores(stream) && stream->tokens.n == info->context)
                 return 0;
         if (stream->tokens.n >= info->context)
@@ -517,8 +520,8 @@ void stream_evict(struct stream *stream) {
         list_append(&other->place, &stream->place);
 }
 
-/* Of so many rows from `position` on, how many at their end have logits that count: of a prompt that is scored all whose
- * tokens were not told before an eviction. */
+/* Of so many rows from `position` on, how many at their end have logits that count: of a prompt that is scored all
+ * whose tokens were not told before an eviction. */
 static uint32_t stream_logits(const struct stream *stream, uint32_t position, uint32_t rows) {
         uint32_t end = position + rows, told = stream->n_generated;
 
@@ -649,7 +652,8 @@ static void stream_choose(struct stream *stream, const struct step_part *part) {
 
 /* Tells of each row's successor how likely it was. */
 static void stream_score(struct stream *stream, const struct step_part *part) {
-        uint32_t vocab = model_info(stream->offer->model)->vocab, row = sequence_length(stream->sequence) - part->logits;
+        uint32_t vocab = model_info(stream->offer->model)->vocab;
+        uint32_t row = sequence_length(stream->sequence) - part->logits;
         const uint32_t *used = part->used_rows + part->count - part->logits;
         struct wire_completion event = {
                 .request = stream->id,

@@ -24,9 +24,9 @@ enum stream_state {
         STREAM_ENDED,      /* only events are left, or nothing */
 };
 
-/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its row 0,
- * so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed again gets what
- * it got the first time. */
+/* The cap of the rows from `row` on, and how they spend it: evenly, where the first `row` of a stretch counts as its
+ * row 0, so that each keeps its promise by itself; or as the router sees use. Kept, because a row that is computed
+ * again gets what it got the first time. */
 struct stream_cap {
         uint32_t row, cap_milli, min_milli;
         bool adaptive;
@@ -47,6 +47,8 @@ struct stream {
         struct sched_stream sched;
         uint64_t id;     /* the client's */
         uint64_t serial; /* by age: what ps shows */
+        uint32_t position; /* in the queue, from 1; and */
+        uint64_t begins; /* in how many nsec, UINT64_MAX: not known; of one that waits, as of estimate_waiting() */
         uint32_t flags;  /* WIRE_GENERATE_* */
         uint32_t max_tokens, experts_milli;
         uint32_t ride_experts; /* not 0: it rides on the experts of its user's other requests (struct step_part) */

@@ -41,7 +41,6 @@ int tenants_get(struct tenants *tenants, const struct policy_match *match, struc
 
         list_for_each(tenant, &tenants->list, link)
                 if (policy_principal_equal(&tenant->who, &match->principal)) {
-                        tenant->principal.policy = match->policy;
                         *ret = tenant_ref(tenant);
                         return 0;
                 }
@@ -51,6 +50,7 @@ int tenants_get(struct tenants *tenants, const struct policy_match *match, struc
         tenant->tenants = tenants;
         tenant->n_ref = 1;
         tenant->who = match->principal;
+        list_init(&tenant->peers);
         policy_principal_format(&tenant->who, tenant->name);
         principal_init(&tenant->principal, &match->policy);
         list_append(&tenants->list, &tenant->link);

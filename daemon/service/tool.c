@@ -10,7 +10,10 @@
 
 atomic_bool tool_stop;
 
+static volatile sig_atomic_t tool_signal;
+
 static void on_signal(int number) {
+        tool_signal = number;
         atomic_store(&tool_stop, true);
 }
 
@@ -23,7 +26,7 @@ void tool_catch_signals(void) {
 
 int tool_failed(const char *path, int error, const struct reason *reason) {
         if (error == -EINTR && atomic_load(&tool_stop))
-                return 128 + SIGINT;
+                return 128 + tool_signal;
         if (error == -EEXIST)
                 fprintf(stderr, "moed: %s is there already; --force replaces it\n", path);
         else if (reason->text[0])

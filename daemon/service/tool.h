@@ -12,6 +12,6 @@ extern atomic_bool tool_stop;
 
 void tool_catch_signals(void);
 
-/* Tells on standard error why something about `path` failed, a negative errno or the refusal in `reason`, and returns the
- * exit status. */
+/* Tells on standard error why something about `path` failed, a negative errno or the refusal in `reason`, and returns
+ * the exit status. */
 int tool_failed(const char *path, int error, const struct reason *reason);

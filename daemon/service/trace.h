@@ -19,7 +19,8 @@ struct trace_rules {
 
 struct trace {
         uint64_t number;          /* the daemon's, from 1; what people call the request by */
-        uint64_t begun, started, first, ended; /* nsec: submitted, first had KV pages, sent something, over; 0: not yet */
+        uint64_t begun, started, first, ended; /* nsec: submitted, first had KV pages, sent something, over; 0: not
+                                                * yet */
         uint64_t passes, rows;    /* forward passes that it was in, its rows in them */
         uint64_t batch_rows;      /* and everybody's */
         uint32_t recomputed, evictions; /* rows computed once more, after its pages were taken so many times */

@@ -40,6 +40,7 @@ struct user {
         uid_t uid;
         uint64_t used[_USER_SLOTS];
         uint32_t n_running; /* of the requests, those that hold KV pages */
+        uint32_t n_played; /* scratch of estimate.c */
         bool told; /* that it met a limit: logged once until it holds nothing any more */
 };
 

@@ -25,7 +25,7 @@ enum {
 };
 
 /* What a key must be that names one. */
-#define PRINCIPAL "default, uid:…, gid:… or unit:…"
+#define PRINCIPAL "default, uid:NUMBER, gid:NUMBER or unit:NAME"
 
 struct call {
         struct peer *peer;
@@ -186,13 +186,15 @@ static int verb_tokenize(struct call *call) {
         if (control_get_string(call->args, "text", &text) != 0 && control_get_binary(call->args, "text", &text) != 0)
                 return wrong(call, "text", "a string");
         if (text.size > TOKENIZE_TEXT_MAX)
-                return reason_return(call->reason, EMSGSIZE, "the text has %zu bytes, at most %u are tokenised at a time",
-                                     text.size, (unsigned) TOKENIZE_TEXT_MAX);
+                return reason_return(call->reason, EMSGSIZE,
+                                     "the text has %zu bytes, at most %u are tokenised at a time", text.size,
+                                     (unsigned) TOKENIZE_TEXT_MAX);
         r = tokenizer_encode(model_tokenizer(offer->model), text.data, text.size, flags, &list);
         if (r < 0)
                 return r;
         if (r > 0)
-                return reason_return(call->reason, EILSEQ, "the text has a character that the model's vocabulary cannot "
+                return reason_return(call->reason, EILSEQ,
+                                     "the text has a character that the model's vocabulary cannot "
                                      "express");
         control_begin_array(call->reply, "tokens");
         for (size_t i = 0; i < list.n; i++)
@@ -276,7 +278,8 @@ static int stats_experts(struct call *call, const char *name) {
         int r;
 
         if (!peer_is_root(call->peer))
-                return reason_return(call->reason, EPERM, "only root may see which experts are used: they tell what was "
+                return reason_return(call->reason, EPERM,
+                                     "only root may see which experts are used: they tell what was "
                                      "asked");
         if (!offer)
                 return no_model(call, name);
@@ -289,7 +292,8 @@ static int stats_experts(struct call *call, const char *name) {
 /* Times of passes tell of those who were in them. */
 static int stats_cost(struct call *call) {
         if (!peer_is_admin(call->peer))
-                return reason_return(call->reason, EPERM, "only root and members of moed-admin may see what passes cost");
+                return reason_return(call->reason, EPERM,
+                                     "only root and members of moed-admin may see what passes cost");
         report_cost(call->reply, call->peer->server);
         return 0;
 }
@@ -358,7 +362,22 @@ static int read_policy(struct call *call, struct control_map set, struct policy 
 }
 
 static int policy_error(int r) {
-        return r == POLICY_E_UNKNOWN || r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
+        return r == POLICY_E_ABSENT ? ENOENT : r > 0 ? EINVAL : r;
+}
+
+/* Whoever sets it may think that it does something. */
+static void log_no_effect(const struct peer *peer, const char *name, uint32_t keys, const struct policy *policy) {
+        char value[POLICY_VALUE_MAX];
+
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++) {
+                uint64_t n = policy_key_get(policy, key);
+
+                if (!(keys & (1u << key)) || !policy_key_no_effect(key, n))
+                        continue;
+                policy_key_format(key, n, value);
+                log_line(LOG_WARNING, peer_log_fields(peer), "budget of %s: %s=%s: %s", name, policy_key_name(key),
+                         value, policy_key_no_effect(key, n));
+        }
 }
 
 static int budget_set(struct call *call, struct control_map set, bool save) {
@@ -374,12 +393,13 @@ static int budget_set(struct call *call, struct control_map set, bool save) {
         r = read_policy(call, set, &policy, &keys);
         if (r != 0)
                 return r;
-        r = policy_principal_parse(&principal, name, call->reason);
+        r = policy_principal_parse_numeric(&principal, name, call->reason);
         if (r == 0)
                 r = policy_book_set(&server->policies, &principal, name, keys, &policy, save, call->reason);
         if (r != 0)
                 return policy_error(r);
         log_line(LOG_INFO, peer_log_fields(call->peer), "budget of %s set", name);
+        log_no_effect(call->peer, name, keys, &policy);
         return server_apply_policies(server);
 }
 
@@ -388,7 +408,7 @@ static int budget_reset(struct call *call, const char *name, bool save) {
         struct policy_principal principal;
         int r;
 
-        r = policy_principal_parse(&principal, name, call->reason);
+        r = policy_principal_parse_numeric(&principal, name, call->reason);
         if (r == 0)
                 r = policy_book_reset(&server->policies, &principal, save, call->reason);
         if (r != 0)
@@ -408,7 +428,7 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
         *ret_one = r == 0;
         if (r != 0)
                 return 0;
-        r = policy_principal_parse(ret, name, call->reason);
+        r = policy_principal_parse_numeric(ret, name, call->reason);
         if (r != 0)
                 return policy_error(r);
         if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
@@ -487,8 +507,10 @@ static int verb_explain(struct call *call) {
         r = explain_request(call->reply, call->peer, number, &found);
         if (r < 0 || found)
                 return r;
-        return reason_return(call->reason, ENOENT, "no request %" PRIu64 " of yours runs, or is among the %d that ended "
-                             "last", number, HISTORY_MAX);
+        return reason_return(call->reason, ENOENT,
+                             "no request %" PRIu64 " of yours runs, or is among the last ones that "
+                             "are kept: %d, shared by all users",
+                             number, HISTORY_MAX);
 }
 
 static int verb_reload(struct call *call) {

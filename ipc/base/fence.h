@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* For two that each store a word and then load the other's: with a full fence between the store and the load of both, at
- * least one of them sees what the other stored. Sequentially consistent accesses promise as much, but not everywhere: qemu
- * 7.2 lets aarch64's load-acquire pass the store-release before it. */
+/* For two that each store a word and then load the other's: with a full fence between the store and the load of both,
+ * at least one of them sees what the other stored. Sequentially consistent accesses promise as much, but not
+ * everywhere: qemu 7.2 lets aarch64's load-acquire pass the store-release before it. */
 
 #include <stdatomic.h>
 #include <stdint.h>

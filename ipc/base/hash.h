@@ -7,7 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* `hash` and `size` bytes of data made one number; what is less than eight bytes at the end counts as if zeros followed. */
+/* `hash` and `size` bytes of data made one number; what is less than eight bytes at the end counts as if zeros
+ * followed. */
 static inline uint64_t hash_mix(uint64_t hash, const void *data, size_t size) {
         for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
                 size_t n = size - i < sizeof(uint64_t) ? size - i : sizeof(uint64_t);

@@ -53,8 +53,8 @@ struct work {
 
 /* Bytes of at most 31 times scales' digits of at most 7 stay below 256: one multiplication of a word does two. Rows are
  * those whose scales lie in one vector: quarter, quarter + 4, … */
-ALWAYS_INLINE void unpack_q45_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter,
-                                __m512i (*values)(const uint8_t *block, int v)) {
+ALWAYS_INLINE void unpack_q45_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at,
+                                int quarter, __m512i (*values)(const uint8_t *block, int v)) {
         __m512i scales, mins, low, high, words;
 
         scales = q4_k_scales(quarters(load128(g->row[quarter] + at), load128(g->row[quarter + 4] + at),
@@ -87,11 +87,13 @@ ALWAYS_INLINE void unpack_q45_k(struct slab *slab, struct factors *factors, cons
         _mm512_store_ps(factors->dmin, high_halves(words));
 }
 
-ALWAYS_INLINE void unpack_q4_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+ALWAYS_INLINE void unpack_q4_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at,
+                               int quarter) {
         unpack_q45_k(slab, factors, g, at, quarter, values_q4_k);
 }
 
-ALWAYS_INLINE void unpack_q5_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+ALWAYS_INLINE void unpack_q5_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at,
+                               int quarter) {
         unpack_q45_k(slab, factors, g, at, quarter, values_q5_k);
 }
 
@@ -101,7 +103,8 @@ ALWAYS_INLINE void split_products(struct slab *slab, int i, int v, __m512i value
         /* Each quarter has one scale, so that its halves may be taken apart and put together again. */
         __m512i a = _mm512_unpacklo_epi8(values, _mm512_setzero_si512());
         __m512i b = _mm512_unpackhi_epi8(values, _mm512_setzero_si512());
-        __m512i add = _mm512_sub_epi16(_mm512_set1_epi16(64), _mm512_mullo_epi16(scale, _mm512_set1_epi16((short) offset)));
+        __m512i add =
+                _mm512_sub_epi16(_mm512_set1_epi16(64), _mm512_mullo_epi16(scale, _mm512_set1_epi16((short) offset)));
 
         a = _mm512_add_epi16(_mm512_mullo_epi16(a, scale), add);
         b = _mm512_add_epi16(_mm512_mullo_epi16(b, scale), add);
@@ -112,7 +115,8 @@ ALWAYS_INLINE void split_products(struct slab *slab, int i, int v, __m512i value
                                            _mm512_set1_epi8(64)));
 }
 
-ALWAYS_INLINE void unpack_q6_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+ALWAYS_INLINE void unpack_q6_k(struct slab *slab, struct factors *factors, const struct group *g, size_t at,
+                               int quarter) {
         UNROLL for (int i = 4 * quarter; i < 4 * quarter + 4; i++) {
                 __m256i scales = scales_q6_k(g->row[i] + at);
 
@@ -124,7 +128,8 @@ ALWAYS_INLINE void unpack_q6_k(struct slab *slab, struct factors *factors, const
                 _mm512_store_ps(factors->d, high_halves(group_words(g, at + sizeof(struct block_q6_k) - 4)));
 }
 
-ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, struct factors *factors, const struct group *g, size_t at, int quarter) {
+ALWAYS_INLINE void unpack_iq4_xs(struct slab *slab, struct factors *factors, const struct group *g, size_t at,
+                                 int quarter) {
         UNROLL for (int i = 4 * quarter; i < 4 * quarter + 4; i++) {
                 __m256i scales = scales_iq4_xs(g->row[i] + at);
 
@@ -151,8 +156,8 @@ ALWAYS_INLINE void unpack(const struct coming *c, int quarter, struct format_amx
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
-/* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins. What
- * the rows share is read before any of them is written: the compiler cannot know that they lie apart. */
+/* Puts the products of four weight rows with a panel together: acc = acc + d dy (low + high << shift) - dmin dy mins.
+ * What the rows share is read before any of them is written: the compiler cannot know that they lie apart. */
 ALWAYS_INLINE void finish_rows(const struct products *p, int side, int from, struct format_amx f) {
         const struct panel_256 *x = p->scales[side];
         const int32_t(*low)[PANEL_ROWS] = p->digits[side][0], (*high)[PANEL_ROWS] = p->digits[side][1];

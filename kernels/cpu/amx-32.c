@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Blocks of 32 weights on the matrix unit: one product of tiles a block, half as deep as tiles can be, which AVX-512
- * scales and adds up while the unit is at the next panel (see amx-256.c). The sums equal those of group-32.c to the bit. */
+ * scales and adds up while the unit is at the next panel (see amx-256.c). The sums equal those of group-32.c to the
+ * bit. */
 
 #include "amx-dot.h"
 #include "group-32.h"
@@ -37,7 +38,8 @@ struct work {
         _Alignas(PANEL_ALIGN) float acc[AMX_GROUPS][AMX_PANELS_MAX][GROUP_ROWS][PANEL_ROWS];
 };
 
-ALWAYS_INLINE void unpack(struct slab *slab, const struct group *g, uint32_t from, uint32_t blocks, struct format_32 f) {
+ALWAYS_INLINE void unpack(struct slab *slab, const struct group *g, uint32_t from, uint32_t blocks,
+                          struct format_32 f) {
         slab->blocks = blocks;
         for (uint32_t b = 0; b < blocks; b += 2) {
                 size_t at = (from + b) * f.block_bytes;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* Rows of prompts by weights that do not become bytes (amx-prompt.c), on the matrix unit: weights and activations
- * are rounded to bfloat16, multiplied, and added up as float32 in one tile, column after column, whatever rows are in the
- * job. That is half the products that exact whole numbers take (amx-256.c), and nothing is left to be done per block.
+ * are rounded to bfloat16, multiplied, and added up as float32 in one tile, column after column, whatever rows are in
+ * the job. That is half the products that exact whole numbers take (amx-256.c), and nothing is left to be done per
+ * block.
  *
- * Weights are unpacked a block ahead of their first products, between these: in larger pieces AVX-512's work would fill up
- * the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied with all
- * of them at once, and its weights never leave the first cache. With more of them two groups are multiplied with two panels
- * at a time: the first two while weights are unpacked, which then are in the second cache for the others. What comes from
- * there takes longer than its products: so sums need not leave their tiles for a smaller cache's sake. */
+ * Weights are unpacked a block ahead of their first products, between these: in larger pieces AVX-512's work would fill
+ * up the processor's scheduler, and it would not see the tiles that come next. With few panels a group is multiplied
+ * with all of them at once, and its weights never leave the first cache. With more of them two groups are multiplied
+ * with two panels at a time: the first two while weights are unpacked, which then are in the second cache for the
+ * others. What comes from there takes longer than its products: so sums need not leave their tiles for a smaller
+ * cache's sake. */
 
 #include "amx-dot.h"
 #include "group-256.h"
@@ -56,7 +58,8 @@ struct work {
 struct format_bf16 {
         enum quant_type type;
         size_t block_bytes;
-        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: the type's own function dequantises */
+        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: the type's own function
+                                                              * dequantises */
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
@@ -334,8 +337,8 @@ static void panels_at(const struct dot_job *job, struct work *k, struct product 
 }
 
 /* A chunk with activation rows t to t + n - 1. */
-ALWAYS_INLINE void multiply_panels(const struct dot_job *job, struct work *k, struct product *p, uint32_t row, uint32_t t,
-                                   uint32_t n, struct format_bf16 f) {
+ALWAYS_INLINE void multiply_panels(const struct dot_job *job, struct work *k, struct product *p, uint32_t row,
+                                   uint32_t t, uint32_t n, struct format_bf16 f) {
         uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS);
 
         panels_at(job, k, p, 0, t / PANEL_ROWS);

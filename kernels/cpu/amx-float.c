@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Weights that are multiplied with float32 activations, on the matrix unit: numbers of bfloat16, which activations are
- * the sum of two of (panel.h). BF16 weights are read where they lie; all others are the sum of two such numbers as well,
- * and the product of their low parts, below 2^-16 of the whole, is left out. A result is added up in one tile: column by
- * column of 32, high times high, high times low, low times high, whatever rows are in the job. */
+ * the sum of two of (panel.h). BF16 weights are read where they lie; all others are the sum of two such numbers as
+ * well, and the product of their low parts, below 2^-16 of the whole, is left out. A result is added up in one tile:
+ * column by column of 32, high times high, high times low, low times high, whatever rows are in the job. */
 
 #include "amx-dot.h"
 #include "panel.h"

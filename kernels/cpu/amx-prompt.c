@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows of prompts by weights in blocks of 32 or 256, on the matrix unit: both as bytes with a scale for 256 columns, which is
- * half of the products and half of the bytes that bfloat16 takes (amx-bf16.c). Weights become bytes (amx-requant.h) two
- * groups by 256 columns at a time, a block ahead of their products and between those of the block before; the sums of a
- * block's products are whole numbers, which AVX-512 scales and adds up as float32 while the next ones are multiplied. All
- * of it is one stream of instructions, from which the processor takes what can run.
+/* Rows of prompts by weights in blocks of 32 or 256, on the matrix unit: both as bytes with a scale for 256 columns,
+ * which is half of the products and half of the bytes that bfloat16 takes (amx-bf16.c). Weights become bytes
+ * (amx-requant.h) two groups by 256 columns at a time, a block ahead of their products and between those of the block
+ * before; the sums of a block's products are whole numbers, which AVX-512 scales and adds up as float32 while the next
+ * ones are multiplied. All of it is one stream of instructions, from which the processor takes what can run.
  *
- * A load waits for stores before it that share the low 12 bits of its address and whose data is not there yet (panel.h).
- * So a step's loads and its stores lie in different halves of their pages, and one step's loads begin in the half where
- * the sums of the step before are not: steps take turns with the half of the block's columns that they begin with. */
+ * A load waits for stores before it that share the low 12 bits of its address and whose data is not there yet
+ * (panel.h). So a step's loads and its stores lie in different halves of their pages, and one step's loads begin in the
+ * half where the sums of the step before are not: steps take turns with the half of the block's columns that they begin
+ * with. */
 
 #include "amx-dot.h"
 #include "amx-requant.h"
@@ -112,13 +113,14 @@ ALWAYS_INLINE void unpack_part(const struct work *k, const struct requant_half *
         f.values(h, 2 * i + 1);
         if (g->ahead)
                 for (size_t at = 0; at < bytes; at += 64)
-                        _mm_prefetch(g->ahead + GROUP_ROWS * h->at + (2 * (size_t) i + h->half) * bytes + at, _MM_HINT_T1);
+                        _mm_prefetch(g->ahead + GROUP_ROWS * h->at + (2 * (size_t) i + h->half) * bytes + at,
+                                     _MM_HINT_T1);
 }
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
-/* Four weight rows of a tile of sums: acc += sum × weights' scale × panel's. As bits of a float from 2^23 on, a whole number
- * becomes one without the port that floating-point instructions have to share. */
+/* Four weight rows of a tile of sums: acc += sum × weights' scale × panel's. As bits of a float from 2^23 on, a whole
+ * number becomes one without the port that floating-point instructions have to share. */
 ALWAYS_INLINE void add_rows(const struct products *p, uint32_t panel, int group, int from) {
         const __m512i bits = _mm512_set1_epi32(0x4b400000); /* 1.5 × 2^23 */
         const char *sums = p->sums + panel * PANEL_ALIGN + group * AMX_TILE_BYTES;
@@ -163,8 +165,8 @@ struct beside {
                         unpack_part(k, &half[1], 1, (_i), f);                                                \
         } while (0)
 
-/* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. What is stored
- * meanwhile lies in the other half of its page than what is loaded. */
+/* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. What is
+ * stored meanwhile lies in the other half of its page than what is loaded. */
 ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sums, const requant_tiles *tiles,
                             const char *x0, const char *x1, bool two, uint32_t first, struct beside beside,
                             struct format f) {
@@ -257,8 +259,8 @@ static void advance(const struct dot_job *job, struct work *k, struct place *p) 
 }
 
 /* A step: two panels, or the last one. */
-ALWAYS_INLINE void step(const struct dot_job *job, struct work *k, const struct place *now, const char *x, uint32_t panel,
-                        uint32_t panels, uint32_t turn, struct format f) {
+ALWAYS_INLINE void step(const struct dot_job *job, struct work *k, const struct place *now, const char *x,
+                        uint32_t panel, uint32_t panels, uint32_t turn, struct format f) {
         size_t bytes = panel_bytes(DOT_Q8_256, job->cols);
         const char *x0 = x + panel * bytes + (size_t) now->block * PANEL_ALIGN, *x1 = x0 + bytes;
         struct products *p = &k->products[turn % 2];
@@ -321,7 +323,8 @@ ALWAYS_INLINE void begin(const struct dot_job *job, struct work *k, struct forma
 }
 
 /* Activation rows t to t + n - 1 with all weight rows. */
-ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k, struct format f) {
+ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k,
+                                    struct format f) {
         const char *x = (const char *) job->panels + t / PANEL_ROWS * panel_bytes(DOT_Q8_256, job->cols);
         uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), turn = 0;
         struct place now;

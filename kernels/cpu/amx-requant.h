@@ -2,8 +2,8 @@
 #pragma once
 
 /* Weights become bytes: 256 columns of a row get one scale, and a sub-block's codes a table of the
- * bytes that they stand for, in units of that scale. First the tables' parameters of sixteen rows are computed together,
- * a lane each; then each row's tables, and its codes are looked up.
+ * bytes that they stand for, in units of that scale. First the tables' parameters of sixteen rows are computed
+ * together, a lane each; then each row's tables, and its codes are looked up.
  *
  * While the matrix unit multiplies, floating-point instructions and shuffles have one port to share, whole numbers two:
  * the latter are preferred. */
@@ -19,8 +19,8 @@ enum {
 /* Weights are at most so many times their row's scale; the rest of a byte's range is for what rounding adds. */
 #define REQUANT_MAX 125.0f
 
-/* A sub-block's code stands for (a × level - b) / 256, where b has half a unit less than the value, for rounding. In each
- * part two numbers for four sub-blocks of a row: part 0 for the first four, and so on. */
+/* A sub-block's code stands for (a × level - b) / 256, where b has half a unit less than the value, for rounding. In
+ * each part two numbers for four sub-blocks of a row: part 0 for the first four, and so on. */
 struct requant_tables {
         _Alignas(64) int16_t ab[REQUANT_TILES][4][4][4][2]; /* [part][row % 4][row / 4][sub-block][a, b] */
 };
@@ -53,7 +53,8 @@ CONSTANT(uint16_t, high_bytes, SIXTEEN(0xff00), SIXTEEN(0xff00));
 CONSTANT(uint32_t, low_words, SIXTEEN(0x0000ffff));
 CONSTANT(uint32_t, half_in_b, SIXTEEN(0x00800000));
 CONSTANT(uint16_t, half_words, SIXTEEN(0x0080), SIXTEEN(0x0080));
-/* Byte shuffles that spread a (or b) of four sub-blocks over a quarter each; of the first two, or the others, over half. */
+/* Byte shuffles that spread a (or b) of four sub-blocks over a quarter each; of the first two, or the others, over
+ * half. */
 CONSTANT(uint16_t, spread_a, EIGHT(0x0100), EIGHT(0x0504), EIGHT(0x0908), EIGHT(0x0d0c));
 CONSTANT(uint16_t, spread_b, EIGHT(0x0302), EIGHT(0x0706), EIGHT(0x0b0a), EIGHT(0x0f0e));
 CONSTANT(uint16_t, spread_first_a, SIXTEEN(0x0100), SIXTEEN(0x0504));
@@ -74,8 +75,8 @@ CONSTANT(int16_t, even_16, FOUR(0, 2, 4, 6, 8, 10, 12, 14));
 CONSTANT(int16_t, even_q4_0, FOUR(-8, -6, -4, -2, 0, 2, 4, 6));
 CONSTANT(int16_t, even_iq4, FOUR(-127, -83, -49, -22, 1, 25, 53, 89));
 CONSTANT(int16_t, odd_iq4, FOUR(-104, -65, -35, -10, 13, 38, 69, 113));
-/* Of MXFP4, sixteen times what the code stands for: a block's weights are exact, unless another's of the 256 columns are
- * more than eight times as large. */
+/* Of MXFP4, sixteen times what the code stands for: a block's weights are exact, unless another's of the 256 columns
+ * are more than eight times as large. */
 CONSTANT(int16_t, even_mxfp4, FOUR(0, 16, 32, 64, 0, -16, -32, -64));
 CONSTANT(int16_t, odd_mxfp4, FOUR(8, 24, 48, 96, -8, -24, -48, -96));
 #define EVEN_32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
@@ -151,9 +152,10 @@ ALWAYS_INLINE __m512i scale_and_min(__m512i scales, __m512i mins, int j, __m512i
         return _mm512_and_si512(choose_bits(low, a, b), field);
 }
 
-/* Q4_K and Q5_K, whose codes are at most `top`: in whole numbers, with d and dmin in units of a thousandth of the larger
- * one to find the largest weight. */
-ALWAYS_INLINE void parameters_q45_k(struct requant_tables *t, float scale[16], const struct group *g, size_t at, int top) {
+/* Q4_K and Q5_K, whose codes are at most `top`: in whole numbers, with d and dmin in units of a thousandth of the
+ * larger one to find the largest weight. */
+ALWAYS_INLINE void parameters_q45_k(struct requant_tables *t, float scale[16], const struct group *g, size_t at,
+                                    int top) {
         const __m512i low = constant_at(low_words), below = constant_at(half_in_b);
         const __m512i m15 = constant_at(bytes_15), m48 = constant_at(bytes_48), m63 = constant_at(bytes_63);
         __m512i head[4], bytes[4], w[8], both, mins, most = _mm512_setzero_si512();
@@ -200,8 +202,8 @@ static __attribute__((noinline)) void parameters_q5_k(struct requant_tables *t, 
         parameters_q45_k(t, scale, g, at, 31);
 }
 
-/* From numbers: sub-block j has the weights d[j] × level + m[j], the largest of which is `largest`. `one`: a of a weight
- * that is as large as the row's scale. */
+/* From numbers: sub-block j has the weights d[j] × level + m[j], the largest of which is `largest`. `one`: a of a
+ * weight that is as large as the row's scale. */
 ALWAYS_INLINE void store_parameters(struct requant_tables *t, float scale[16], const __m512 d[8], const __m512 m[8],
                                     __m512 largest, float one) {
         const __m512 half = _mm512_set1_ps(128.0f);
@@ -229,8 +231,9 @@ ALWAYS_INLINE __m512 powers_of_two(__m512i heads) {
 }
 
 /* Blocks of 32, `there` of the eight, which begin with their scale. `levels`: a bound on the magnitude of a level. */
-ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at, uint32_t there,
-                                 size_t block_bytes, __m512 (*scale_of)(__m512i heads), float levels, float one) {
+ALWAYS_INLINE void parameters_32(struct requant_tables *t, float scale[16], const struct group *g, size_t at,
+                                 uint32_t there, size_t block_bytes, __m512 (*scale_of)(__m512i heads), float levels,
+                                 float one) {
         __m512 d[8], largest = _mm512_setzero_ps();
 
         for (uint32_t j = 0; j < 8; j++) {
@@ -255,10 +258,10 @@ ALWAYS_INLINE void parameters_min_32(struct requant_tables *t, float scale[16], 
         store_parameters(t, scale, d, m, largest, 256.0f);
 }
 
-#define PARAMETERS_32(_name, _scale_of, _levels, _one)                                                                  \
-        static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
-                                                                 const struct group *g, size_t at, uint32_t there) { \
-                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _scale_of, _levels, _one);          \
+#define PARAMETERS_32(_name, _scale_of, _levels, _one)                                                                 \
+        static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],            \
+                                                                 const struct group *g, size_t at, uint32_t there) {   \
+                parameters_32(t, scale, g, at, there, sizeof(struct block_##_name), _scale_of, _levels, _one);         \
         }
 #define PARAMETERS_MIN_32(_name, _top)                                                                       \
         static __attribute__((noinline)) void parameters_##_name(struct requant_tables *t, float scale[16],  \
@@ -273,8 +276,8 @@ PARAMETERS_32(mxfp4, powers_of_two, REQUANT_MAX / 16.0f, 32767.0f / 16.0f)
 PARAMETERS_MIN_32(q4_1, 15.0f)
 PARAMETERS_MIN_32(q5_1, 31.0f)
 
-static __attribute__((noinline)) void parameters_iq4_xs(struct requant_tables *t, float scale[16], const struct group *g,
-                                                        size_t at, uint32_t there) {
+static __attribute__((noinline)) void parameters_iq4_xs(struct requant_tables *t, float scale[16],
+                                                        const struct group *g, size_t at, uint32_t there) {
         __m512i head[4];
         __m512 d[8], block, largest = _mm512_setzero_ps();
 
@@ -312,7 +315,8 @@ static __attribute__((noinline)) void parameters_q6_k(struct requant_tables *t, 
         _mm512_store_ps(scale, largest * _mm512_set1_ps(1.0f / REQUANT_MAX));
         factor = _mm512_cvtps_epi32(times);
         /* The scale's sign is d's. */
-        factor = _mm512_mask_sub_epi32(factor, _mm512_movepi32_mask(_mm512_castps_si512(d)), _mm512_setzero_si512(), factor);
+        factor = _mm512_mask_sub_epi32(factor, _mm512_movepi32_mask(_mm512_castps_si512(d)), _mm512_setzero_si512(),
+                                       factor);
         factor = _mm512_or_si512(_mm512_and_si512(factor, low), _mm512_slli_epi32(factor, 16));
         UNROLL for (int part = 0; part < 4; part++) {
                 __m512i w[4];
@@ -339,8 +343,9 @@ ALWAYS_INLINE __m512i high_bytes_of(__m512i x, __m512i y) {
         return _mm512_ternarylogic_epi32(_mm512_srli_epi16(x, 8), y, constant_at(high_bytes), 0xf8);
 }
 
-/* What codes stand for: levels of the even ones; and of the odd ones, unless those are one more each. Levels that are not
- * evenly spaced are too large for a in whole numbers: it is a fraction of 2^15 then, and they are taken times 256. */
+/* What codes stand for: levels of the even ones; and of the odd ones, unless those are one more each. Levels that are
+ * not evenly spaced are too large for a in whole numbers: it is a fraction of 2^15 then, and they are taken times
+ * 256. */
 struct levels {
         const int16_t *even, *odd;
 };
@@ -361,8 +366,8 @@ ALWAYS_INLINE __m512i make_table(__m512i parameters, const void *a_places, const
         return high_bytes_of(x, y);
 }
 
-/* The nibbles of 64 columns, with other bits above them: of bytes that have the first half of the columns below the other
- * one, or of twice sixteen that do. */
+/* The nibbles of 64 columns, with other bits above them: of bytes that have the first half of the columns below the
+ * other one, or of twice sixteen that do. */
 ALWAYS_INLINE __m512i nibbles_32(const uint8_t *q) {
         return _mm512_srlv_epi64(_mm512_broadcast_i64x4(load256(q)), constant_at(shift_halves));
 }

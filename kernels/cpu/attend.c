@@ -21,8 +21,8 @@ void attend_plan(struct attend *a, const struct kv_layer *kv, unsigned threads, 
         size_t some = MIN(most_bytes / part_bytes, (size_t) threads * 8);
         size_t many = MIN(near_bytes / part_bytes, (size_t) threads * 32);
 
-        /* Some for each thread, so that they wait for each other rarely; many, while what they come to is still in a cache
-         * when it is joined. */
+        /* Some for each thread, so that they wait for each other rarely; many, while what they come to is still in a
+         * cache when it is joined. */
         a->slots = (uint32_t) MAX(MAX(some, many), (size_t) threads);
         a->job_bytes = (attention_scratch(kv, a->pairs) + 63) & ~(size_t) 63;
         a->max_at = scratch_plan(total, states, sizeof(float));

@@ -16,8 +16,8 @@ ALWAYS_INLINE __m512i sums_32(const void *x, uint32_t cols, uint32_t i) {
 }
 
 /* Four rows side by side, each in a quarter: q, q + 4, q + 8 and q + 12, so that the sums of all sixteen come to lie in
- * the order of the rows. A quarter adds up its row alone, and whole numbers go through few instructions: VNNI adds eight
- * products of a sub-block to a dword, and what they come to is multiplied by the sub-block's scale at once. */
+ * the order of the rows. A quarter adds up its row alone, and whole numbers go through few instructions: VNNI adds
+ * eight products of a sub-block to a dword, and what they come to is multiplied by the sub-block's scale at once. */
 ALWAYS_INLINE __m512i four_heads(const struct group *g, int q, size_t at) {
         return quarters(load128(g->row[q] + at), load128(g->row[q + 4] + at), load128(g->row[q + 8] + at),
                         load128(g->row[q + 12] + at));
@@ -36,7 +36,8 @@ ALWAYS_INLINE __m512i nibbles_at(__m512i bytes, int shift) {
         return _mm512_and_si512(shift ? _mm512_srli_epi16(bytes, 4) : bytes, _mm512_set1_epi8(15));
 }
 
-/* Sub-block j (32 values) of activation row t times w, which has 32 values of each row: in each dword eight products. */
+/* Sub-block j (32 values) of activation row t times w, which has 32 values of each row: in each dword eight
+ * products. */
 ALWAYS_INLINE __m512i dot_32(const struct dot_job *job, uint32_t t, uint32_t i, int j, const __m512i w[2]) {
         const uint8_t *x = x_bytes(job, t, i) + 32 * j;
 
@@ -74,8 +75,8 @@ ALWAYS_INLINE void four_q5_k(const struct group *g, int q, size_t at, int v, __m
         }
 }
 
-/* One block of 16 rows of Q4_K or Q5_K, with up to four activation rows: eight products come to at most 8 × 31 × 128, so that they
- * fit into a word. */
+/* One block of 16 rows of Q4_K or Q5_K, with up to four activation rows: eight products come to at most 8 × 31 × 128,
+ * so that they fit into a word. */
 ALWAYS_INLINE void block_few_q45_k(const struct dot_job *job, const struct group *g, uint32_t t, int N, uint32_t i,
                                    struct format_q45_k f, __m512 acc[4]) {
         size_t at = i * f.block_bytes;
@@ -118,9 +119,10 @@ ALWAYS_INLINE void block_few_q45_k(const struct dot_job *job, const struct group
         }
 }
 
-/* Sixteen rows, dword by dword: each dword of a vector is a row's, in their order. A row's sums are added up in its dword
- * alone, so that nothing is left to add up across a vector, and an activation row costs a vector little beside its
- * products: VNNI adds as many of a sub-block to a dword as fit into a word, to be multiplied by the sub-block's scale. */
+/* Sixteen rows, dword by dword: each dword of a vector is a row's, in their order. A row's sums are added up in its
+ * dword alone, so that nothing is left to add up across a vector, and an activation row costs a vector little beside
+ * its products: VNNI adds as many of a sub-block to a dword as fit into a word, to be multiplied by the sub-block's
+ * scale. */
 
 /* Dword k of each quarter of v[i] changes places with dword i of that quarter of v[k]. */
 ALWAYS_INLINE void transpose_quarters(__m512i v[4]) {
@@ -164,7 +166,8 @@ ALWAYS_INLINE struct head_q45_k head_q45_k(const struct group *g, size_t at) {
         return (struct head_q45_k) {
                 .words = v[0],
                 .scales = {_mm512_and_si512(v[1], six),
-                           _mm512_ternarylogic_epi32(_mm512_and_si512(v[3], four), _mm512_srli_epi32(v[1], 2), top, 0xf8)},
+                           _mm512_ternarylogic_epi32(_mm512_and_si512(v[3], four), _mm512_srli_epi32(v[1], 2), top,
+                                                     0xf8)},
                 .mins = {_mm512_and_si512(v[2], six),
                          _mm512_ternarylogic_epi32(_mm512_and_si512(_mm512_srli_epi32(v[3], 4), four),
                                                    _mm512_srli_epi32(v[2], 2), top, 0xf8)},
@@ -193,9 +196,9 @@ ALWAYS_INLINE __m512i all_dwords(const void *p) {
 }
 
 /* Sub-block `sub` of 16 rows times N activation rows. */
-ALWAYS_INLINE void sub_block_q45_k(const struct dot_job *job, const struct group *g, uint32_t t, int N, uint32_t i, int sub,
-                                   __m512i scale, const __m512i bytes[8], const __m512i top[8], struct format_q45_k f,
-                                   __m512i dot[8]) {
+ALWAYS_INLINE void sub_block_q45_k(const struct dot_job *job, const struct group *g, uint32_t t, int N, uint32_t i,
+                                   int sub, __m512i scale, const __m512i bytes[8], const __m512i top[8],
+                                   struct format_q45_k f, __m512i dot[8]) {
         UNROLL for (int from = 0; from < 8; from += f.deep) {
                 __m512i sum[8];
 
@@ -392,7 +395,8 @@ ALWAYS_INLINE void block_iq4_xs(const struct dot_job *job, const struct group *g
                         group_fetch_row(g, at, sizeof(struct block_iq4_xs), 4 * q + v);
                         four_rows(g, q, at + offsetof(struct block_iq4_xs, q) + 32 * v, bytes);
                         UNROLL for (int k = 0; k < 2; k++) {
-                                __m512i w[2] = {levels_iq4(nibbles_at(bytes[k], 0)), levels_iq4(nibbles_at(bytes[k], 1))};
+                                __m512i w[2] = {levels_iq4(nibbles_at(bytes[k], 0)),
+                                                levels_iq4(nibbles_at(bytes[k], 1))};
                                 __m512i scale = iq4_xs_scale_dwords(scales, 2 * v + k);
 
                                 UNROLL for (int n = 0; n < N; n++) dot[n][q] = _mm512_add_epi32(

@@ -103,8 +103,8 @@ ALWAYS_INLINE struct format_32 format_q5_1(void) {
 
 /* quant_levels_fp4 by code, plus 12. */
 ALWAYS_INLINE __m512i levels_fp4(__m512i codes) {
-        return _mm512_shuffle_epi8(all_quarters(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0)),
-                                   codes);
+        return _mm512_shuffle_epi8(
+                all_quarters(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0)), codes);
 }
 
 ALWAYS_INLINE __m512i values_iq4_nl(const uint8_t *block, bool two) {

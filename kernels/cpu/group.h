@@ -55,9 +55,9 @@ ALWAYS_INLINE void group_fetch(const struct group *g, size_t at, size_t bytes, u
                         _mm_prefetch(g->ahead + GROUP_ROWS * at + i, _MM_HINT_T1);
 }
 
-/* The same as one part of sixteen; and to the first cache what follows these bytes in row `part`. A load that misses there
- * queues up behind all that is on its way from memory, and what has come in cannot be computed meanwhile: there is no
- * room for more instructions. Fetches leave that room at once. */
+/* The same as one part of sixteen; and to the first cache what follows these bytes in row `part`. A load that misses
+ * there queues up behind all that is on its way from memory, and what has come in cannot be computed meanwhile: there
+ * is no room for more instructions. Fetches leave that room at once. */
 ALWAYS_INLINE void group_fetch_row(const struct group *g, size_t at, size_t bytes, unsigned part) {
         const char *next = g->ahead ? g->ahead + part * g->row_bytes : NULL;
 
@@ -101,8 +101,8 @@ static inline uint32_t group_none_before(const struct dot_job *job, struct group
 }
 
 /* All groups of a job with all its activation rows, at most four at a time: `_step(job, group, t, N, acc)` adds
- * up 16 rows' products with activation rows t to t + N - 1 in acc[N] and is inlined for constant N. `_before(job, group,
- * row)` returns how many of the first activation rows it has computed for all that. */
+ * up 16 rows' products with activation rows t to t + N - 1 in acc[N] and is inlined for constant N. `_before(job,
+ * group, row)` returns how many of the first activation rows it has computed for all that. */
 #define GROUP_WALK(_name, _step) GROUP_WALK_AFTER(group_none_before, _name, _step)
 #define GROUP_WALK_AFTER(_before, _name, _step)                                                              \
         ALWAYS_INLINE void _step##_rows(const struct dot_job *job, struct group *g, uint32_t row,            \

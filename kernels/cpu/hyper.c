@@ -28,7 +28,8 @@ int cpu_hyper_mix(struct stream *s, const struct op_hyper *op) {
 }
 
 int cpu_hyper_in(struct stream *s, const struct op_hyper *op) {
-        return hyper_run(s, (struct hyper){op, cpu_backend(s)->variant->hyper_in}, (uint64_t) op->streams * op->dim / 6);
+        return hyper_run(s, (struct hyper){op, cpu_backend(s)->variant->hyper_in},
+                         (uint64_t) op->streams * op->dim / 6);
 }
 
 int cpu_hyper_out(struct stream *s, const struct op_hyper *op) {

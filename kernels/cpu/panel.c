@@ -27,7 +27,8 @@ ALWAYS_INLINE void load_rows(__m512i v[16], const void *const *x, uint32_t n, si
 }
 
 /* 32 numbers of each row from column `at`, or fewer before `cols`: sixteen in a, the others in b. */
-ALWAYS_INLINE void load_floats(__m512i a[16], __m512i b[16], const void *const *x, uint32_t n, uint32_t at, uint32_t cols) {
+ALWAYS_INLINE void load_floats(__m512i a[16], __m512i b[16], const void *const *x, uint32_t n, uint32_t at,
+                               uint32_t cols) {
         uint32_t here = MIN(cols - at, 32U);
 
         load_rows(a, x, n, at * sizeof(float), (__mmask16) ((1U << MIN(here, 16U)) - 1));

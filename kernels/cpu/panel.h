@@ -5,9 +5,9 @@
  * each four neighbouring values of a row, then those of the next row; and after them, for each block, what it is scaled
  * with. Rows that are missing are zero, and so is what a last block lacks.
  *
- * The processor holds back a load that shares the low 12 bits of its address with a store before it that still waits for
- * its data, as the stores of tiles do for long. So values lie at addresses from which it follows with which stores they
- * can collide: panels are aligned to pages. */
+ * The processor holds back a load that shares the low 12 bits of its address with a store before it that still waits
+ * for its data, as the stores of tiles do for long. So values lie at addresses from which it follows with which stores
+ * they can collide: panels are aligned to pages. */
 
 #include "amx.h"
 #include "base/util.h"
@@ -27,8 +27,8 @@ struct panel_256 {
         int16_t sums[4][PANEL_ROWS][2]; /* of each 32 values of q */
 };
 
-/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16, two neighbouring values of a row,
- * then those of the next row. */
+/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16, two neighbouring values of a
+ * row, then those of the next row. */
 struct panel_float {
         uint16_t high[16][PANEL_ROWS][2], low[16][PANEL_ROWS][2];
 };
@@ -55,7 +55,8 @@ ALWAYS_INLINE __m512 from_bf16(__m256i v) {
 /* 32 numbers as the sum of two of bfloat16. */
 ALWAYS_INLINE void split(__m512 a, __m512 b, __m512i *high, __m512i *low) {
         *high = to_bf16(a, b);
-        *low = to_bf16(a - from_bf16(_mm512_castsi512_si256(*high)), b - from_bf16(_mm512_extracti64x4_epi64(*high, 1)));
+        *low = to_bf16(a - from_bf16(_mm512_castsi512_si256(*high)),
+                       b - from_bf16(_mm512_extracti64x4_epi64(*high, 1)));
 }
 
 ALWAYS_INLINE void split_bf16(const float *values, uint16_t high[32], uint16_t low[32]) {

@@ -14,12 +14,12 @@
 #include "base/util.h"
 #include "pool.h"
 
-/* A phase is a ticket: its serial number, and how many pieces of it nobody has taken. Whoever takes a piece exchanges the
- * ticket that it has seen for one with a piece less, so it never gets one of a phase that it has not seen: a worker that
- * was kept off its core in between finds another serial. What the phase consists of lies beside the ticket, written before
- * it, and only when every piece of the phase before is done. So what was read after a ticket with pieces left belongs to
- * it if the exchange succeeds; of a ticket without any, nothing may be believed. The thread that ends the last piece opens
- * the next phase. */
+/* A phase is a ticket: its serial number, and how many pieces of it nobody has taken. Whoever takes a piece exchanges
+ * the ticket that it has seen for one with a piece less, so it never gets one of a phase that it has not seen: a worker
+ * that was kept off its core in between finds another serial. What the phase consists of lies beside the ticket,
+ * written before it, and only when every piece of the phase before is done. So what was read after a ticket with pieces
+ * left belongs to it if the exchange succeeds; of a ticket without any, nothing may be believed. The thread that ends
+ * the last piece opens the next phase. */
 
 enum {
         PIECE_BITS = 24,
@@ -102,9 +102,10 @@ static bool spin(struct pool *p, uint64_t seen, bool caller, uint64_t *ret) {
         return false;
 }
 
-/* Who goes to sleep says so and then looks for work; who has some (a ticket, an end, `quit`) publishes it and then looks for
- * sleepers. Both have a full fence in between, so either the one sees the work or the other the sleeper. A sleeper that was
- * seen waits on a word that the other changes before it wakes: a wait that begins too late does not begin. */
+/* Who goes to sleep says so and then looks for work; who has some (a ticket, an end, `quit`) publishes it and then
+ * looks for sleepers. Both have a full fence in between, so either the one sees the work or the other the sleeper. A
+ * sleeper that was seen waits on a word that the other changes before it wakes: a wait that begins too late does not
+ * begin. */
 static void worker_sleep(struct pool *p, uint64_t seen) {
         /* Acquire: whoever sees the word of a later wake-up sees its ticket, too. */
         uint32_t woken = atomic_load_explicit(&p->woken, memory_order_acquire);

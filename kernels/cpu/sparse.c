@@ -103,7 +103,9 @@ static void index_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
         uint32_t g = 0;
 
         for (uint64_t i = begin; i < end; i++) {
-                struct index_job job = {.op = a->op, .stride = a->stride, .scratch = a->scratch + worker * a->job_bytes};
+                struct index_job job = {
+                        .op = a->op, .stride = a->stride, .scratch = a->scratch + worker * a->job_bytes,
+                };
 
                 while (g + 1 < a->n_groups && a->groups[g + 1].jobs_before <= i)
                         g++;

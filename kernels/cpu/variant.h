@@ -131,8 +131,8 @@ struct cpu_variant {
         void (*dot_panels)(const struct dot_job *job, enum quant_type type);
         /* For types that are multiplied with 8-bit activations and have no kernel of their own. */
         void (*dot_whole)(const struct dot_job *job, enum quant_type type);
-        /* The form that prompt rows (op.h) take for weights of a type: DOT_BF16 or DOT_Q8_256, or DOT_FLOAT where they are
-         * computed as all others are; and their product, of panels in that form: `x` is not used. NULL: all are. */
+        /* The form that prompt rows (op.h) take for weights of a type: DOT_BF16 or DOT_Q8_256, or DOT_FLOAT where they
+         * are computed as all others are; and their product, of panels in that form: `x` is not used. NULL: all are. */
         enum dot_input (*prompt_form)(enum quant_type type);
         void (*dot_prompt)(const struct dot_job *job, enum quant_type type);
 };
@@ -161,8 +161,8 @@ void blend_c(float *y, float a, const float *x, float b, uint32_t n);
  * name. */
 const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits);
 
-/* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and is
- * dequantised on the way. */
+/* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and
+ * is dequantised on the way. */
 void cpu_variant_dot(const struct cpu_variant *v, enum quant_type type, const struct dot_job *job);
 
 /* The type's values, exactly those of its definition. */

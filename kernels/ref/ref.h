@@ -24,8 +24,8 @@ void ref_gather(const struct op_gather *op, uint32_t begin, uint32_t end);
 typedef void route_fn(const struct op_route *op, const bool *full, uint32_t begin, uint32_t end);
 route_fn ref_route;
 
-/* All rows, one after the other, when the router has chosen as if rows with budgets could have all and no expert were ever
- * full: where some are it chooses again, by `route`; then budgets are spent. */
+/* All rows, one after the other, when the router has chosen as if rows with budgets could have all and no expert were
+ * ever full: where some are it chooses again, by `route`; then budgets are spent. */
 void route_settle(const struct op_route *op, route_fn *route);
 
 /* Whether what rows have depends on rows before them. */
@@ -114,10 +114,10 @@ void choose_best(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
 void ref_head_matmul(const struct op_head_matmul *op, void *scratch, uint64_t begin, uint64_t end);
 size_t head_matmul_scratch(const struct op_head_matmul *op);
 
-/* What a weight type is multiplied with, or (DOT_BF16) what prompt rows are where a variant rounds them. 8-bit activations:
- * blocks of 32 (Q8_32) or 256 (Q8_256; the last one of a row may be shorter, a multiple of 32) values, each with the
- * float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose largest magnitude is below
- * 1e-35 is zero. */
+/* What a weight type is multiplied with, or (DOT_BF16) what prompt rows are where a variant rounds them. 8-bit
+ * activations: blocks of 32 (Q8_32) or 256 (Q8_256; the last one of a row may be shorter, a multiple of 32) values,
+ * each with the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose largest
+ * magnitude is below 1e-35 is zero. */
 enum dot_input {
         DOT_FLOAT,
         DOT_BF16,
@@ -152,8 +152,8 @@ static inline const int16_t *q8_256_sums(const void *row, uint32_t cols) {
 void ref_dot_input(enum dot_input input, void *dst, const float *src, uint32_t cols);
 
 /* The dot product of a weight row in `type`'s blocks and an activation row in the type's form: where there are
- * 8-bit activations exact integers within a block, then sum = fmaf(integer, weights' scale × activations', sum) over the
- * blocks in rising order, from 0. Every other type: float32, in rising order. */
+ * 8-bit activations exact integers within a block, then sum = fmaf(integer, weights' scale × activations', sum) over
+ * the blocks in rising order, from 0. Every other type: float32, in rising order. */
 float ref_dot(enum quant_type type, const void *w, const void *x, uint32_t cols);
 
 /* One value of op_glu. */

@@ -175,8 +175,8 @@ static uint32_t row_wants(const struct op_route *op, const struct choice *c, str
         return wanted;
 }
 
-/* What is left of the row's choice, by falling weight: for a rider what its group has, without one the least; for others
- * what they want. */
+/* What is left of the row's choice, by falling weight: for a rider what its group has, without one the least; for
+ * others what they want. */
 static uint32_t row_count(const struct op_route *op, struct choice *c, struct route_state *s, uint32_t t,
                           uint32_t position) {
         bool rides = is_rider(op, t);

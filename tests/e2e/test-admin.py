@@ -81,7 +81,8 @@ def members_of_the_group_are_admins_and_nobody_else(d, uid):
     d.stats()  # as root, who then is one of those that are seen
     stranger, admin = {"user": uid, "group": uid, "extra_groups": []}, {"user": uid, "group": uid, "extra_groups": [ADMIN]}
     for who in (stranger, {"user": uid, "group": uid, "extra_groups": [ADMIN + 1]}):
-        for what in (("budget", "set", "default", "Weight=1"), ("budget", "set", "--save", "uid:%d" % uid, "Weight=1"),
+        for what in (("budget", "set", "default", "Weight=1"), ("budget", "set", "none at all", "Weight=1"),
+                     ("budget", "set", "--save", "uid:%d" % uid, "Weight=1"),
                      ("budget", "reset", "default"), ("budget", "show", "uid:0")):
             p = d.moectl(*what, check=False, **who)
             assert p.returncode == 77 and "moed-admin" in p.stderr, (what, p.returncode, p.stderr)

@@ -132,6 +132,15 @@ def the_last_1024_are_kept(d):
     assert len(set(kept)) == 1024, len(kept)
 
 
+def many_of_one_user_push_out_none_of_another(d, uid):
+    theirs = d.run(prompts()[0], "--max-tokens", 3, user=uid)["number"]
+    requests = d.stats()["requests"]
+    while d.stats()["requests"] < requests + 1024:
+        finish(d.helper("load", "-r", 64, "-n", 1, "-p", 2, "-d", 0.5))
+    assert explain(d, theirs)["outcome"] == "length"
+    assert len({r["number"] for r in d.json("explain", "-n", 4000)["requests"]}) == 1024
+
+
 def nobody_is_told_about_others(d, uid):
     mine = d.run(prompts()[0], "--max-tokens", 3)["number"]
     theirs = d.run(prompts()[0], "--max-tokens", 3, user=uid)["number"]
@@ -159,6 +168,7 @@ def main():
             print("not tested, needs another user: that nobody is told about others")
         else:
             nobody_is_told_about_others(d, uid)
+            many_of_one_user_push_out_none_of_another(d, uid)
 
 
 main()

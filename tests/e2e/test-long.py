@@ -62,7 +62,9 @@ def the_dead_are_freed_while_others_go_on(d):
 
 
 def a_reload_and_another_model_meanwhile(d):
+    asked = d.stats()["requests"]
     clients = [d.start_run(p, "--max-tokens", 24, "--ignore-eog") for p in prompts() * 3]
+    wait_until(lambda: d.stats()["requests"] == asked + len(clients), "all have asked")
     d.moectl("budget", "set", "default", "Weight=200")
     d.moectl("reload")
     d.moectl("load", "tiny=" + MODEL)

@@ -152,6 +152,12 @@ def bench_measures_each_client(d):
     assert d.moectl("bench", "-c", 1, "-n", 4).returncode == 0
 
 
+def a_speed_is_told_of_answers_that_have_one(d):
+    for n, told in ((1, False), (2, False), (7, False), (8, True)):
+        p = d.moectl("run", "--tokens", "1,2,3", "--ignore-eog", "--max-tokens", n, "--stats", errors="replace")
+        assert " %d tokens" % n in p.stderr and ("tokens/s" in p.stderr) == told, p.stderr
+
+
 def budgets_are_set_and_reset(d):
     me = "uid:%d" % os.getuid()
     d.moectl("budget", "set", me, "ExpertsMax=1.5", "weight=300")
@@ -163,8 +169,14 @@ def budgets_are_set_and_reset(d):
     assert d.run(prompts()[0], "--max-tokens", 4, "--experts", 2)["cap"] == 1.5
     d.moectl("budget", "reset", me)
     assert d.run(prompts()[0], "--max-tokens", 4)["cap"] > 1.5
-    for what in (("uid:no-such-user-here", "Weight=1"), ("nobody", "Weight=1"), (me, "Weight=x"), (me, "Weight=1.5"),
-                 (me, "Weight=2", "Colour=red"), (me, "Class=best"), (me, "Weight=" + 99 * "1")):
+    # Names are this side's affair.
+    for name, number in (("uid:root", "uid:0"), ("gid:root", "gid:0")):
+        d.moectl("budget", "set", name, "Weight=200")
+        assert [r["principal"] for r in d.json("budget", "show", name)["rules"]] == [number]
+        d.moectl("budget", "reset", name)
+    for what in (("uid:no-such-user-here", "Weight=1"), ("gid:no-such-group-here", "Weight=1"), ("nobody", "Weight=1"),
+                 (me, "Weight=x"), (me, "Weight=1.5"), (me, "Weight=2", "Colour=red"), (me, "Class=best"),
+                 (me, "Weight=" + 99 * "1")):
         p = d.moectl("budget", "set", *what, check=False)
         assert p.returncode == USAGE and p.stderr, (what, p.returncode, p.stderr)
     assert "known are ExpertsMax, ExpertsMin, " in d.moectl("budget", "set", me, "Colour=red", check=False).stderr
@@ -182,6 +194,7 @@ def every_key_of_a_budget_is_shown_with_its_rule(d):
     budget, = d.json("budget", "show", me)["budgets"]
     assert {key["key"]: key["value"] for key in budget["keys"]} == values
     assert {(key["rule"], key["source"]) for key in budget["keys"]} == {(me, "moectl budget set")}
+    assert "budget of %s: SessionMax=1G: without effect, " % me in d.log()
     assert budget["kv_max"] == 64 << 20 and budget["latency_target_nsec"] == 80000000 and budget["adaptive"] == 0
     shown = d.moectl("budget", "show", me).stdout
     for key, value in values.items():
@@ -354,7 +367,7 @@ with Daemon() as daemon:
     for test in (run_json_is_one_object_with_every_figure, cap_shows_in_the_figures, text_is_the_same_with_and_without_json,
                  prompt_comes_from_operands_or_standard_input, wrong_model_name_is_told_with_the_right_ones,
                  too_long_is_exit_code_65, tokenize_and_back, tables_and_json_agree, doctor_is_content_with_a_daemon,
-                 bench_measures_each_client, budgets_are_set_and_reset,
+                 bench_measures_each_client, a_speed_is_told_of_answers_that_have_one, budgets_are_set_and_reset,
                  every_key_of_a_budget_is_shown_with_its_rule, ctrl_c_cancels_the_request_and_not_the_daemon,
                  ctrl_c_with_json_prints_what_there_was, reader_that_leaves_ends_the_run_quietly, full_disk_is_exit_code_74,
                  run_chat_asks_as_chat_does, chat_remembers_and_forgets, chat_on_a_terminal_leaves_at_the_second_ctrl_c,

@@ -122,7 +122,7 @@ def a_queue_has_the_length_that_its_rule_says(d):
 
 
 def who_waits_is_told_a_position_and_when_it_begins(d):
-    """Here after others have waited, so that it is known how fast the queue moves."""
+    """Also when nobody has waited before: what those that run have left is known."""
     running = [d.helper("stall", 200, stdin=-1) for _ in range(4)]
     wait_until(lambda: sum(r["state"] == "stalled" for r in requests(d).values()) == 4, "four have places")
     waiting = [d.start_run(prompts()[0], "--max-tokens", 2) for _ in range(3)]
@@ -155,8 +155,8 @@ def main():
         else:
             a_quota_is_no_matter_to_others(d, uid)
     with Daemon(config="[Limits]\nStreamsMax=4\nPromptMax=400\n") as d:
-        a_queue_has_the_length_that_its_rule_says(d)
         who_waits_is_told_a_position_and_when_it_begins(d)
+        a_queue_has_the_length_that_its_rule_says(d)
         prompts_have_a_length_in_tokens(d)
 
 

@@ -60,7 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 uint8_t *fuzz_seed(unsigned number, size_t *ret_size) {
-        static const uint64_t plan_dims[] = { LAYERS, LINES }, weight_dims[] = { WIDTH, LAYERS }, bias_dims[] = { LAYERS, 1 };
+        static const uint64_t plan_dims[] = { LAYERS, LINES }, weight_dims[] = { WIDTH, LAYERS },
+                              bias_dims[] = { LAYERS, 1 };
         static const float zeros[LINES * LAYERS];
         struct gguf_builder b = GGUF_BUILDER_INIT;
         uint16_t shares[LINES][LAYERS];

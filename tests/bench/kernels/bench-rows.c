@@ -141,12 +141,10 @@ static int run_route_64(const struct backend_ops *ops, struct stream *s, const s
 }
 
 static int run_route_budget(const struct backend_ops *ops, struct stream *s, const struct arrays *a) {
-        return run_route(ops, s, a,
-                         (struct op_route){.experts = 64,
-                                           .k = 8,
-                                           .gate = ROUTE_SOFTMAX,
-                                           .caps = AT(a->budgets),
-                                           .budget = {.rows = rows_of(a), .state = AT(a->kv), .floors = AT(a->sequences)}});
+        return run_route(ops, s, a, (struct op_route){
+                .experts = 64, .k = 8, .gate = ROUTE_SOFTMAX, .caps = AT(a->budgets),
+                .budget = {.rows = rows_of(a), .state = AT(a->kv), .floors = AT(a->sequences)},
+        });
 }
 
 static int run_route_256(const struct backend_ops *ops, struct stream *s, const struct arrays *a) {

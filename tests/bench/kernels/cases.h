@@ -51,8 +51,8 @@ enum { CASE_ROUNDS = 5, CASE_ROUNDS_MAX = 99 };
         "  --rounds N      of all cases (default: 5)\n"
 #define CASE_USAGE_READ "  --read-bytes N  over which the read bandwidth is measured (default: 4 GiB)\n"
 
-/* Reads the options; *argv then begins with the operands. True: go on. False: usage was shown, *ret_status is how the program
- * ends. */
+/* Reads the options; *argv then begins with the operands. True: go on. False: usage was shown, *ret_status is how the
+ * program ends. */
 bool cases_parse(struct case_program *program, int *argc, char ***argv, int *ret_status);
 
 /* Runs what the input, or else the arguments name; the program's exit status. */

@@ -99,7 +99,8 @@ static bool cells_are(const struct pane *pane, const char *id, const char *const
         assert_se(row < pane->n_rows && pane->rows[row].n_cells == pane->n_columns);
         for (size_t i = 0; i < pane->n_columns; i++)
                 if (strcmp(pane->rows[row].cells[i].text, texts[i]) != 0) {
-                        printf("%s: %s is %s, not %s\n", id, pane->columns[i].title, pane->rows[row].cells[i].text, texts[i]);
+                        printf("%s: %s is %s, not %s\n", id, pane->columns[i].title, pane->rows[row].cells[i].text,
+                               texts[i]);
                         return false;
                 }
         return true;
@@ -112,17 +113,20 @@ TEST(rates_are_what_came_between_two_looks) {
         monitor_init(&m, &before, &now);
         assert_se(strstr(m.lines[0], "up 1:02:03"));
         assert_se(strstr(m.lines[1], "10.0 tokens/s generated, 10.0 prompt; 5.0 passes/s of 4.0 rows; computes 50%"));
-        assert_se(strstr(m.lines[2], "1 requests run, 0 wait") && strstr(m.lines[2], "KV 2 of 8 pages (25.0%); 30% of prompts from the cache"));
+        assert_se(strstr(m.lines[2], "1 requests run, 0 wait") &&
+                  strstr(m.lines[2], "KV 2 of 8 pages (25.0%); 30% of prompts from the cache"));
         assert_se(strcmp(m.lines[3], "models: a (idle, 0)") == 0);
         assert_se(m.principals.n_rows == 2); /* who is not there and did nothing is not shown */
-        assert_se(cells_are(&m.principals, "uid:1", (const char *[]) { "uid:1", "1", "1", "1", "1.50", "2.50", "100", "75.0%",
-                                                                       "15.0", "0.0", "-", "3" }));
-        assert_se(cells_are(&m.principals, "uid:2", (const char *[]) { "uid:2", "1", "0", "0", "-", "-", "7", "25.0%", "-",
-                                                                       "-", "75%", "0" }));
-        assert_se(cells_are(&m.requests, "7", (const char *[]) { "7", "uid:1", "x", "", "running", "5", "35", "12.5", "-", "-",
-                                                                 "0" }));
-        assert_se(cells_are(&m.requests, "8", (const char *[]) { "8", "uid:1", "x", "", "waiting, 2, 1.5 s", "4/9", "0", "-", "-",
-                                                                 "-", "0" }));
+        assert_se(cells_are(&m.principals, "uid:1",
+                            (const char *[]) { "uid:1", "1", "1", "1", "1.50", "2.50", "100", "75.0%", "15.0", "0.0",
+                                               "-", "3" }));
+        assert_se(cells_are(&m.principals, "uid:2",
+                            (const char *[]) { "uid:2", "1", "0", "0", "-", "-", "7", "25.0%", "-", "-", "75%", "0" }));
+        assert_se(cells_are(&m.requests, "7",
+                            (const char *[]) { "7", "uid:1", "x", "", "running", "5", "35", "12.5", "-", "-", "0" }));
+        assert_se(cells_are(&m.requests, "8",
+                            (const char *[]) { "8", "uid:1", "x", "", "waiting, 2, 1.5 s", "4/9", "0", "-", "-", "-",
+                                               "0" }));
         monitor_deinit(&m);
         monitor_sample_deinit(&before);
         monitor_sample_deinit(&now);
@@ -155,7 +159,8 @@ TEST(a_daemon_that_began_anew_has_no_negative_rates) {
 
 TEST(answers_without_what_is_expected_are_shown_without_it) {
         struct monitor_sample before = { .at = 0 };
-        struct monitor_sample now = sample(1, "{}", "{\"budgets\": [{\"connections\": 1}, 5]}", "{\"peers\": [{\"requests\": [{}, 1]}, 2]}");
+        struct monitor_sample now = sample(1, "{}", "{\"budgets\": [{\"connections\": 1}, 5]}",
+                                           "{\"peers\": [{\"requests\": [{}, 1]}, 2]}");
         struct monitor m;
 
         monitor_init(&m, &before, &now);

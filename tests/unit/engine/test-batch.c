@@ -72,8 +72,8 @@ struct subject {
         struct step_budget budgets[TOKENS_MAX];
 };
 
-/* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others share
- * a budget that changes in between. */
+/* Tokens, allowances and budgets that differ from one sequence to the next; of 24 rows 8 have allowances, the others
+ * share a budget that changes in between. */
 static void make_subject(struct subject *s, const struct model_info *info, uint32_t seed) {
         for (uint32_t i = 0, cap = 0; i < TOKENS_MAX; i++) {
                 seed = seed * 1664525u + 1013904223u;
@@ -115,7 +115,8 @@ static void run(struct step *step, struct step_part *parts, uint32_t n) {
 }
 
 /* Forgets the sequence and computes it again: some parts end the prompt in their midst. Returns the last logits. */
-static const float *compute_again(struct step *step, struct sequence *sequence, const struct subject *s, uint32_t chunk) {
+static const float *compute_again(struct step *step, struct sequence *sequence, const struct subject *s,
+                                  uint32_t chunk) {
         struct step_part part = { .sequence = sequence, .logits = 1 };
 
         sequence_truncate(sequence, 0);

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "base/util.h"
 #include "engine.h"
@@ -137,29 +139,37 @@ static void fill_layer(struct measurement *m, uint32_t layer, const double *dema
         }
 }
 
+/* Two layers, four experts a row; features of no order at all. */
+static struct measurement measurement_new(uint32_t rows, uint32_t width) {
+        struct measurement m = { .rows = rows, .layers = 2, .k = 4, .width = width, .normalized = true };
+
+        m.features = calloc((size_t) rows * width, sizeof(float));
+        m.error = calloc((size_t) m.layers * rows * m.k, sizeof(float));
+        m.share = calloc((size_t) m.layers * rows * m.k, sizeof(float));
+        m.divergence = calloc((size_t) m.layers * m.k, sizeof(double));
+        assert_se(m.features && m.error && m.share && m.divergence);
+        for (size_t i = 0; i < (size_t) rows * width; i++)
+                m.features[i] = (float) (next() - 0.5);
+        for (uint32_t i = 0; i < m.layers * m.k; i++)
+                m.divergence[i] = i % m.k == 0 ? 1.0 : -1.0;
+        return m;
+}
+
 TEST(a_predictor_finds_what_is_in_the_rows) {
-        enum { ROWS = 500, WIDTH = 12, K = 4 };
-        struct measurement m = { .rows = ROWS, .layers = 2, .k = K, .width = WIDTH, .normalized = true };
-        double divergence[2][K] = { { 1.0, -1.0, -1.0, -1.0 }, { 1.0, -1.0, -1.0, -1.0 } };
+        enum { ROWS = 500, WIDTH = 12 };
+        struct measurement m = measurement_new(ROWS, WIDTH);
         double said[ROWS], mean = 0.0, demand[2][ROWS];
         struct calibrate_report report;
         struct predictor p;
 
-        m.features = calloc(ROWS * WIDTH, sizeof(float));
-        m.error = calloc(2 * ROWS * K, sizeof(float));
-        m.share = calloc(2 * ROWS * K, sizeof(float));
-        m.divergence = &divergence[0][0];
-        assert_se(m.features && m.error && m.share);
         for (uint32_t t = 0; t < ROWS; t++) {
-                for (uint32_t i = 0; i < WIDTH; i++)
-                        m.features[t * WIDTH + i] = (float) (next() - 0.5);
                 demand[0][t] = next();
                 demand[1][t] = 3.0 * (double) m.features[t * WIDTH + 3] - 2.0 * (double) m.features[t * WIDTH] +
                                0.05 * next();
         }
         fill_layer(&m, 0, demand[0]);
         fill_layer(&m, 1, demand[1]);
-        assert_se(predictor_fit(&p, 1, &report, &m) == 0);
+        assert_se(predictor_fit(&p, 1, &report, &m, NULL) == 0);
         assert_se(p.width == WIDTH && report.predictor_r2 > 0.98 && report.predictor_r2 < 1.0);
         /* Where the router says nothing, the predictor saves. */
         assert_se(report.predicted < 0.9 * report.routed && report.routed <= report.fixed * 1.01);
@@ -171,9 +181,34 @@ TEST(a_predictor_finds_what_is_in_the_rows) {
         assert_se(fabs(mean) < 0.1);
         free(p.weight);
         free(p.bias);
-        free(m.features);
-        free(m.error);
-        free(m.share);
+        measurement_deinit(&m);
+}
+
+static atomic_bool stop_fit;
+
+static void on_alarm(int number) {
+        atomic_store(&stop_fit, true);
+}
+
+/* So wide that it takes seconds: first the sums over rows, then one factor after the other. */
+TEST(a_fit_can_be_stopped_halfway) {
+        static const int msec[] = { 0, 1, 20, 300 };
+        struct measurement m = measurement_new(100, 2000);
+        const double demand[100] = { 0.5, 0.25 };
+
+        fill_layer(&m, 0, demand);
+        fill_layer(&m, 1, demand);
+        signal(SIGALRM, on_alarm);
+        for (size_t i = 0; i < ELEMENTS(msec); i++) {
+                const struct itimerval timer = { .it_value.tv_usec = msec[i] * 1000 };
+                struct predictor p = { .weight = NULL };
+                struct calibrate_report report;
+
+                atomic_store(&stop_fit, msec[i] == 0);
+                setitimer(ITIMER_REAL, &timer, NULL);
+                assert_se(predictor_fit(&p, 1, &report, &m, &stop_fit) == -EINTR && !p.weight);
+        }
+        measurement_deinit(&m);
 }
 
 enum { TOKENS = 80, WANTED = TOKENS / 2, ALL = TINY_LAYERS * TINY_EXPERTS_USED };

@@ -119,7 +119,8 @@ static void store(struct writer *writer, struct prefix_owner *owner) {
 }
 
 /* A text of `pages` pages is computed, stored, and left. */
-static void leave_text(struct world *w, const struct text *t, uint32_t pages, uint64_t space, struct prefix_owner *owner) {
+static void leave_text(struct world *w, const struct text *t, uint32_t pages, uint64_t space,
+                       struct prefix_owner *owner) {
         struct writer writer = begin(w, t, space);
 
         follow(&writer, owner);
@@ -211,7 +212,8 @@ TEST(a_key_says_what_a_part_says) {
         int32_t tokens[PAGE] = { 1, 2, 3 };
         uint32_t allowances[PAGE] = { 4, 5 }, others[PAGE] = { 4, 5, 6 };
         struct step_budget budgets[PAGE], higher[PAGE], none[PAGE];
-        struct step_part part = { .tokens = tokens, .allowances = allowances, .count = PAGE, .prompt = PAGE }, other = part;
+        struct step_part part = { .tokens = tokens, .allowances = allowances, .count = PAGE, .prompt = PAGE },
+                         other = part;
         struct world w;
 
         world_open(&w, 1);

@@ -73,7 +73,8 @@ static void spender_deinit(struct spender *s) {
 struct call {
         uint32_t n;
         float logits[SEQUENCES * ROWS][EXPERTS], demand[SEQUENCES * ROWS];
-        int32_t caps[SEQUENCES * ROWS], floors[SEQUENCES * ROWS], positions[SEQUENCES * ROWS], sequences[SEQUENCES * ROWS];
+        int32_t caps[SEQUENCES * ROWS], floors[SEQUENCES * ROWS], positions[SEQUENCES * ROWS],
+                sequences[SEQUENCES * ROWS];
         int32_t groups[SEQUENCES * ROWS], bases[SEQUENCES * ROWS];
         int32_t ids[SEQUENCES * ROWS][K], counts[SEQUENCES * ROWS];
         float weights[SEQUENCES * ROWS][K];

@@ -106,7 +106,8 @@ static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_
         job = batch_job(&b, type, weights);
         cpu_variant_dot(v, type, &job);
         for (uint32_t t = 0; t < n; t++) {
-                _cleanup_(freep) void *panel = needs_panels(v, type) ? pack(v, dot_input(type), &b.x[t], 1, cols) : NULL;
+                _cleanup_(freep) void *panel =
+                        needs_panels(v, type) ? pack(v, dot_input(type), &b.x[t], 1, cols) : NULL;
                 float alone[64], *y = alone;
                 struct dot_job single = job;
 
@@ -132,7 +133,8 @@ static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_
         }
 }
 
-static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
+static void check_shape(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
+                        uint32_t outputs) {
         if (!needs_panels(v, type))
                 check_job(v, type, n, cols, outputs, false);
         if (takes_panels(v, type))
@@ -181,8 +183,8 @@ static double prompt_tolerance(enum dot_input form, const float *w, const float 
                         sum += fabs(x[c]);
                         products += fabs((double) w[c] * x[c]);
                 }
-                /* A weight is off by little more than half of a 125th of its block's largest; or, if it is almost in the
-                 * middle, it may be rounded to either side. */
+                /* A weight is off by little more than half of a 125th of its block's largest; or, if it is almost in
+                 * the middle, it may be rounded to either side. */
                 tolerance += form == DOT_Q8_256 ? largest / 125.0 * 0.6 * sum + 1e-6 * products : 4e-6 * products;
         }
         if (form == DOT_BF16)
@@ -206,8 +208,8 @@ struct prompts {
         void *panels;
 };
 
-static void prompts_init(struct prompts *p, struct sample *s, const struct cpu_variant *v, enum quant_type type, uint32_t n,
-                         uint32_t cols) {
+static void prompts_init(struct prompts *p, struct sample *s, const struct cpu_variant *v, enum quant_type type,
+                         uint32_t n, uint32_t cols) {
         enum dot_input form = v->prompt_form(type);
         size_t bytes = dot_input_bytes(form, cols);
 
@@ -231,7 +233,8 @@ static void prompts_deinit(struct prompts *p) {
 }
 
 /* The products of rounded numbers, and each row's bits when it is alone. */
-static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols, uint32_t outputs) {
+static void check_prompt(const struct cpu_variant *v, enum quant_type type, uint32_t n, uint32_t cols,
+                         uint32_t outputs) {
         struct sample s = {cols * 1000 + outputs};
         size_t row_bytes = quant_row_bytes(quant_info(type), cols);
         _cleanup_(freep) char *weights = sample_weights(&s, type, (size_t) outputs * cols);

@@ -46,7 +46,9 @@ TEST(large_arenas_lie_on_huge_pages_and_small_ones_do_not) {
         static const struct {
                 uint64_t size;
                 bool huge;
-        } cases[] = { { 1, false }, { 100 << 20, false }, { UINT64_C(2) << 30, true }, { (UINT64_C(2) << 30) + 100, true } };
+        } cases[] = {
+                { 1, false }, { 100 << 20, false }, { UINT64_C(2) << 30, true }, { (UINT64_C(2) << 30) + 100, true }
+        };
 
         for (size_t i = 0; i < ELEMENTS(cases); i++) {
                 struct buffer *buffer;

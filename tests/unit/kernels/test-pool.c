@@ -278,7 +278,8 @@ TEST(the_smallest_quota_on_the_way_to_the_root_counts) {
 }
 
 /* A tree as /sys/devices/system/cpu: for each CPU the threads of its core, whether it is online, its capacity. */
-static void make_cpus(const char *const siblings[], unsigned n, unsigned offline, unsigned slow_from, unsigned capacity) {
+static void make_cpus(const char *const siblings[], unsigned n, unsigned offline, unsigned slow_from,
+                      unsigned capacity) {
         char path[64], text[16];
 
         assert_se(system("rm -rf cpus") == 0);

@@ -148,7 +148,8 @@ TEST(groups_score_by_their_best_or_their_two_best) {
 }
 
 static void check_table(struct device *d) {
-        static const float logits[] = {4.0f, -9.0f, 2.0f, 1.9f, 0.0f, 0.1f}, bias[] = {0.0f, 9.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        static const float logits[] = {4.0f, -9.0f, 2.0f, 1.9f, 0.0f, 0.1f},
+                           bias[] = {0.0f, 9.0f, 0.0f, 0.0f, 0.0f, 0.0f};
         static const int32_t table[3][3] = {{3, 5, 2}, {4, 4, 1}, {-1, 6, 0}};
         struct op_route op = {.experts = 6, .k = 3, .gate = ROUTE_SQRT_SOFTPLUS, .normalize = true, .scale = 1.5f};
         struct choice c;

@@ -205,3 +205,23 @@ TEST(rows_for_a_time_are_as_many_as_fit) {
         assert_se(cost_prompt_rows(&cost, &(struct cost_load) {}, 0, 8000, 0, 2048) == 1);
         assert_se(cost_prompt_rows(&cost, &(struct cost_load) {}, 0, 8000, UINT64_MAX, 2048) == 2048);
 }
+
+/* Its own pass, and one beside those that generate: reading is not held against it, as long as the pass stays short. */
+TEST(a_short_prompt_is_one_whose_rows_are_few) {
+        struct machine machine = { .random = 8, .speed = 1.0, .noise = 0.02, .skew = 1.0 };
+        struct cost_load none = {}, all = {}, some = {}, much = {};
+        struct cost cost;
+
+        cost_init(&cost, &shape);
+        observe(&cost, &machine, 300);
+        cost_load_add(&cost, &some, &(struct cost_rows) { .rows = 4, .cap_milli = 8000, .logits = 4 });
+        cost_load_add(&cost, &all, &(struct cost_rows) { .rows = 100, .prompt = true, .cap_milli = 8000 });
+        cost_load_add(&cost, &much, &(struct cost_rows) { .rows = 2000, .prompt = true, .cap_milli = 8000 });
+        assert_se(cost_short_nsec(&cost, &some) > cost_short_nsec(&cost, &all));
+        assert_se(cost_short_nsec(&cost, &all) - COST_SHORT_NSEC < NSEC_PER_MSEC);
+        assert_se(cost_short_nsec(&cost, &much) == COST_SHORT_NSEC);
+        assert_se(cost_short_nsec(&cost, &none) > cost_short_nsec(&cost, &some));
+        cost.speed = 100; /* reading takes longer than anybody may wait for */
+        assert_se(cost_short_nsec(&cost, &none) == COST_SHORT_PASS_NSEC);
+        assert_se(cost_short_nsec(&cost, &some) == COST_SHORT_NSEC);
+}

@@ -45,7 +45,8 @@ struct world {
         struct client clients[CLIENTS_MAX];
         uint32_t n_users, n_clients;
         uint64_t random;
-        void (*each)(struct world *world); /* after every turn */
+        void (*turn)(struct world *world); /* computes something */
+        void (*each)(struct world *world); /* after that */
         double low, high;
 };
 
@@ -66,12 +67,15 @@ static double truth(struct world *w, const struct cost_load *load) {
         return (MAX(read, compute) + 0.6 * MIN(read, compute)) * (0.95 + 0.1 * uniform(w));
 }
 
+static void run_turn(struct world *w);
+
 static struct world *world_new(uint64_t seed) {
         struct cost_shape shape = { LAYERS, LAYERS, EXPERTS, USED, 4000000000 };
         struct world *w = calloc(1, sizeof(*w));
 
         assert_se(w);
         w->random = seed;
+        w->turn = run_turn;
         scheduler_init(&w->scheduler);
         w->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
         sched_model_init(&w->model, &shape, LONG_ROWS);
@@ -216,7 +220,7 @@ static void run(struct world *w, double seconds) {
 
         while (w->scheduler.now < end) {
                 clients_ask(w);
-                run_turn(w);
+                w->turn(w);
                 if (w->each)
                         w->each(w);
         }
@@ -329,38 +333,265 @@ TEST(a_short_request_every_two_seconds_does_not_feel_a_flood) {
         assert_se(tokens <= 1.3 * alone + 0.5); /* an iteration with 16 rows takes about so long */
 }
 
-/* Tokens in half an hour of the flood and the short requests beside it, a generated one for five of a prompt. If all are
- * one principal's, they are served as they come, by passes of the same kinds. */
-static double work(bool shared, uint32_t prompt, uint32_t answer) {
+/* Other servers have no scheduler: an iteration has the next token of all who generate, then rows of prompts as they came. */
+static int by_arrival(const void *a, const void *b) {
+        const struct client *x = *(struct client *const *) a, *y = *(struct client *const *) b;
+
+        if (x->begun != y->begun)
+                return x->begun < y->begun ? -1 : 1;
+        return x < y ? -1 : x > y;
+}
+
+static uint32_t asking_by_arrival(struct world *w, struct client **ret) {
+        uint32_t n = 0;
+
+        for (uint32_t i = 0; i < w->n_clients; i++)
+                if (w->clients[i].asking)
+                        ret[n++] = &w->clients[i];
+        qsort(ret, n, sizeof(*ret), by_arrival);
+        return n;
+}
+
+static void iteration_add(struct world *w, struct cost_load *load, struct client *client, uint32_t rows, struct sched_pick *ret) {
+        cost_load_add(&w->model.cost, load, &(struct cost_rows) {
+                .rows = rows, .position = client->done, .prompt = client->done < client->prompt,
+                .cap_milli = client->stream.cap_milli, .logits = client->done >= client->prompt,
+        });
+        *ret = (struct sched_pick) { .stream = &client->stream, .rows = rows };
+}
+
+static void run_iteration(struct world *w) {
+        struct client *clients[CLIENTS_MAX];
+        struct sched_pick picks[CLIENTS_MAX];
+        uint32_t asking = asking_by_arrival(w, clients), left = ROWS_MAX, n = 0;
+        struct cost_load load = {};
+
+        for (uint32_t i = 0; i < asking; i++)
+                if (clients[i]->done >= clients[i]->prompt)
+                        iteration_add(w, &load, clients[i], 1, &picks[n++]), left--;
+        for (uint32_t i = 0; i < asking && left > 0; i++) {
+                uint32_t rows = clients[i]->done < clients[i]->prompt ? MIN(left, clients[i]->prompt - clients[i]->done) : 0;
+
+                if (rows > 0)
+                        iteration_add(w, &load, clients[i], rows, &picks[n++]);
+                left -= rows;
+        }
+        w->scheduler.now += n > 0 ? (uint64_t) truth(w, &load) : 1000000;
+        advance(w, picks, n);
+}
+
+/* The flood and the one with the short requests are two principals; one, who is served as things come; or are served as by
+ * others. */
+enum order { SHARED, ONE_PRINCIPAL, ITERATIONS };
+
+struct work {
+        double rows;  /* a second, a generated one for five of a prompt */
+        double first; /* p95 of the short requests' time to the first token */
+        double gap;   /* the longest between two tokens of one of the flood */
+};
+
+/* Half an hour. */
+static struct work work(enum order order, uint32_t prompt, uint32_t answer) {
         struct world *w = world_new(5);
         struct user *user = add_user(w, plain_policy);
-        double rows = 0;
+        struct client *one;
+        struct work work = {};
 
         for (uint32_t i = 0; i < 16; i++)
                 add_client(w, user, prompt, answer, 0);
-        add_client(w, shared ? add_user(w, plain_policy) : user, 64, 4, 2);
+        one = add_client(w, order == SHARED ? add_user(w, plain_policy) : user, 64, 4, 2);
+        w->turn = order == ITERATIONS ? run_iteration : run_turn;
         run(w, 1800);
         for (uint32_t i = 0; i < w->n_users; i++)
-                rows += (double) w->users[i].rows_prompt + 5.0 * (double) w->users[i].rows_generated;
+                work.rows += ((double) w->users[i].rows_prompt + 5.0 * (double) w->users[i].rows_generated) / 1800;
+        for (uint32_t i = 0; i < w->n_clients; i++)
+                work.gap = MAX(work.gap, &w->clients[i] == one ? 0.0 : w->clients[i].gap_max);
+        work.first = p95(one);
         world_free(w);
-        return rows / 1800;
+        return work;
 }
 
-/* A prompt that is to be answered at once cannot wait for the next batch of prompts: it reads all experts for its few rows,
- * and there is nothing that could share them at that price. Beside those who generate it rides along. */
+/* What is missing is the price of three things that nobody has who is served as all come. The one with the short requests
+ * begins at once: its prompt reads all experts for 64 rows, 0.38 s of the machine instead of 0.16 s in somebody's iteration
+ * of 512; rows and tokens of the flood that come along give back a half of that. Its three other tokens follow at once, each 0.05 s. And tokens of
+ * the flood come every half second beside its own prompts: with a second between them (SCHED_GAP_NSEC) it is 92 and 87 %
+ * of the iterations, which have one every 1.4 s. */
 TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
         static const struct {
                 uint32_t prompt, answer;
-                double least;
-        } floods[] = { { 100, 2000, 0.97 }, { 500, 100, 0.75 }, { 2000, 100, 0.8 } };
+                double of_passes, of_iterations;
+        } floods[] = { { 100, 2000, 0.97, 0.97 }, { 500, 100, 0.92, 0.87 }, { 2000, 100, 0.92, 0.78 } };
 
         for (size_t i = 0; i < ELEMENTS(floods); i++) {
-                double shared = work(true, floods[i].prompt, floods[i].answer);
-                double plain = work(false, floods[i].prompt, floods[i].answer);
+                struct work shared = work(SHARED, floods[i].prompt, floods[i].answer);
+                struct work passes = work(ONE_PRINCIPAL, floods[i].prompt, floods[i].answer);
+                struct work iterations = work(ITERATIONS, floods[i].prompt, floods[i].answer);
 
-                printf("%u + %u tokens: %.1f %%\n", floods[i].prompt, floods[i].answer, 100 * shared / plain);
-                assert_se(shared >= floods[i].least * plain);
+                printf("%u + %u tokens: %.0f a second, first after %.2f s, gap %.2f s\n", floods[i].prompt, floods[i].answer,
+                       shared.rows, shared.first, shared.gap);
+                printf("  %.1f %% of one principal's passes (%.2f s, %.2f s), %.1f %% of iterations of %d rows (%.2f s, %.2f s)\n",
+                       100 * shared.rows / passes.rows, passes.first, passes.gap, 100 * shared.rows / iterations.rows, ROWS_MAX,
+                       iterations.first, iterations.gap);
+                assert_se(shared.rows >= floods[i].of_passes * passes.rows);
+                assert_se(shared.rows >= floods[i].of_iterations * iterations.rows);
         }
+}
+
+static struct client *add_asking(struct world *w, struct user *user, uint32_t prompt) {
+        struct client *client = add_client(w, user, prompt, 1000, 0);
+
+        clients_ask(w);
+        return client;
+}
+
+/* It has had its prompt. */
+static struct client *add_decoding(struct world *w, struct user *user) {
+        struct client *client = add_asking(w, user, 20);
+
+        client->done = client->prompt;
+        client_update(w, client);
+        return client;
+}
+
+static uint32_t pick_short(struct world *w, struct sched_pick *picks) {
+        struct sched_limits limits = { .rows_max = ROWS_MAX, .prompt_max = ROWS_MAX };
+
+        return scheduler_pick(&w->scheduler, &limits, picks, CLIENTS_MAX);
+}
+
+/* How many rows `client` has in the next short pass. */
+static uint32_t rows_picked(struct world *w, const struct client *client) {
+        struct sched_pick picks[CLIENTS_MAX];
+        uint32_t n = pick_short(w, picks), rows = 0;
+
+        for (uint32_t i = 0; i < n; i++)
+                rows += picks[i].stream == &client->stream ? picks[i].rows : 0;
+        return rows;
+}
+
+static uint64_t prompt_pass_nsec(struct world *w, uint32_t rows) {
+        struct cost_load load = {};
+
+        cost_load_add(&w->model.cost, &load, &(struct cost_rows) { .rows = rows, .prompt = true, .cap_milli = 1000 * USED });
+        return cost_nsec(&w->model.cost, &load);
+}
+
+TEST(rows_of_long_prompts_come_along_where_a_prompt_cannot_wait) {
+        struct world *w = world_new(9);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        struct client *flood = add_asking(w, a, 3000);
+        uint64_t alone = prompt_pass_nsec(w, 64);
+        uint32_t rows;
+
+        add_asking(w, b, 64);
+        rows = rows_picked(w, flood);
+        assert_se(w->model.load.terms[COST_ROW_PROMPT] == 64 + rows);
+        assert_se(rows >= SCHED_CHUNK);
+        assert_se(cost_nsec(&w->model.cost, &w->model.load) <= alone * (100 + SCHED_FILL_PERCENT) / 100);
+        assert_se(a->principal.served_nsec > 0); /* and it pays for them */
+        world_free(w);
+}
+
+TEST(rows_of_long_prompts_do_not_come_along_with_tokens) {
+        struct world *w = world_new(10);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        struct client *flood = add_asking(w, a, 3000);
+
+        for (int i = 0; i < 16; i++)
+                add_decoding(w, b);
+        assert_se(rows_picked(w, flood) == 0);
+        assert_se(w->model.load.terms[COST_ROW_GENERATED] == 16);
+        world_free(w);
+}
+
+/* It leaves room for the prompt that cannot wait. */
+TEST(rows_of_long_prompts_come_along_within_a_latency_target_only) {
+        struct world *w = world_new(11);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy), *c = add_user(w, plain_policy);
+        struct client *writer = add_decoding(w, c), *one, *flood;
+        struct cost_load both;
+
+        assert_se(rows_picked(w, writer) == 1);
+        both = w->model.load;
+        cost_load_add(&w->model.cost, &both, &(struct cost_rows) { .rows = 64, .prompt = true, .cap_milli = 1000 * USED });
+        c->principal.policy.latency_target_nsec = cost_nsec(&w->model.cost, &both) + 10 * NSEC_PER_MSEC;
+        one = add_asking(w, b, 64);
+        flood = add_asking(w, a, 3000);
+        assert_se(rows_picked(w, one) == 64);
+        assert_se(w->model.load.terms[COST_ROW_PROMPT] == 64);
+        c->principal.policy.latency_target_nsec = 0;
+        assert_se(rows_picked(w, flood) >= SCHED_CHUNK);
+        world_free(w);
+}
+
+TEST(idle_ones_do_not_come_along) {
+        struct world *w = world_new(12);
+        struct policy idle = plain_policy;
+        struct user *a, *b = add_user(w, plain_policy);
+        struct client *flood;
+
+        idle.class = POLICY_CLASS_IDLE;
+        a = add_user(w, idle);
+        flood = add_asking(w, a, 3000);
+        add_asking(w, b, 64);
+        assert_se(rows_picked(w, flood) == 0);
+        assert_se(w->model.load.terms[COST_ROW_PROMPT] == 64);
+        world_free(w);
+}
+
+/* Beside its own long pass, in passes of somebody who generates. */
+TEST(tokens_beside_own_prompts_come_at_their_pace) {
+        struct world *w = world_new(13);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        struct client *writer = add_decoding(w, a);
+
+        w->scheduler.now = NSEC_PER_SEC;
+        add_decoding(w, b);
+        assert_se(rows_picked(w, writer) == 1);
+        add_asking(w, a, 3000);
+        assert_se(rows_picked(w, writer) == 0); /* it had one just now */
+        w->scheduler.now += SCHED_GAP_NSEC;
+        assert_se(rows_picked(w, writer) == 1); /* is due before another layer has run */
+        assert_se(rows_picked(w, writer) == 0);
+        a->principal.policy.latency_target_nsec = 10 * NSEC_PER_SEC;
+        assert_se(rows_picked(w, writer) == 1); /* was promised a time, and gets all it can */
+        a->principal.policy.latency_target_nsec = 0;
+        assert_se(rows_picked(w, writer) == 0);
+        add_asking(w, b, 64);
+        assert_se(rows_picked(w, writer) == 1); /* costs next to nothing beside a prompt */
+        world_free(w);
+}
+
+TEST(a_short_pass_is_paid_in_full_and_no_more) {
+        struct world *w = world_new(14);
+        struct user *a = add_user(w, plain_policy), *b = add_user(w, plain_policy);
+        struct client *writer = add_decoding(w, a);
+        double paid;
+
+        for (int pass = 0; pass < 3; pass++) {
+                double before = (double) (a->principal.served_nsec + b->principal.served_nsec);
+
+                if (pass == 1) /* priced beside a single row */
+                        add_asking(w, b, 64);
+                assert_se(rows_picked(w, writer) == 1);
+                paid = (double) (a->principal.served_nsec + b->principal.served_nsec) - before;
+                assert_se(fabs(paid / (double) cost_nsec(&w->model.cost, &w->model.load) - 1.0) < 0.001);
+        }
+        world_free(w);
+}
+
+TEST(a_prompt_that_needs_two_passes_is_halved) {
+        struct world *w = world_new(15);
+        struct sched_pick picks[CLIENTS_MAX];
+        struct sched_pass *pass;
+
+        w->model.long_rows_max = 1000;
+        add_asking(w, add_user(w, plain_policy), 1100);
+        assert_se(scheduler_turn(&w->scheduler, &pass) == SCHED_TURN_BEGIN);
+        assert_se(scheduler_pick_long(&w->scheduler, pass, picks, CLIENTS_MAX) == 1);
+        assert_se(picks[0].rows == 550);
+        sched_pass_end(&w->scheduler, pass);
+        world_free(w);
 }
 
 TEST(idle_ones_get_what_is_left_and_batch_an_eighth) {

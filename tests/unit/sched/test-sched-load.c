@@ -8,7 +8,10 @@
 #include "scheduler.h"
 #include "test.h"
 
-enum { USERS = 12, STREAMS = 24, ITERATIONS = 360000 /* an hour at 10 ms */, ROWS_MAX = 48, PROMPT_MAX = 20, LAYERS = 7 };
+enum {
+        USERS = 12, STREAMS = 24, ROWS_MAX = 48, PROMPT_MAX = 20, LAYERS = 7,
+        ITERATIONS = 360000, /* an hour at 10 ms */
+};
 
 struct request {
         struct sched_stream stream;

@@ -112,15 +112,17 @@ TEST(an_empty_file_gives_the_defaults) {
 
 TEST(every_key_is_read) {
         struct config_report report;
-        struct config *c = load("# a comment\n; another\n"
-                                "[Daemon]\nSocket=/run/x.sock\nSocketMode=0660\nThreads = 3 \r\nKvMemory=512M\n"
-                                "KvType=f32\nRowsMax=128\n  PromptRowsMax=17\nContextMax=4096\nContextExtend=on\n"
-                                "SpinUsec=1ms\nDrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\nPrefixCache=no\n"
-                                "[Limits]\nConnectionsMax=1\nStreamsMax=2\nQueueMax=0\nRingEntriesMax=8\nArenaMax=64K\n"
-                                "PromptBytesMax=1G\n"
-                                "[Model a]\nFile=/a.gguf\nIdleUnloadSec=250ms\nPrefixCache=on\n[Model b.Q4_K-M]\nFile=/b = c.gguf\nDefault=yes\n"
-                                "[Budget default]\nExpertsMax=2.5\n[Budget uid:0]\nWeight=300\nExpertsMax=infinity",
-                                &report);
+        struct config *c = load(
+                "# a comment\n; another\n"
+                "[Daemon]\nSocket=/run/x.sock\nSocketMode=0660\nThreads = 3 \r\nKvMemory=512M\n"
+                "KvType=f32\nRowsMax=128\n  PromptRowsMax=17\nContextMax=4096\nContextExtend=on\n"
+                "SpinUsec=1ms\nDrainTimeoutSec=1min 30s\nIdleUnloadSec=5min\nLogLevel=debug\nPrefixCache=no\n"
+                "[Limits]\nConnectionsMax=1\nStreamsMax=2\nQueueMax=0\nRingEntriesMax=8\nArenaMax=64K\n"
+                "PromptBytesMax=1G\n"
+                "[Model a]\nFile=/a.gguf\nIdleUnloadSec=250ms\nPrefixCache=on\n"
+                "[Model b.Q4_K-M]\nFile=/b = c.gguf\nDefault=yes\n"
+                "[Budget default]\nExpertsMax=2.5\n[Budget uid:0]\nWeight=300\nExpertsMax=infinity",
+                &report);
         struct policy_principal root = { .kind = POLICY_KIND_UID };
 
         assert_se(c && report.n_warnings == 0);
@@ -145,15 +147,17 @@ TEST(every_key_is_read) {
 
 TEST(an_empty_value_takes_back_what_was_said) {
         struct config_report report;
-        struct config *c = load("[Daemon]\nSocket=/a\nSocket=\nRowsMax=9\nRowsMax=\nKvType=f32\nKvType=\nLogLevel=err\n"
-                                "LogLevel=\nSocketMode=600\nSocketMode=\nDrainTimeoutSec=1\nDrainTimeoutSec=\n"
-                                "Threads=4\nThreads=auto\nContextMax=64\nContextMax=model\nContextExtend=yes\nContextExtend=\n"
-                                "[Budget uid:0]\nWeight=3\nWeight=\n[Model m]\nFile=/x\nDefault=yes\nDefault=\n",
-                                &report);
+        struct config *c =
+                load("[Daemon]\nSocket=/a\nSocket=\nRowsMax=9\nRowsMax=\nKvType=f32\nKvType=\nLogLevel=err\n"
+                     "LogLevel=\nSocketMode=600\nSocketMode=\nDrainTimeoutSec=1\nDrainTimeoutSec=\n"
+                     "Threads=4\nThreads=auto\nContextMax=64\nContextMax=model\nContextExtend=yes\nContextExtend=\n"
+                     "[Budget uid:0]\nWeight=3\nWeight=\n[Model m]\nFile=/x\nDefault=yes\nDefault=\n",
+                     &report);
 
         assert_se(c && !c->socket && c->rows_max == 512 && c->kv_type == CONFIG_KV_F16 && c->log_level == LOG_INFO);
         assert_se(c->socket_mode == 0666 && c->drain_timeout_nsec == 30 * NSEC_PER_SEC && c->threads == 0);
-        assert_se(c->context_max == 0 && !c->context_extend && c->budgets.rules[0].keys == 0 && c->budgets.rules[0].policy.weight == 100);
+        assert_se(c->context_max == 0 && !c->context_extend && c->budgets.rules[0].keys == 0 &&
+                  c->budgets.rules[0].policy.weight == 100);
         assert_se(c->models[0].is_default); /* the only one */
         config_free(c);
         refused("[Model m]\nFile=/x\nFile=\n", "moed.conf:1: [Model m]: lacks File=");
@@ -181,7 +185,8 @@ TEST(each_mistake_is_told_with_its_place_and_what_is_allowed) {
         refused("[Daemon]\nKvMemory=1K", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvMemory=99999999999T", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvType=q8", "f16 or f32");
-        refused("[Daemon]\nSpinUsec=2s", "SpinUsec=2s: 0s to 1s is allowed, in us, ms, s, min or h; a number alone is in us");
+        refused("[Daemon]\nSpinUsec=2s",
+                "SpinUsec=2s: 0s to 1s is allowed, in us, ms, s, min or h; a number alone is in us");
         refused("[Daemon]\nDrainTimeoutSec=1 fortnight", "a number alone is in s");
 }
 
@@ -190,9 +195,11 @@ TEST(further_mistakes_are_told_likewise) {
         refused("[Daemon]\nSocketMode=888", "octal");
         refused("[Daemon]\nSocketMode=1777", "octal");
         refused("[Daemon]\nLogLevel=loud", "err, warning, notice, info or debug");
-        refused("[Daemon]\nExpertsMin=2", "moed.conf:2: ExpertsMin=: not a key of [Daemon]; it knows Socket, SocketMode");
+        refused("[Daemon]\nExpertsMin=2",
+                "moed.conf:2: ExpertsMin=: not a key of [Daemon]; it knows Socket, SocketMode");
         refused("[Limits]\nRowsMax=2", "not a key of [Limits]; it knows ConnectionsMax");
-        refused("[Model m]\nFile=/m\nPath=/m", "not a key of [Model]; it knows File, Default, IdleUnloadSec, PrefixCache");
+        refused("[Model m]\nFile=/m\nPath=/m",
+                "not a key of [Model]; it knows File, Default, IdleUnloadSec, PrefixCache");
         refused("[Model m]\nFile=/m\nPrefixCache=full", "PrefixCache=full: yes or no");
         refused("[Model m]\nFile=/m\nIdleUnloadSec=800h", "IdleUnloadSec=800h: ");
         refused("[Daemon]\nIdleUnloadSec=-1", "IdleUnloadSec=-1: ");
@@ -200,7 +207,8 @@ TEST(further_mistakes_are_told_likewise) {
         refused("[Model m]\nFile=/m\nDefault=perhaps", "Default=perhaps: yes or no");
         refused("[Model]\nFile=/m", "[Model ]: a model's name has 1 to 64");
         refused("[Model a/b]\nFile=/m\nNonsense=1", "[Model a/b]:");
-        refused("[Budget uid:0]\nExpertsMax=0", "ExpertsMax=0: a number above 0 and up to 1024, with up to three decimals");
+        refused("[Budget uid:0]\nExpertsMax=0",
+                "ExpertsMax=0: a number above 0 and up to 1024, with up to three decimals");
         refused("[Budget uid:0]\nExpertsMax=1.2345", "three decimals");
         refused("[Budget uid:0]\nExpertsMax=1.", "three decimals");
         refused("[Budget uid:0]\nExpertsMax=1024.001", "up to 1024");
@@ -220,7 +228,8 @@ TEST(further_mistakes_are_told_likewise) {
 TEST(all_mistakes_are_told_not_only_the_first) {
         struct config_report report;
 
-        assert_se(!load("[Daemon]\nRowsMax=0\nThreads=0\n[Limits]\nQueueMax=x\n[Model m]\n[Nope]\nA=b\nC=d\n", &report));
+        assert_se(!load("[Daemon]\nRowsMax=0\nThreads=0\n[Limits]\nQueueMax=x\n[Model m]\n[Nope]\nA=b\nC=d\n",
+                        &report));
         assert_se(report.n_errors == 5 && report.n_messages == 5);
         assert_se(reported(&report, true, ":2: RowsMax") && reported(&report, true, ":3: Threads"));
         assert_se(reported(&report, true, ":5: QueueMax") && reported(&report, true, "lacks File="));
@@ -252,6 +261,17 @@ TEST(an_unknown_user_is_a_warning_but_its_values_are_checked) {
         config_report_deinit(&report);
         assert_se(!load("[Budget uid:no-such-user-here]\nWeight=0\n", &report));
         assert_se(report.n_errors == 1 && report.n_warnings == 1);
+        config_report_deinit(&report);
+}
+
+TEST(a_limit_without_effect_is_kept_with_a_warning) {
+        struct config_report report;
+        struct config *c =
+                load("[Budget uid:0]\nSessionMax=infinity\n[Budget default]\nWeight=5\nSessionMax=1G\n", &report);
+
+        assert_se(c && c->budgets.rules[1].policy.session_max == UINT64_C(1) << 30 && report.n_warnings == 1);
+        assert_se(reported(&report, false, "moed.conf:5: SessionMax=1G: without effect, this version keeps no "));
+        config_free(c);
         config_report_deinit(&report);
 }
 
@@ -362,7 +382,8 @@ TEST(drop_ins_follow_in_the_order_of_their_names) {
                  &report);
         assert_se(c && c->rows_max == 20 && c->threads == 10 && c->spin_usec == 5);
         assert_se(strcmp(config_default_model(c)->name, "m") == 0);
-        assert_se(c->budgets.n_rules == 1 && c->budgets.rules[0].keys == (1u << POLICY_KEY_EXPERTS_MAX | 1u << POLICY_KEY_WEIGHT));
+        assert_se(c->budgets.n_rules == 1 &&
+                  c->budgets.rules[0].keys == (1u << POLICY_KEY_EXPERTS_MAX | 1u << POLICY_KEY_WEIGHT));
         assert_se(strstr(c->budgets.rules[0].sources[POLICY_KEY_WEIGHT], "moed.conf.d/20-b.conf:4"));
         config_free(c);
         write_file("moed.conf.d/20-b.conf", "[Daemon]\nRowsMax=a\n");
@@ -447,12 +468,14 @@ TEST(saved_budgets_are_read_apart_from_the_configuration) {
         config_free(c);
         write_file("state/budget.conf", "[Budget uid:0]\nWeight=0\n[Daemon]\nRowsMax=1\n");
         assert_se(!load(NULL, &report) && report.n_errors == 2);
-        assert_se(reported(&report, true, "state/budget.conf:3: [Daemon]: only [Budget PRINCIPAL] may stand in this file"));
+        assert_se(reported(&report, true,
+                           "state/budget.conf:3: [Daemon]: only [Budget PRINCIPAL] may stand in this file"));
         config_report_deinit(&report);
 
         /* The user's instance, without the service manager. */
         report = (struct config_report) CONFIG_REPORT_NULL;
-        assert_se(unsetenv("STATE_DIRECTORY") == 0 && unsetenv("XDG_STATE_HOME") == 0 && setenv("HOME", folder, 1) == 0);
+        assert_se(unsetenv("STATE_DIRECTORY") == 0 && unsetenv("XDG_STATE_HOME") == 0 &&
+                  setenv("HOME", folder, 1) == 0);
         assert_se(config_load(&c, NULL, CONFIG_USER, &report) == 0);
         assert_se(strcmp(c->saved_path, path_of(".local/state/moed/budget.conf")) == 0 && c->saved.n_rules == 0);
         config_free(c);
@@ -462,10 +485,11 @@ TEST(saved_budgets_are_read_apart_from_the_configuration) {
 
 TEST(every_budget_that_is_written_is_read_back) {
         struct config_report report;
-        struct config *c = load("[Budget uid:0]\nExpertsMax=1.001\nExpertsMin=0.5\nWeight=7\nClass=batch\nLatencyTarget=1001us\n"
-                                "ActivationRate=123\nActivationBurst=auto\nOnEmpty=wait\nAdaptive=no\nKvMax=65537\n"
-                                "QueueMax=1\nSessionMax=1T\n[Budget unit:a\\x2db]\n[Budget gid:0]\nWeight=2\n",
-                                &report);
+        struct config *c =
+                load("[Budget uid:0]\nExpertsMax=1.001\nExpertsMin=0.5\nWeight=7\nClass=batch\nLatencyTarget=1001us\n"
+                     "ActivationRate=123\nActivationBurst=auto\nOnEmpty=wait\nAdaptive=no\nKvMax=65537\n"
+                     "QueueMax=1\nSessionMax=1T\n[Budget unit:a\\x2db]\n[Budget gid:0]\nWeight=2\n",
+                     &report);
         struct config *again;
         char *text;
 
@@ -482,6 +506,7 @@ TEST(every_budget_that_is_written_is_read_back) {
         free(text);
         config_free(c);
         config_free(again);
+        config_report_deinit(&report);
 }
 
 TEST(models_of_the_command_line_join_those_of_the_file) {

@@ -22,8 +22,7 @@ static void set(struct policy_table *table, const char *name, enum policy_key ke
 
 static struct policy_match lookup(const struct policy_book *book, const char *unit, uint32_t uid, uint32_t gid,
                                   uint32_t second) {
-        uint32_t gids[] = { gid, second };
-        struct policy_identity identity = { .unit = unit, .uid = uid, .gids = gids, .n_gids = 2 };
+        struct policy_identity identity = { .unit = unit, .uid = uid, .gid = gid, .groups = &second, .n_groups = 1 };
         struct policy_match match;
 
         policy_book_lookup(book, &identity, &match);
@@ -67,6 +66,25 @@ TEST(principals_that_make_no_sense_are_refused_with_a_reason) {
 
                 assert_se(policy_principal_parse(&p, nobody[i], &reason) == POLICY_E_UNKNOWN);
                 assert_se(strstr(reason.text, "on this system") && p.id == 77);
+        }
+}
+
+TEST(in_messages_users_and_groups_are_numbers) {
+        static const char *const same[] = { "default", "uid:0", "gid:4294967294", "unit:foo.service" };
+        static const char *const bad[] = { "uid:root", "gid:root", "uid:no-such-user-here", "uid:", "gid:-1", "root" };
+        struct policy_principal p = { .id = 77 };
+        char text[POLICY_NAME_MAX];
+
+        for (size_t i = 0; i < ELEMENTS(bad); i++) {
+                struct reason reason = REASON_INIT;
+
+                assert_se(policy_principal_parse_numeric(&p, bad[i], &reason) == POLICY_E_SYNTAX);
+                assert_se(strlen(reason.text) > 0 && p.id == 77);
+        }
+        for (size_t i = 0; i < ELEMENTS(same); i++) {
+                assert_se(policy_principal_parse_numeric(&p, same[i], NULL) == 0);
+                policy_principal_format(&p, text);
+                assert_se(strcmp(text, same[i]) == 0);
         }
 }
 
@@ -127,6 +145,70 @@ TEST(of_several_groups_the_first_in_the_configuration_counts) {
         policy_book_deinit(&book);
 }
 
+static bool same_match(const struct policy_match *a, const struct policy_match *b) {
+        bool same = true;
+
+        for (enum policy_key key = 0; key < _POLICY_KEY_N; key++)
+                same = same && a->rules[key] == b->rules[key] &&
+                       policy_key_get(&a->policy, key) == policy_key_get(&b->policy, key);
+        return same;
+}
+
+static struct policy_match join(struct policy_match first, const struct policy_match *second,
+                                const struct policy_match *third) {
+        policy_match_join(&first, second);
+        policy_match_join(&first, third);
+        return first;
+}
+
+TEST(clients_of_one_account_come_to_one_policy_in_whatever_order) {
+        struct policy_book book = POLICY_BOOK_NULL;
+        struct policy_table config = POLICY_TABLE_NULL;
+        struct policy_match a, b, c, all;
+
+        set(&config, "gid:60", POLICY_KEY_WEIGHT, 60);
+        set(&config, "gid:60", POLICY_KEY_EXPERTS_MAX, 6000);
+        set(&config, "gid:50", POLICY_KEY_WEIGHT, 50);
+        set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 500);
+        set(&config, "gid:50", POLICY_KEY_CLASS, POLICY_CLASS_BATCH);
+        set(&config, "default", POLICY_KEY_CLASS, POLICY_CLASS_IDLE);
+        set(&config, "default", POLICY_KEY_EXPERTS_MIN, 2000);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        a = lookup(&book, NULL, 1, 60, 60);
+        b = lookup(&book, NULL, 1, 50, 50);
+        c = lookup(&book, NULL, 1, 40, 40);
+        all = lookup(&book, NULL, 1, 50, 60);
+        assert_se(all.policy.weight == 60 && all.policy.class == POLICY_CLASS_BATCH);
+        assert_se(b.policy.experts_min_milli == 500 && all.policy.experts_min_milli == 2000);
+
+        const struct policy_match joined[] = { join(a, &b, &c), join(a, &c, &b), join(b, &a, &c),
+                                               join(b, &c, &a), join(c, &a, &b), join(c, &b, &a), join(all, &a, &b) };
+        for (size_t i = 0; i < ELEMENTS(joined); i++)
+                assert_se(same_match(&joined[i], &all));
+        policy_table_deinit(&config);
+        policy_book_deinit(&book);
+}
+
+TEST(a_client_has_the_account_s_policy_but_experts_of_its_own) {
+        struct policy_book book = POLICY_BOOK_NULL;
+        struct policy_table config = POLICY_TABLE_NULL;
+        struct policy_match a, b;
+
+        set(&config, "gid:50", POLICY_KEY_WEIGHT, 50);
+        set(&config, "gid:50", POLICY_KEY_EXPERTS_MAX, 500);
+        set(&config, "gid:50", POLICY_KEY_ACTIVATION_RATE, 1000);
+        assert_se(policy_book_load(&book, &config, NULL) == 0);
+        a = lookup(&book, NULL, 1, 50, 50);
+        b = lookup(&book, NULL, 1, 40, 40);
+        policy_match_share(&b, &a);
+        assert_se(b.policy.weight == 50 && b.policy.activation_rate == 1000);
+        assert_se(b.rules[POLICY_KEY_WEIGHT] && b.rules[POLICY_KEY_WEIGHT] == a.rules[POLICY_KEY_WEIGHT]);
+        assert_se(b.policy.experts_max_milli == 0 && !b.rules[POLICY_KEY_EXPERTS_MAX]);
+        assert_se(b.policy.experts_min_milli == 1000);
+        policy_table_deinit(&config);
+        policy_book_deinit(&book);
+}
+
 TEST(without_any_rule_the_defaults_hold) {
         struct policy_book book = POLICY_BOOK_NULL;
         struct policy_match m = lookup(&book, "a.service", 5, 5, 5);
@@ -158,7 +240,8 @@ TEST(the_rule_is_told_with_its_place) {
         struct policy_match m;
         struct reason why;
 
-        assert_se(policy_table_set(&config, &p, "uid:root", POLICY_KEY_EXPERTS_MAX, 2050, "/etc/moed/moed.conf:12") == 0);
+        assert_se(policy_table_set(&config, &p, "uid:root", POLICY_KEY_EXPERTS_MAX, 2050,
+                                   "/etc/moed/moed.conf:12") == 0);
         assert_se(policy_book_load(&book, &config, NULL) == 0);
         m = lookup(&book, NULL, 0, 0, 0);
         policy_match_explain(&m, POLICY_KEY_EXPERTS_MAX, &why);
@@ -251,7 +334,8 @@ TEST(values_out_of_range_are_refused_with_what_is_allowed) {
                 enum policy_key key;
                 const char *text, *reason;
         } bad[] = {
-                { POLICY_KEY_EXPERTS_MAX, "0", "a number above 0 and up to 1024, with up to three decimals, is allowed, or infinity" },
+                { POLICY_KEY_EXPERTS_MAX, "0",
+                  "a number above 0 and up to 1024, with up to three decimals, is allowed, or infinity" },
                 { POLICY_KEY_EXPERTS_MAX, "1024.001", "up to 1024" },
                 { POLICY_KEY_EXPERTS_MAX, "18446744073709551.617", "up to 1024" },
                 { POLICY_KEY_EXPERTS_MIN, "infinity", "up to 1024" },
@@ -278,7 +362,8 @@ TEST(values_out_of_range_are_refused_with_what_is_allowed) {
                 assert_se(policy_key_parse(bad[i].key, bad[i].text, &value, &why) == POLICY_KEY_E_VALUE);
                 assert_se(value == 7 && strstr(why.text, bad[i].reason));
         }
-        assert_se(policy_key_get(&policy, POLICY_KEY_ADAPTIVE) == 1 && policy_key_get(&policy, POLICY_KEY_EXPERTS_MIN) == 1000);
+        assert_se(policy_key_get(&policy, POLICY_KEY_ADAPTIVE) == 1 &&
+                  policy_key_get(&policy, POLICY_KEY_EXPERTS_MIN) == 1000);
 }
 
 TEST(keys_are_found_by_name_and_listed) {

@@ -5,7 +5,9 @@
 #include "test.h"
 #include "user.h"
 
-static const struct user_limits limits = { .max = { [USER_CONNECTIONS] = 3, [USER_REQUESTS] = 2, [USER_ARENA] = 4096 } };
+static const struct user_limits limits = {
+        .max = { [USER_CONNECTIONS] = 3, [USER_REQUESTS] = 2, [USER_ARENA] = 4096 },
+};
 
 TEST(the_limit_itself_passes_and_one_more_does_not) {
         struct user_charge a = USER_CHARGE_NULL, b = USER_CHARGE_NULL;
