@@ -104,6 +104,7 @@ struct op_head_matmul {
         struct weight w;
         uint32_t head_rows;
         bool transposed;
+        struct device_ptr prompt; /* i32 [n] or null: as in op_matmul */
         struct device_ptr x, y;
         uint32_t x_stride, x_head_stride, y_stride, y_head_stride;
 };

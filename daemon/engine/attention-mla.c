@@ -51,6 +51,7 @@ static int absorb_query(struct step *s, const struct model_layer *layer, uint32_
         const struct arch_params *h = &s->model->arch.params;
         struct op_head_matmul op = {
                 .n = s->batch.rows, .w = layer->weights[ARCH_ATTN_K_B], .head_rows = h->kv_lora,
+                .prompt = s->batch.device_prompts,
                 .x = s->a.q_heads, .x_stride = h->heads * query_dim(h), .x_head_stride = query_dim(h),
                 .y = s->a.q, .y_stride = h->heads * h->k_dim, .y_head_stride = h->k_dim,
         };
@@ -78,6 +79,7 @@ static int expand_values(struct step *s, const struct model_layer *layer, uint32
         const struct arch_params *h = &s->model->arch.params;
         struct op_head_matmul op = {
                 .n = s->batch.rows, .w = layer->weights[ARCH_ATTN_V_B], .head_rows = h->mla_v,
+                .prompt = s->batch.device_prompts,
                 .x = s->a.attended, .x_stride = h->heads * h->v_dim, .x_head_stride = h->v_dim,
                 .y = s->a.q_heads, .y_stride = h->heads * h->mla_v, .y_head_stride = h->mla_v,
         };

@@ -155,7 +155,7 @@ static int project_out(struct step *s, const struct model_layer *layer) {
         low.rows = h->out_lora;
         low.stack = h->out_groups;
         r = forward_ops(s)->head_matmul(s->stream, &(struct op_head_matmul) {
-                .n = s->batch.rows, .w = low, .head_rows = h->out_lora,
+                .n = s->batch.rows, .w = low, .head_rows = h->out_lora, .prompt = s->batch.device_prompts,
                 .x = s->a.attended, .x_stride = h->heads * h->v_dim, .x_head_stride = low.cols,
                 .y = s->a.out_low, .y_stride = h->out_groups * h->out_lora, .y_head_stride = h->out_lora,
         });

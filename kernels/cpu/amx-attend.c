@@ -57,7 +57,10 @@ void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, 
         w->weights = (uint16_t *) amx_attend_take(&at, 4 * BLOCK_CHUNKS * AMX_TILE_BYTES);
         none = (size_t) MAX(w->k_chunks, w->v_chunks) * AMX_ROW_BYTES;
         w->none = memset(amx_attend_take(&at, none), 0, none);
-        memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
+        if (few)
+                memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
+        for (uint32_t g = 0; g < w->groups; g++)
+                w->lanes[g].begun = false;
         memset(w->sum, 0, (size_t) w->groups * LANES * sizeof(float));
         for (uint32_t i = 0; i < w->groups * LANES; i++)
                 w->max[i] = -INFINITY;
@@ -225,7 +228,7 @@ enum { CHUNK_SLOTS = 6 /* of largest_of() and weigh_chunk() for each chunk */ };
 ALWAYS_INLINE void weigh_block(struct matrix *m, bool two, uint32_t half, const struct block *b, float *scores,
                                uint16_t *weights, struct scale *s) {
         const struct work *w = m->w;
-        const struct lanes *lanes = &w->lanes[m->group + half];
+        const struct lanes *lanes = &w->lanes[b->group + half];
         uint32_t from = b->from * CHUNK, to = b->to * CHUNK;
 
         scores += half * ATTENTION_BLOCK * LANES;
@@ -234,7 +237,7 @@ ALWAYS_INLINE void weigh_block(struct matrix *m, bool two, uint32_t half, const 
                 cap_scores(scores, from, to, w->softcap);
         if (lanes->first_max > (int32_t) (b->base + from) || lanes->last_min < (int32_t) (b->base + to - 1))
                 mask_scores(scores, lanes, b->base, from, to);
-        *s = begin_weights(w, m->group + half,
+        *s = begin_weights(w, b->group + half,
                            largest_of(scores, b, m, two) * vf_set(power_of_2(-SCORE_EXPONENT)));
         for (uint32_t t = b->from; t < b->to; t++)
                 weigh_chunk(scores + t * CHUNK * LANES, weights + t * TILE_VALUES, s, m, two);
@@ -256,20 +259,34 @@ static struct block next_block(const struct work *w, uint32_t group, bool two, u
                 key += ATTENTION_BLOCK;
         if (key >= n || last < (int32_t) (base + key))
                 return b;
-        b = (struct block){.base = base + key, .key = key};
+        b = (struct block){.group = group, .base = base + key, .key = key};
         b.from = first > (int32_t) b.base ? ((uint32_t) first - b.base) / CHUNK : 0;
         b.to = MIN(((uint32_t) last - b.base) / CHUNK + 1, (uint32_t) BLOCK_CHUNKS);
         return b;
 }
 
-/* One group or two over the stage. */
-ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two, uint32_t base, uint32_t n) {
+/* The block after this one of its groups, or else the first of those that follow, up to `end`; from = to: none. */
+static struct block block_following(const struct work *w, const struct block *now, bool two, uint32_t end, uint32_t base,
+                                    uint32_t n) {
+        uint32_t step = two ? 2 : 1, group = now->group + step;
+        struct block b = next_block(w, now->group, two, base, n, now->key + ATTENTION_BLOCK);
+
+        for (; b.from == b.to && group < end; group += step)
+                b = next_block(w, group, two, base, n, 0);
+        return b;
+}
+
+/* The groups [group, end), one or two at a time, over the stage: one stream of blocks, so that neither unit waits for the
+ * other where groups change, which in a stage of a single block they do each time. */
+ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, uint32_t end, bool two, uint32_t base, uint32_t n) {
         enum { SCORES = 2 * ATTENTION_BLOCK * LANES, WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
         const struct block none = {0};
         struct block before = none, now = next_block(w, group, two, base, n, 0), after;
-        struct matrix m = {.w = w, .group = group, .two = two, .scores = w->scores};
+        struct matrix m = {.w = w, .scores = w->scores};
         uint32_t odd = 0;
 
+        if (now.from == now.to)
+                now = block_following(w, &(struct block){.group = group, .key = n}, two, end, base, n);
         matrix_init(&m, &none, &now);
         matrix_finish(&m, two);
         while (now.from < now.to) {
@@ -278,7 +295,7 @@ ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two,
                 struct scale s0, s1;
 
                 odd ^= 1;
-                after = next_block(w, group, two, base, n, now.key + ATTENTION_BLOCK);
+                after = block_following(w, &now, two, end, base, n);
                 m.weights = w->weights + odd * WEIGHTS;
                 m.scores = w->scores + odd * SCORES;
                 matrix_init(&m, &before, &after);
@@ -287,9 +304,9 @@ ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two,
                 if (two)
                         weigh_block(&m, two, 1, &now, scores, weights, &s1);
                 matrix_finish(&m, two);
-                end_weights(w, group, &s0);
+                end_weights(w, now.group, &s0);
                 if (two)
-                        end_weights(w, group + 1, &s1);
+                        end_weights(w, now.group + 1, &s1);
                 before = now;
                 now = after;
         }
@@ -300,11 +317,11 @@ ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, bool two,
 
 /* All pairs and the keys of the stage, n from `base` on. */
 static void attend_stage(const struct work *w, uint32_t base, uint32_t n) {
-        for (uint32_t group = 0; group < w->groups; group += 2)
-                if (group + 1 < w->groups)
-                        attend_groups(w, group, true, base, n);
-                else
-                        attend_groups(w, group, false, base, n);
+        uint32_t twos = w->groups & ~1U;
+
+        attend_groups(w, 0, twos, true, base, n);
+        if (twos < w->groups)
+                attend_groups(w, twos, w->groups, false, base, n);
 }
 
 /* Zeros where there are no keys any more. */

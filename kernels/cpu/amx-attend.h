@@ -31,6 +31,7 @@ enum {
 struct lanes {
         int32_t first[LANES], last[LANES];
         int32_t first_min, first_max, last_min, last_max;
+        bool begun; /* many groups: what they have in `out` is more than chance */
 };
 
 /* A job in its scratch; all but the scalars in tiles of 1 KiB. */

@@ -21,9 +21,12 @@ static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, uint3
         return groups;
 }
 
-/* Stores the sums of a group with activation rows t to t + n - 1. */
+/* Stores the sums of a group with activation rows t to t + n - 1. Outputs lie a row apart from each other, which no
+ * hardware prefetcher follows: where the next groups' outputs go is fetched meanwhile. */
 static inline void amx_store(const struct dot_job *job, const struct group *g, uint32_t row, uint32_t t, uint32_t n,
                              float acc[][GROUP_ROWS][PANEL_ROWS]) {
+        uint32_t next = row + AMX_GROUPS * GROUP_ROWS < job->end ? row + AMX_GROUPS * GROUP_ROWS : row;
+
         for (uint32_t p = 0; p * PANEL_ROWS < n; p++) {
                 uint32_t rows = MIN(n - p * PANEL_ROWS, (uint32_t) PANEL_ROWS);
                 __m512i v[16];
@@ -31,8 +34,10 @@ static inline void amx_store(const struct dot_job *job, const struct group *g, u
                 for (int i = 0; i < GROUP_ROWS; i++)
                         v[i] = load512(acc[p][i]);
                 transpose_dwords(v);
-                for (uint32_t i = 0; i < rows; i++)
+                for (uint32_t i = 0; i < rows; i++) {
+                        _mm_prefetch((const char *) (job->y[t + p * PANEL_ROWS + i] + next), _MM_HINT_T1);
                         group_store(job, g, row, t + p * PANEL_ROWS + i, _mm512_castsi512_ps(v[i]));
+                }
         }
 }
 

@@ -6,18 +6,17 @@
 #include "amx-attend.h"
 #include "amx-fetch.h"
 
-/* A block of keys: it begins at key `base`, number `key` of the stage; its chunks [from, to) are seen by some lane. */
+/* A block of keys for a group, or two from that one on: it begins at key `base`, number `key` of the stage; its chunks
+ * [from, to) are seen by some lane. */
 struct block {
-        uint32_t base, key, from, to;
+        uint32_t group, base, key, from, to;
 };
 
 /* What the matrix unit does while the vector units weigh a block, for one group or two: it adds the values of the
- * block before, and then computes the scores of the one after. A step is one or two pairs of products each; what a
+ * block before, and then computes the scores of the one after; these may be of other groups. A step is one or two pairs of products each; what a
  * row of them comes to is stored at the step after its last, when it is there. */
 struct matrix {
         const struct work *w;
-        uint32_t group;
-        bool two;
         struct block before, after;
         const uint16_t *weights; /* of the block before */
         float *scores;           /* of the block after */
@@ -40,21 +39,34 @@ ALWAYS_INLINE void matrix_init(struct matrix *m, const struct block *before, con
         m->owed = 0;
 }
 
+/* What has been added up of a chunk's dims; nothing yet, when a group begins. */
+ALWAYS_INLINE void load_out(const struct matrix *m, const float *out, const float *out1, bool two) {
+        if (!m->w->lanes[m->before.group].begun) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+                if (two) {
+                        AMX_ZERO(2);
+                        AMX_ZERO(3);
+                }
+                return;
+        }
+        AMX_LOAD(0, out, AMX_ROW_BYTES);
+        AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
+        if (two) {
+                AMX_LOAD(2, out1, AMX_ROW_BYTES);
+                AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
+        }
+}
+
 ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
         const struct work *w = m->w;
-        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
+        float *out = w->out + ((size_t) m->before.group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
         float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
         const uint16_t *v = w->values +
                             ((size_t) (m->before.key / CHUNK + m->t) * w->v_chunks + m->v_chunk) * 2 * TILE_VALUES;
 
-        if (m->t == m->before.from) {
-                AMX_LOAD(0, out, AMX_ROW_BYTES);
-                AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-                if (two) {
-                        AMX_LOAD(2, out1, AMX_ROW_BYTES);
-                        AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-                }
-        }
+        if (m->t == m->before.from)
+                load_out(m, out, out1, two);
         AMX_LOAD(4, m->weights + m->t * TILE_VALUES, AMX_ROW_BYTES);
         AMX_LOAD(6, v, AMX_ROW_BYTES);
         AMX_DOT_BF16(0, 4, 6);
@@ -70,7 +82,7 @@ ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
 
 ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
         const struct work *w = m->w;
-        float *out = w->out + ((size_t) m->group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
+        float *out = w->out + ((size_t) m->before.group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
         float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
 
         AMX_STORE(0, out, AMX_ROW_BYTES);
@@ -80,14 +92,15 @@ ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
                 AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
         }
         m->t = m->before.from;
-        m->v_chunk++;
+        if (++m->v_chunk == w->v_chunks)
+                w->lanes[m->before.group].begun = true;
 }
 
 ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
         const struct work *w = m->w;
         const uint16_t *k0 = w->keys + ((size_t) (m->after.key + m->s_chunk * CHUNK) * w->k_chunks + m->c) * CHUNK;
         size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
-        const uint16_t *q0 = w->queries + ((size_t) m->group * w->k_chunks + m->c) * TILE_VALUES;
+        const uint16_t *q0 = w->queries + ((size_t) m->after.group * w->k_chunks + m->c) * TILE_VALUES;
 
         if (m->c == 0) {
                 AMX_ZERO(0);

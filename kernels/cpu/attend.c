@@ -51,14 +51,15 @@ static float *state_sum(const struct attend *a) {
         return (float *) (a->scratch + a->sum_at);
 }
 
-/* A sink is a key without a value, seen first. */
+/* A sink is a key without a value, seen first. Without one the first part that has keys is all there is of an output. */
 static void begin_chain(const struct attend *a, const struct attend_chain *c) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++) {
                 size_t at = state_of(a, c, i);
 
                 state_max(a)[at] = a->sinks ? a->sinks[at % a->heads] : -INFINITY;
                 state_sum(a)[at] = a->sinks ? 1.0f : 0.0f;
-                memset(a->out + at * a->v_dim, 0, a->v_dim * sizeof(float));
+                if (a->sinks)
+                        memset(a->out + at * a->v_dim, 0, a->v_dim * sizeof(float));
         }
 }
 
@@ -69,6 +70,12 @@ static void join_part(const struct attend *a, const struct attend_chain *c, cons
 
                 if (part->sum[i] == 0.0f)
                         continue;
+                if (state_sum(a)[at] == 0.0f) {
+                        state_max(a)[at] = part->max[i];
+                        state_sum(a)[at] = part->sum[i];
+                        memcpy(a->out + at * a->v_dim, part->out + (size_t) i * a->v_dim, a->v_dim * sizeof(float));
+                        continue;
+                }
                 max = fmaxf(state_max(a)[at], part->max[i]);
                 before = expf(state_max(a)[at] - max);
                 now = expf(part->max[i] - max);
@@ -84,10 +91,25 @@ static void end_chain(const struct attend *a, const struct attend_chain *c) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++) {
                 size_t at = state_of(a, c, i);
                 float *out = a->out + at * a->v_dim, sum = state_sum(a)[at];
-                float factor = sum != 0.0f ? 1.0f / sum : 0.0f;
+                float factor = 1.0f / sum;
 
-                for (uint32_t j = 0; j < a->v_dim; j++)
+                if (sum == 0.0f)
+                        memset(out, 0, a->v_dim * sizeof(*out));
+                for (uint32_t j = 0; sum != 0.0f && j < a->v_dim; j++)
                         out[j] *= factor;
+        }
+}
+
+/* All keys of a chain without sinks are in one part. */
+static void take_part(const struct attend *a, const struct attend_chain *c, const struct attention_part *part) {
+        for (uint32_t i = 0; i < c->rows * c->heads; i++) {
+                const float *from = part->out + (size_t) i * a->v_dim;
+                float *to = a->out + state_of(a, c, i) * a->v_dim, factor = 1.0f / part->sum[i];
+
+                if (part->sum[i] == 0.0f)
+                        memset(to, 0, a->v_dim * sizeof(*to));
+                for (uint32_t j = 0; part->sum[i] != 0.0f && j < a->v_dim; j++)
+                        to[j] = from[j] * factor;
         }
 }
 
@@ -95,20 +117,31 @@ static void *job_scratch(const struct attend *a, unsigned worker) {
         return a->scratch + a->jobs_at + worker * a->job_bytes;
 }
 
-/* One split after the other. The longest chains first: the threads end together. */
+/* One split after the other. */
+static void run_chain(const struct attend *a, const struct attend_chain *c, unsigned worker) {
+        struct attention_part part = part_at(a, worker);
+
+        if (c->end - c->begin == 1 && !a->sinks) {
+                a->part(a, c, c->begin, &part, job_scratch(a, worker));
+                take_part(a, c, &part);
+                return;
+        }
+        begin_chain(a, c);
+        for (uint32_t split = c->begin; split < c->end; split++) {
+                a->part(a, c, split, &part, job_scratch(a, worker));
+                join_part(a, c, &part);
+        }
+        end_chain(a, c);
+}
+
+/* The longest chains first: the threads end together. */
 static void chain_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         const struct attend *a = arg;
 
         for (uint64_t i = begin; i < end; i++) {
                 struct attend_chain c = a->chain(a, a->chains - 1 - i);
-                struct attention_part part = part_at(a, worker);
 
-                begin_chain(a, &c);
-                for (uint32_t split = c.begin; split < c.end; split++) {
-                        a->part(a, &c, split, &part, job_scratch(a, worker));
-                        join_part(a, &c, &part);
-                }
-                end_chain(a, &c);
+                run_chain(a, &c, worker);
         }
 }
 

@@ -69,6 +69,10 @@ static inline bool cpu_prompt(const struct cpu_variant *v, enum quant_type type)
         return cpu_prompt_form(v, type) != DOT_FLOAT;
 }
 
+/* How many of n rows belong to no prompt (NULL: all of them); and the rows' numbers, those first. */
+uint32_t cpu_exact_rows(const int32_t *prompt, uint32_t n);
+void cpu_order_rows(uint32_t *order, const int32_t *prompt, uint32_t n);
+
 /* Bytes of a row that is converted to a form on its own; 0: panels are packed from rows as they are. */
 static inline size_t cpu_form_bytes(enum dot_input form, uint32_t cols) {
         return form == DOT_Q8_32 || form == DOT_Q8_256 ? dot_input_bytes(form, cols) : 0;

@@ -4,6 +4,21 @@
 #include "base/util.h"
 #include "cpu.h"
 
+uint32_t cpu_exact_rows(const int32_t *prompt, uint32_t n) {
+        uint32_t exact = 0;
+
+        for (uint32_t t = 0; t < n; t++)
+                exact += !prompt || prompt[t] == 0;
+        return exact;
+}
+
+void cpu_order_rows(uint32_t *order, const int32_t *prompt, uint32_t n) {
+        for (int turn = 0; turn < 2; turn++)
+                for (uint32_t t = 0; t < n; t++)
+                        if ((prompt && prompt[t] != 0) == turn)
+                                *order++ = t;
+}
+
 /* Forms of rows that are computed as all are, then those of prompts' rows. */
 enum { INPUTS = 2 * _DOT_INPUT_MAX };
 
@@ -107,24 +122,6 @@ static void multiply_piece(void *arg, uint64_t begin, uint64_t end, unsigned wor
 
         for (uint64_t i = begin; i < end; i++)
                 multiply_one(m, deal_next(m->deal, worker));
-}
-
-/* The rows of no prompt, then the others. */
-static void matmul_order(struct matmul *m, const int32_t *prompt) {
-        uint32_t at = 0;
-
-        for (int turn = 0; turn < 2; turn++)
-                for (uint32_t t = 0; t < m->op->n; t++)
-                        if ((prompt && prompt[t] != 0) == turn)
-                                m->row[at++] = t;
-}
-
-static uint32_t count_exact(const struct op_matmul *op, const int32_t *prompt) {
-        uint32_t n = 0;
-
-        for (uint32_t t = 0; t < op->n; t++)
-                n += !prompt || prompt[t] == 0;
-        return n;
 }
 
 /* Which rows are needed in which form; and what of it takes memory, for as many rows as it can become, whichever are a
@@ -234,12 +231,12 @@ static int matmul_slice(struct cpu_backend *b, const struct op_matmul *op) {
         uint64_t pieces, bundles = 0;
         int r;
 
-        m.n_exact = count_exact(op, prompt);
+        m.n_exact = cpu_exact_rows(prompt, op->n);
         matmul_inputs(&m);
         r = matmul_reserve(&m, &b->scratch);
         if (r)
                 return r;
-        matmul_order(&m, prompt);
+        cpu_order_rows(m.row, prompt, op->n);
         matmul_point(&m);
         pieces = matmul_divide(&m, b);
         deal_out(m.deal, pieces);

@@ -29,7 +29,7 @@ struct moe {
                 enum quant_type type;
                 enum dot_input prompt; /* the form of those of prompts; DOT_FLOAT: they are like the others */
                 uint32_t cols;
-                uint8_t *rows;   /* [rows or pairs][row_bytes]; NULL: as they are */
+                uint8_t *rows;   /* [rows, or some pairs][row_bytes]; NULL: as they are */
                 size_t row_bytes;
                 const void **x;  /* [n_pairs] */
                 uint8_t *panels; /* [n_bundles][panel_bytes]; a group's follow each other, though they may be smaller */
@@ -39,6 +39,7 @@ struct moe {
         float **hidden_y;  /* [n_pairs] */
         float **y;         /* [n_pairs] the rows that down is added to */
         float *worker;     /* [threads][2][SLICE][unit_up]: gate and up of one piece */
+        uint8_t *bundle;   /* [threads][BUNDLE][row_bytes of down]: hidden rows on their way to a panel */
 };
 
 /* Up to sixteen pairs of one group: a panel, where the group has enough of them. */
@@ -122,9 +123,37 @@ static enum dot_input row_form(const struct moe *m, const struct moe_input *in, 
         return cpu_form_bytes(form, in->cols) > 0 ? form : DOT_FLOAT;
 }
 
+/* Whether a group's pairs are computed as those of prompts. */
+static bool group_prompt(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return in->prompt != DOT_FLOAT && m->active[group] % 2;
+}
+
+static enum dot_input group_form(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return form_of(in, m->active[group] % 2);
+}
+
+/* Whether they are multiplied as panels. */
+static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
+        return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
+}
+
+/* Hidden rows that are multiplied as rows stay in memory one after the other; of others only the panels do. */
+static void point_hidden(struct moe *m) {
+        struct moe_input *down = &m->hidden_input;
+        uint8_t *row = down->rows;
+
+        for (uint32_t group = 0; group < m->n_active; group++) {
+                bool converted = !group_panels(m, down, group) && cpu_form_bytes(group_form(m, down, group), down->cols) > 0;
+
+                for (uint32_t i = m->first[group]; i < m->first[group + 1]; i++) {
+                        down->x[i] = converted ? row : (const void *) m->hidden_y[i];
+                        row += converted ? down->row_bytes : 0;
+                }
+        }
+}
+
 static void moe_point(struct moe *m) {
         const struct op_moe *op = m->op;
-        struct moe_input *down = &m->hidden_input;
 
         for (uint32_t i = 0; i < m->n_pairs; i++) {
                 for (unsigned side = 0; side < 2; side++) {
@@ -135,10 +164,25 @@ static void moe_point(struct moe *m) {
                                            : (const void *) moe_x(op, m->pair_row[i]);
                 }
                 m->hidden_y[i] = m->hidden + (size_t) i * op->gate.rows;
-                down->x[i] = row_form(m, down, m->pair_row[i]) != DOT_FLOAT ? down->rows + i * down->row_bytes
-                                                                            : (const void *) m->hidden_y[i];
                 m->y[i] = (float *) host_address(op->y) + (size_t) m->pair_row[i] * op->down.rows;
         }
+        point_hidden(m);
+}
+
+static void input_init(const struct cpu_variant *v, struct moe_input *in, const struct weight *w, bool prompts) {
+        in->form = dot_input(w->type);
+        in->type = w->type;
+        in->cols = w->cols;
+        in->prompt = prompts ? cpu_prompt_form(v, w->type) : DOT_FLOAT;
+        in->row_bytes = MAX(cpu_form_bytes(in->form, w->cols), cpu_form_bytes(in->prompt, w->cols));
+        in->panel_bytes = cpu_wants_panels(v, w->type, UINT32_MAX) ? v->panel_bytes(in->form, w->cols) : 0;
+        if (in->prompt != DOT_FLOAT)
+                in->panel_bytes = MAX(in->panel_bytes, v->panel_bytes(in->prompt, w->cols));
+}
+
+/* Whether rows, and panels of them, serve gate and up alike. */
+static bool input_same(const struct moe_input *a, const struct moe_input *b) {
+        return a->form == b->form && a->prompt == b->prompt && a->panel_bytes == b->panel_bytes;
 }
 
 /* An input of `rows` rows, if it has to be converted at all, and of all pairs; `x` is where its pointers are. */
@@ -146,23 +190,21 @@ struct input_plan {
         size_t rows, x, panels;
 };
 
-static struct input_plan input_plan(const struct moe *m, struct moe_input *in, const struct weight *w, size_t rows,
-                                    size_t pairs, size_t bundles, size_t *total) {
-        bool panels = cpu_wants_panels(m->variant, w->type, UINT32_MAX);
-
-        in->form = dot_input(w->type);
-        in->type = w->type;
-        in->cols = w->cols;
-        in->prompt = m->prompt ? cpu_prompt_form(m->variant, w->type) : DOT_FLOAT;
-        in->row_bytes = MAX(cpu_form_bytes(in->form, w->cols), cpu_form_bytes(in->prompt, w->cols));
-        in->panel_bytes = panels ? m->variant->panel_bytes(in->form, w->cols) : 0;
-        if (in->prompt != DOT_FLOAT)
-                in->panel_bytes = MAX(in->panel_bytes, m->variant->panel_bytes(in->prompt, w->cols));
+static struct input_plan input_plan(const struct moe_input *in, size_t rows, size_t pairs, size_t bundles, size_t *total) {
         return (struct input_plan) {
                 .rows = scratch_plan(total, in->row_bytes > 0 ? rows : 0, in->row_bytes),
                 .x = scratch_plan(total, pairs, sizeof(*in->x)),
                 .panels = scratch_plan(total, bundles, in->panel_bytes),
         };
+}
+
+/* Hidden rows, of so many pairs, that are multiplied as rows at most: where panels are wanted at all, those of a group of a
+ * few pairs. */
+static size_t hidden_rows(const struct moe *m, size_t pairs) {
+        const struct cpu_variant *v = m->variant;
+        uint32_t from = v->panel_rows ? v->panel_rows(m->op->down.type) : 0;
+
+        return from > 0 ? MIN(pairs, 2 * (size_t) m->op->down.stack * (from - 1)) : pairs;
 }
 
 static void input_place(struct moe_input *in, const struct input_plan *plan, char *data) {
@@ -183,6 +225,7 @@ enum part {
         PART_HIDDEN_Y,
         PART_Y,
         PART_WORKER,
+        PART_BUNDLE,
         _PART_MAX,
 };
 
@@ -204,14 +247,11 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         at[PART_HIDDEN_Y] = scratch_plan(&total, pairs, sizeof(*m->hidden_y));
         at[PART_Y] = scratch_plan(&total, pairs, sizeof(*m->y));
         at[PART_WORKER] = scratch_plan(&total, pool_threads(b->pool) * (size_t) 2 * SLICE, m->unit_up * sizeof(float));
-        plans[0] = input_plan(m, &m->input[0], &op->gate, op->n, pairs, bundles, &total);
-        plans[1] = plans[0];
-        if (dot_input(op->up.type) == dot_input(op->gate.type) &&
-            cpu_prompt_form(m->variant, op->up.type) == cpu_prompt_form(m->variant, op->gate.type))
-                m->input[1] = m->input[0];
-        else
-                plans[1] = input_plan(m, &m->input[1], &op->up, op->n, pairs, bundles, &total);
-        plans[2] = input_plan(m, &m->hidden_input, &op->down, pairs, pairs, bundles, &total);
+        at[PART_BUNDLE] = scratch_plan(&total, pool_threads(b->pool) * (size_t) BUNDLE, m->hidden_input.row_bytes);
+        plans[0] = plans[1] = input_plan(&m->input[0], op->n, pairs, bundles, &total);
+        if (!input_same(&m->input[0], &m->input[1]))
+                plans[1] = input_plan(&m->input[1], op->n, pairs, bundles, &total);
+        plans[2] = input_plan(&m->hidden_input, hidden_rows(m, pairs), pairs, bundles, &total);
         data = scratch_get(&b->scratch, total);
         if (!data)
                 return -ENOMEM;
@@ -226,6 +266,7 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         m->hidden_y = (float **) (data + at[PART_HIDDEN_Y]);
         m->y = (float **) (data + at[PART_Y]);
         m->worker = (float *) (data + at[PART_WORKER]);
+        m->bundle = (uint8_t *) data + at[PART_BUNDLE];
         input_place(&m->input[0], &plans[0], data);
         input_place(&m->input[1], &plans[1], data);
         input_place(&m->hidden_input, &plans[2], data);
@@ -245,20 +286,6 @@ static void input_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
                 }
 }
 
-/* Whether a group's pairs are computed as those of prompts. */
-static bool group_prompt(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return in->prompt != DOT_FLOAT && m->active[group] % 2;
-}
-
-static enum dot_input group_form(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return form_of(in, m->active[group] % 2);
-}
-
-/* Whether they are multiplied as panels. */
-static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
-}
-
 /* Where the panel of a group's bundle i is. */
 static uint8_t *group_panel(const struct moe *m, const struct moe_input *in, uint32_t group, uint32_t i) {
         size_t bytes = m->variant->panel_bytes(group_form(m, in, group), in->cols);
@@ -266,38 +293,50 @@ static uint8_t *group_panel(const struct moe *m, const struct moe_input *in, uin
         return in->panels + m->first_bundle[group] * in->panel_bytes + i * bytes;
 }
 
-static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_t i) {
+/* Of the rows x, if its group has panels. */
+static void pack_bundle(const struct moe *m, const struct moe_input *in, uint32_t i, const void *const *x) {
         const struct bundle *b = &m->bundles[i];
 
         if (group_panels(m, in, b->group))
                 m->variant->panel_pack(group_form(m, in, b->group),
-                                       group_panel(m, in, b->group, i - m->first_bundle[b->group]), in->x + b->first, b->n,
-                                       in->cols);
+                                       group_panel(m, in, b->group, i - m->first_bundle[b->group]), x, b->n, in->cols);
 }
 
 static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         const struct moe *m = arg;
 
         for (uint64_t i = begin; i < end; i++) {
-                pack_bundle(m, &m->input[0], (uint32_t) i);
+                uint32_t first = m->bundles[i].first;
+
+                pack_bundle(m, &m->input[0], (uint32_t) i, m->input[0].x + first);
                 if (m->input[1].panels != m->input[0].panels)
-                        pack_bundle(m, &m->input[1], (uint32_t) i);
+                        pack_bundle(m, &m->input[1], (uint32_t) i, m->input[1].x + first);
         }
+}
+
+/* The pairs of a bundle, in the form that down asks for: where they are multiplied as rows in their places. */
+static void hidden_bundle(const struct moe *m, uint32_t i, uint8_t *rows) {
+        const struct moe_input *in = &m->hidden_input;
+        const struct bundle *b = &m->bundles[i];
+        enum dot_input form = group_form(m, in, b->group);
+        bool converted = cpu_form_bytes(form, in->cols) > 0, panels = group_panels(m, in, b->group);
+        const void *x[BUNDLE];
+
+        for (uint32_t j = 0; j < b->n; j++) {
+                void *row = panels ? rows + j * in->row_bytes : (void *) in->x[b->first + j];
+
+                x[j] = converted ? row : m->hidden_y[b->first + j];
+                if (converted)
+                        m->variant->dot_input(form, row, m->hidden_y[b->first + j], in->cols);
+        }
+        pack_bundle(m, in, i, x);
 }
 
 static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         const struct moe *m = arg;
-        const struct moe_input *in = &m->hidden_input;
 
-        for (uint64_t i = begin; i < end; i++) {
-                const struct bundle *b = &m->bundles[i];
-                enum dot_input form = group_form(m, in, b->group);
-                bool converted = cpu_form_bytes(form, in->cols) > 0;
-
-                for (uint32_t pair = b->first; converted && pair < b->first + b->n; pair++)
-                        m->variant->dot_input(form, in->rows + pair * in->row_bytes, m->hidden_y[pair], in->cols);
-                pack_bundle(m, in, (uint32_t) i);
-        }
+        for (uint64_t i = begin; i < end; i++)
+                hidden_bundle(m, (uint32_t) i, m->bundle + worker * (size_t) BUNDLE * m->hidden_input.row_bytes);
 }
 
 /* Rows of the matrix of a group's expert. */
@@ -434,14 +473,34 @@ static void moe_run(struct moe *m, struct cpu_backend *b) {
                         5);
 }
 
-/* Rows at a time, so that scratch stays below MOE_SCRATCH however many rows a call has. Rows are independent: where a call
+static void moe_inputs(struct moe *m, bool prompts) {
+        const struct op_moe *op = m->op;
+
+        input_init(m->variant, &m->input[0], &op->gate, prompts);
+        input_init(m->variant, &m->input[1], &op->up, prompts);
+        if (input_same(&m->input[0], &m->input[1]))
+                m->input[1] = m->input[0];
+        input_init(m->variant, &m->hidden_input, &op->down, prompts);
+}
+
+/* Rows at a time, so that scratch stays about MOE_SCRATCH however many rows a call has. Rows are independent: where a call
  * is cut changes no bit. Slices are of one size, for each unpacks all experts anew. */
 enum { MOE_SCRATCH = 128 << 20 };
 
-static uint32_t moe_slice_rows(const struct op_moe *op) {
-        uint64_t pair_bytes = 4 * (uint64_t) op->gate.rows + 2 * (uint64_t) op->gate.cols + 3 * (uint64_t) op->gate.rows;
-        uint64_t most = MAX(MOE_SCRATCH / (pair_bytes * op->k), UINT64_C(1));
+static uint32_t moe_slice_rows(const struct cpu_backend *b, const struct op_moe *op) {
+        struct moe m = {.op = op, .variant = b->variant};
+        const struct moe_input *up = &m.input[1], *down = &m.hidden_input;
+        uint64_t pair_bytes = 4 * (uint64_t) op->gate.rows + sizeof(*m.pair_row) + sizeof(*m.pair_weight) +
+                              2 * sizeof(*m.y) + 3 * sizeof(*up->x);
+        uint64_t most;
 
+        moe_inputs(&m, op->prompt.address);
+        pair_bytes += (m.input[0].panel_bytes + down->panel_bytes) / BUNDLE;
+        if (!input_same(&m.input[0], up))
+                pair_bytes += up->panel_bytes / BUNDLE;
+        if (down->panel_bytes == 0)
+                pair_bytes += down->row_bytes;
+        most = MAX(MOE_SCRATCH / (pair_bytes * op->k + m.input[0].row_bytes), UINT64_C(1));
         return (uint32_t) DIV_ROUND_UP(op->n, DIV_ROUND_UP(op->n, most));
 }
 
@@ -485,6 +544,7 @@ static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t
         op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
         op.counts = device_offset(op.counts, from * sizeof(int32_t));
         m.prompt = moe_prompt(&op, b, from);
+        moe_inputs(&m, m.prompt);
         moe_units(&m, b);
         r = moe_reserve(&m, b);
         if (r)
@@ -504,7 +564,7 @@ int cpu_moe(struct stream *s, const struct op_moe *op) {
         r = host_check_moe(op);
         if (r || op->n == 0 || op->k == 0)
                 return r;
-        rows = moe_slice_rows(op);
+        rows = moe_slice_rows(cpu_backend(s), op);
         for (uint32_t from = 0; r == 0 && from < op->n; from += rows)
                 r = moe_slice(b, op, from, MIN(rows, op->n - from));
         return r;

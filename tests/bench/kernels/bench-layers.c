@@ -45,6 +45,14 @@ static const struct shape shapes[] = {
 };
 /* clang-format on */
 
+/* DeepSeek-V2-Lite's matrices from queries to the latent, and from it to values: of all heads. */
+enum { LATENT_HEADS = 16, LATENT_DIM = 512, LATENT_ROPE = 64, LATENT_HEAD = 128, LATENT_ROWS_MAX = 4096 };
+
+enum {
+        PROMPT_ROWS = 512, /* of a prompt's last chunk */
+        PROMPT_RUNS = 4,   /* of those, which memory does not bind */
+};
+
 /* Memory of one kind, as often as it takes to be cold. */
 struct copies {
         struct device_ptr at[COPIES_MAX];
@@ -55,14 +63,20 @@ struct layer {
         const struct shape *shape;
         uint32_t tokens;
         struct copies kv, entries, keys, index_weights;
-        struct op_rows rows;
-        struct device_ptr q, out, index_q, index_weight, chosen, hidden, q_low;
+        struct op_rows rows, prompt_rows;
+        struct device_ptr q, out, prompt_q, prompt_out, index_q, index_weight, chosen, hidden, q_low;
 };
 
 struct moe {
         struct copies weights;
         struct device_ptr x, y, ids, factors, counts, ones;
         uint64_t matrix_bytes; /* of one matrix of all experts */
+};
+
+struct latent {
+        struct copies weights;
+        struct device_ptr q_heads, q, attended, ones;
+        uint64_t matrix_bytes; /* of either kind */
 };
 
 /* Rows that ride on each other's experts: what the router has for them, and how the rest is to be told. */
@@ -81,6 +95,7 @@ struct bench {
         struct layer layers[CASES_MAX];
         unsigned n_layers;
         struct moe moe;
+        struct latent latent;
         struct ride ride;
         uint64_t random;
 };
@@ -167,25 +182,27 @@ static uint64_t kv_bytes(const struct layer *l, uint64_t tokens) {
         return half_bytes(tokens * s->kv_heads * (s->k_dim + (s->latent ? 0 : s->v_dim)));
 }
 
-/* One row, at the end of a sequence that has the pages one after the other. */
-static int init_rows(struct bench *b, struct layer *l) {
+/* The last n rows of a sequence that has the pages one after the other. */
+static int new_rows(struct bench *b, const struct layer *l, uint32_t n, struct op_rows *ret) {
         uint32_t pages = l->tokens / KV_PAGE_TOKENS;
         struct device_ptr numbers;
         int32_t *data;
-        int r = new_memory(b, (2 + pages) * sizeof(*data), &numbers);
+        int r = new_memory(b, (2 * n + pages) * sizeof(*data), &numbers);
 
         if (r)
                 return r;
         data = host_address(numbers);
-        data[0] = (int32_t) l->tokens - 1;
-        data[1] = 0;
+        for (uint32_t i = 0; i < n; i++) {
+                data[i] = (int32_t) (l->tokens - n + i);
+                data[n + i] = 0;
+        }
         for (uint32_t i = 0; i < pages; i++)
-                data[2 + i] = (int32_t) i;
-        l->rows = (struct op_rows){
-                .n = 1,
+                data[2 * n + i] = (int32_t) i;
+        *ret = (struct op_rows){
+                .n = n,
                 .positions = numbers,
-                .sequences = device_offset(numbers, sizeof(*data)),
-                .page_table = device_offset(numbers, 2 * sizeof(*data)),
+                .sequences = device_offset(numbers, n * sizeof(*data)),
+                .page_table = device_offset(numbers, 2 * n * sizeof(*data)),
                 .page_table_stride = pages,
                 .position_max = l->tokens - 1,
         };
@@ -229,7 +246,7 @@ static int init_layer(struct bench *b, struct layer *l) {
         const struct shape *s = l->shape;
         int r;
 
-        r = init_rows(b, l);
+        r = new_rows(b, l, 1, &l->rows);
         if (!r)
                 r = new_copies(b, &l->kv, kv_bytes(l, l->tokens), 0);
         if (!r)
@@ -254,6 +271,33 @@ static int run_dense(struct bench *b, struct layer *l, struct case_run *run) {
 
         run->bytes += (double) kv_bytes(l, l->tokens);
         run->products += (double) l->tokens * s->heads * (s->k_dim + s->v_dim);
+        return b->backend->ops->attention(b->stream, &op);
+}
+
+static int init_prompt(struct bench *b, struct layer *l) {
+        const struct shape *s = l->shape;
+        uint32_t rows = MIN(l->tokens, (uint32_t) PROMPT_ROWS);
+        int r = new_rows(b, l, rows, &l->prompt_rows);
+
+        if (!r)
+                r = new_floats(b, (uint64_t) rows * s->heads * s->k_dim, &l->prompt_q);
+        return r ? r : new_floats(b, (uint64_t) rows * s->heads * s->v_dim, &l->prompt_out);
+}
+
+static int run_prompt(struct bench *b, struct layer *l, struct case_run *run) {
+        const struct shape *s = l->shape;
+        uint32_t rows = l->prompt_rows.n;
+        struct op_attention op = {
+                .rows = l->prompt_rows,
+                .kv = kv_plane(l, next_copy(&l->kv)),
+                .heads = s->heads,
+                .scale = 1.0f / sqrtf((float) s->k_dim),
+                .q = l->prompt_q,
+                .out = l->prompt_out,
+        };
+
+        run->bytes += (double) kv_bytes(l, l->tokens);
+        run->products += (double) rows * (l->tokens - (rows - 1) / 2.0) * s->heads * (s->k_dim + s->v_dim);
         return b->backend->ops->attention(b->stream, &op);
 }
 
@@ -388,6 +432,12 @@ static int run_attention(struct bench *b, const struct shape *shape, const char 
                 return r;
         if (strcmp(part, "dense") == 0)
                 return run_copies(b, l, run_dense, l->kv.n, ret);
+        if (strcmp(part, "prompt") == 0 && l->prompt_rows.n == 0)
+                r = init_prompt(b, l);
+        if (r)
+                return r;
+        if (strcmp(part, "prompt") == 0)
+                return run_copies(b, l, run_prompt, PROMPT_RUNS, ret);
         if (shape->index_heads && strcmp(part, "index") == 0)
                 return run_copies(b, l, run_index, l->keys.n, ret);
         if (shape->index_heads && strcmp(part, "chosen") == 0)
@@ -464,6 +514,76 @@ static int run_moe(struct bench *b, uint32_t per_expert, bool prompt, struct cas
                 .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / b->moe.weights.n,
                 .bytes = 3.0 * (double) b->moe.matrix_bytes,
                 .products = 3.0 * rows * MOE_CHOSEN * MOE_HIDDEN * MOE_FFN,
+        };
+        return r;
+}
+
+/* --- products per head of latent attention ----------------------------------------------------------------------- */
+
+static int init_latent(struct bench *b) {
+        struct latent *l = &b->latent;
+        const uint64_t rows = LATENT_ROWS_MAX;
+        int r;
+
+        l->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q8_0), LATENT_DIM) * LATENT_HEAD * LATENT_HEADS;
+        r = new_copies(b, &l->weights, 2 * l->matrix_bytes, 0x11);
+        if (!r)
+                r = new_floats(b, rows * LATENT_HEADS * (LATENT_HEAD + LATENT_ROPE), &l->q_heads);
+        if (!r)
+                r = new_memory(b, rows * LATENT_HEADS * (LATENT_DIM + LATENT_ROPE) * sizeof(float), &l->q);
+        if (!r)
+                r = new_floats(b, rows * LATENT_HEADS * LATENT_DIM, &l->attended);
+        if (!r)
+                r = new_memory(b, rows * sizeof(int32_t), &l->ones);
+        for (uint32_t i = 0; r == 0 && i < rows; i++)
+                ((int32_t *) host_address(l->ones))[i] = 1;
+        return r;
+}
+
+/* From queries to the latent, and from it to values. */
+static int run_latent_once(struct bench *b, uint32_t rows, bool prompt) {
+        struct latent *l = &b->latent;
+        struct device_ptr at = next_copy(&l->weights);
+        const uint32_t head = LATENT_HEAD + LATENT_ROPE, key = LATENT_DIM + LATENT_ROPE;
+        struct op_head_matmul absorb = {
+                .n = rows,
+                .w = {at, QUANT_Q8_0, LATENT_DIM, LATENT_HEAD, LATENT_HEADS},
+                .head_rows = LATENT_DIM,
+                .prompt = prompt ? l->ones : DEVICE_NULL,
+                .x = l->q_heads, .x_stride = LATENT_HEADS * head, .x_head_stride = head,
+                .y = l->q, .y_stride = LATENT_HEADS * key, .y_head_stride = key,
+        };
+        struct op_head_matmul expand = {
+                .n = rows,
+                .w = {device_offset(at, l->matrix_bytes), QUANT_Q8_0, LATENT_HEAD, LATENT_DIM, LATENT_HEADS},
+                .head_rows = LATENT_HEAD,
+                .prompt = absorb.prompt,
+                .x = l->attended, .x_stride = LATENT_HEADS * LATENT_DIM, .x_head_stride = LATENT_DIM,
+                .y = l->q_heads, .y_stride = LATENT_HEADS * LATENT_HEAD, .y_head_stride = LATENT_HEAD,
+        };
+        int r = b->backend->ops->head_matmul(b->stream, &absorb);
+
+        return r ? r : b->backend->ops->head_matmul(b->stream, &expand);
+}
+
+static int run_latent(struct bench *b, uint32_t rows, bool prompt, struct case_run *ret, struct reason *reason) {
+        const unsigned n = rows >= PROMPT_ROWS ? PROMPT_RUNS : COPIES_MAX;
+        uint64_t begin;
+        int r = 0;
+
+        if (rows < 1 || rows > LATENT_ROWS_MAX)
+                return reason_return(reason, CASE_E_NONE, "1 to %d rows", LATENT_ROWS_MAX);
+        if (b->latent.weights.n == 0)
+                r = init_latent(b);
+        if (!r)
+                r = run_latent_once(b, rows, prompt);
+        begin = now_nsec();
+        for (unsigned i = 0; r == 0 && i < n; i++)
+                r = run_latent_once(b, rows, prompt);
+        *ret = (struct case_run){
+                .seconds = (double) (now_nsec() - begin) / NSEC_PER_SEC / n,
+                .bytes = 2.0 * (double) b->latent.matrix_bytes,
+                .products = 2.0 * rows * LATENT_HEADS * LATENT_DIM * LATENT_HEAD,
         };
         return r;
 }
@@ -608,6 +728,10 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
                 return run_moe(b, n, false, ret, reason);
         if (sscanf(name, "moe-prompt-%u%c", &n, &end) == 1)
                 return run_moe(b, n, true, ret, reason);
+        if (sscanf(name, "heads-%u%c", &n, &end) == 1)
+                return run_latent(b, n, false, ret, reason);
+        if (sscanf(name, "heads-prompt-%u%c", &n, &end) == 1)
+                return run_latent(b, n, true, ret, reason);
         if (sscanf(name, "ride-%u%c", &n, &end) == 1)
                 return run_ride(b, n, ret, reason);
         if (sscanf(name, "%7[a-z]-%7[a-z]-%u%c", shape, part, &n, &end) == 3)
@@ -630,11 +754,14 @@ static void usage(void) {
              "Cases:\n"
              "  moe-R           an OLMoE layer of Q4_K experts, R rows for each of the 64\n"
              "  moe-prompt-R    the same for rows of prompts\n"
+             "  heads-R         DeepSeek-V2-Lite's products per head, Q8_0, of R rows\n"
+             "  heads-prompt-R  the same for rows of prompts\n"
              "  ride-K          router and Q4_K experts of a Qwen3-30B-A3B layer, one row of 16 requests of a user each: K of\n"
              "                  8 experts, and of the others those that another of the rows has; 8: all of them\n"
              "  SHAPE-dense-T   attention of one token over T before it: gqa (Qwen3-30B-A3B), mla "
              "(DeepSeek-V2-Lite),\n"
              "                  dsa (V3.2), csa (V4-Flash)\n"
+             "  SHAPE-prompt-T  the same of the last rows of a prompt of T tokens, 512 of them at most\n"
              "  SHAPE-index-T   the indexer alone, of dsa or csa, T tokens\n"
              "  SHAPE-chosen-T  all of sparse attention: the indexer's matrices, the indexer, attention to "
              "what it chose\n"

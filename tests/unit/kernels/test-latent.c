@@ -12,7 +12,7 @@
 #include "trial.h"
 #include "variant.h"
 
-/* option: bit 0 transposed, 1 slices of a larger matrix */
+/* option: bit 0 transposed, 1 slices of a larger matrix, 2 prompts */
 static float *try_head_matmul(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->dim + t->heads + t->type};
         uint32_t rows = 7 + t->n % 40, spare = t->option & 2 ? 3 : 0, in = t->option & 1 ? rows : t->dim,
@@ -23,6 +23,7 @@ static float *try_head_matmul(struct device *d, const struct trial *t, size_t *r
                 .w = w,
                 .head_rows = rows + spare,
                 .transposed = t->option & 1,
+                .prompt = t->option & 4 ? trial_prompts(d, t) : DEVICE_NULL,
                 .x = trial_row(trial_floats(d, &s, (size_t) t->n * t->heads * (in + 2)), t->from,
                                t->heads * (in + 2)),
                 .x_stride = t->heads * (in + 2),
@@ -66,6 +67,23 @@ TEST(head_products_agree_plain_transposed_and_in_slices) {
                                                    .option = option,
                                                    .dim = dim},
                                     1e-5);
+}
+
+TEST(head_products_of_prompts_agree_beside_others) {
+        static const uint32_t rows[] = {1, 6, 50, 600};
+
+        for (unsigned v = 0; v < n_cpu_variants; v++)
+                for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++)
+                        for (unsigned i = 0; i < ELEMENTS(rows); i++) {
+                                bool rounds = cpu_variants[v]->prompt_form &&
+                                              cpu_variants[v]->prompt_form(*type) != DOT_FLOAT;
+                                struct trial trial = {
+                                        .n = rows[i], .type = *type, .heads = 1 + i % 3, .option = 4 + 2 * (i % 2),
+                                        .dim = (i % 2 ? 1 : 5) * MAX(quant_info(*type)->block_values, 5U),
+                                };
+
+                                trial_check_variant(cpu_variants[v], try_head_matmul, trial, rounds ? 0.1 : 3e-3);
+                        }
 }
 
 static float *try_copy(struct device *d, const struct trial *t, size_t *ret_width) {

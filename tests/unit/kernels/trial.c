@@ -67,6 +67,15 @@ void trial_rows(struct device *d, const struct trial *t, struct op_rows *rows) {
         };
 }
 
+struct device_ptr trial_prompts(struct device *d, const struct trial *t) {
+        int32_t *prompt = malloc(t->n * sizeof(*prompt));
+
+        assert_se(prompt);
+        for (uint32_t i = 0; i < t->n; i++)
+                prompt[i] = i % 3 != 1;
+        return trial_row(device_take(d, prompt, t->n * sizeof(*prompt)), t->from, 1);
+}
+
 /* Of many rows some eight. */
 static void check_rows_alone(struct device *d, trial_fn *fn, const struct trial *trial, const float *together,
                              size_t width) {

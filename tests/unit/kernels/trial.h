@@ -25,6 +25,8 @@ struct weight trial_weight(struct device *d, struct sample *s, enum quant_type t
                            uint32_t rows, uint32_t cols);
 /* Row `row` of rows of `width` four-byte values. */
 struct device_ptr trial_row(struct device_ptr p, uint32_t row, size_t width);
+/* Which rows are of a prompt: two of three. */
+struct device_ptr trial_prompts(struct device *d, const struct trial *t);
 /* What a trial returns. */
 float *trial_result(struct device *d, struct device_ptr p, size_t rows, size_t width, size_t *ret_width);
 
