@@ -17,6 +17,7 @@ struct forming {
         uint64_t target;      /* between the tokens of those who decode, the lowest that was promised; UINT64_MAX: none */
         uint64_t layer;       /* the longest of the long passes in flight */
         uint64_t top;         /* the highest counter that was served */
+        const struct principal *owed; /* the one with the lowest counter whose work is for long passes; NULL: none has such */
         bool idle;            /* it is of those of POLICY_CLASS_IDLE, for there is nobody else */
         struct list emptied;  /* principals that got all they asked for */
         struct list held;     /* principals whose prompts wait for their limit only */
@@ -84,11 +85,33 @@ static bool anyone_matters(struct scheduler *scheduler) {
         return false;
 }
 
+/* Whether the principal is of those among whom time is shared out now. */
+static bool principal_counts(const struct forming *forming, const struct principal *principal) {
+        return (principal->policy.class == POLICY_CLASS_IDLE) == forming->idle;
+}
+
+/* It has had its share, and somebody whose work is for long passes has not: rows of this one would take the time for that. */
+static bool principal_is_ahead(const struct forming *forming, const struct principal *principal) {
+        uint64_t slack = principal_price(principal, forming->scheduler->credit_nsec + SCHED_LAYER_NSEC);
+
+        return forming->owed && counter_before(forming->owed->counter + slack, principal->counter);
+}
+
 static struct list *forming_place(struct forming *forming, struct principal *principal) {
-        if ((principal->policy.class == POLICY_CLASS_IDLE) != forming->idle ||
-            !principal_may_run(forming->scheduler, principal))
+        if (!principal_counts(forming, principal) || !principal_may_run(forming->scheduler, principal) ||
+            principal_is_ahead(forming, principal))
                 return &forming->excluded;
         return principal->decodes_left + principal->prompts_left > 0 ? NULL : &forming->waiting;
+}
+
+/* One whose long passes wait; new ones, if it may begin them. */
+static void forming_owe(struct forming *forming, struct principal *principal) {
+        bool long_work = principal->n_passes > 0 ||
+                         (principal->begins && principal_may_run(forming->scheduler, principal));
+
+        if (long_work && principal_counts(forming, principal) &&
+            (!forming->owed || counter_before(principal->counter, forming->owed->counter)))
+                forming->owed = principal;
 }
 
 /* What bounds the pass. */
@@ -118,10 +141,11 @@ static void forming_begin(struct forming *forming) {
         list_for_each_safe(principal, next, head, link) {
                 list_unlink(&principal->link);
                 list_append(&unsorted, &principal->link);
+                principal_begin(principal);
+                forming_owe(forming, principal);
         }
         list_for_each_safe(principal, next, &unsorted, link) {
                 list_unlink(&principal->link);
-                principal_begin(principal);
                 principal->early = principal_is_early(forming, principal);
                 if (principal->early)
                         principal->decodes_left = 0;

@@ -10,6 +10,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "moed.h"
@@ -36,8 +37,12 @@ static void die(struct load *load, const char *what) {
         exit(1);
 }
 
+/* Another prompt for each request and each run: no cache has it. */
 static void submit(struct load *load, unsigned slot) {
         load->request.seed++;
+        load->prompt[0] = 1 + (int32_t) (load->request.seed % 300);
+        load->prompt[1] = 1 + (int32_t) (load->request.seed / 300 % 300);
+        load->prompt[2] = 1 + (int32_t) (getpid() % 300);
         load->slots[slot].last = 0;
         load->slots[slot].submitted = now_nsec();
         if (moed_submit(load->m, &load->request, &load->slots[slot].id) < 0)
