@@ -78,10 +78,10 @@ static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32
 }
 
 /* Whether the tenant that holds most keeps at least as much as the other will have: else two would evict each other in
- * turn. What the newcomer will need is told by what the victim needed for its tokens. */
+ * turn. What the newcomer will need is told by what the victim was given for its tokens. */
 static bool pages_may_take(const struct stream *victim, const struct stream *newcomer) {
-        uint64_t held = sequence_pages(victim->sequence), length = MAX(sequence_length(victim->sequence), 1u);
-        uint64_t need = DIV_ROUND_UP(newcomer->tokens.n * held, length);
+        uint64_t held = sequence_pages(victim->sequence);
+        uint64_t need = DIV_ROUND_UP(newcomer->tokens.n * held, MAX(victim->tokens.n, (size_t) 1));
 
         return victim->tenant != newcomer->tenant && victim->rows_flying == 0 &&
                victim->tenant->pages >= pages_own(victim) + newcomer->tenant->pages + need;
