@@ -85,7 +85,7 @@ def measure(d, seconds):
     bench = Bench(d, options)
     rows = []
     bench.firsts(0, 3)  # pages in
-    served, apart = bench.shares([(0, 8, LONG, ANSWER), (1, 4, 100, 200)], seconds)
+    served, apart = bench.shares([(0, 8, LONG, ANSWER), (1, 8, 100, 200)], seconds)
     rows.append(("two users of equal weight, one prompts, one generates: share of the first", "%.1f %%",
                  100 * served[0] / (served[0] + served[1])))
     rows.append(("    furthest apart", "%.2f s", apart))
