@@ -90,27 +90,20 @@ static bool principal_counts(const struct forming *forming, const struct princip
         return (principal->policy.class == POLICY_CLASS_IDLE) == forming->idle;
 }
 
-/* It has had its share, and somebody whose work is for long passes has not: rows of this one would take the time for that. */
-static bool principal_is_ahead(const struct forming *forming, const struct principal *principal) {
-        uint64_t slack = principal_price(principal, forming->scheduler->credit_nsec + SCHED_LAYER_NSEC);
-
-        return forming->owed && counter_before(forming->owed->counter + slack, principal->counter);
-}
-
 static struct list *forming_place(struct forming *forming, struct principal *principal) {
         if (!principal_counts(forming, principal) || !principal_may_run(forming->scheduler, principal) ||
-            principal_is_ahead(forming, principal))
+            (forming->owed && principal_is_ahead(forming->scheduler, principal, forming->owed)))
                 return &forming->excluded;
         return principal->decodes_left + principal->prompts_left > 0 ? NULL : &forming->waiting;
 }
 
-/* One whose long passes wait; new ones, if it may begin them. */
+/* One whose long passes wait; new ones, if it may begin them. While it has not had its share, rows of those who have would
+ * take the time for that. */
 static void forming_owe(struct forming *forming, struct principal *principal) {
         bool long_work = principal->n_passes > 0 ||
                          (principal->begins && principal_may_run(forming->scheduler, principal));
 
-        if (long_work && principal_counts(forming, principal) &&
-            (!forming->owed || counter_before(principal->counter, forming->owed->counter)))
+        if (long_work && principal_counts(forming, principal) && principal_behind(principal, forming->owed))
                 forming->owed = principal;
 }
 
@@ -332,7 +325,7 @@ static void lowest_counter(const struct list *principals, const struct principal
         const struct principal *principal;
 
         list_for_each(principal, principals, link)
-                if (!*lowest || counter_before(principal->counter, (*lowest)->counter))
+                if (principal_behind(principal, *lowest))
                         *lowest = principal;
 }
 

@@ -155,13 +155,11 @@ static bool tokens_are_due(struct scheduler *scheduler, const struct principal *
         uint64_t then = scheduler->now + layer_nsec;
 
         list_for_each(principal, &scheduler->principals, link) {
-                uint64_t slack = principal_price(principal, scheduler->credit_nsec + SCHED_LAYER_NSEC);
-
                 if (principal->n_decodes == 0 || tokens_can_wait(principal, then))
                         continue;
                 if (principal != turn && principal->policy.class > turn->policy.class)
                         continue;
-                if (counter_before(principal->counter, turn->counter + slack) && principal_may_run(scheduler, principal))
+                if (!principal_is_ahead(scheduler, principal, turn) && principal_may_run(scheduler, principal))
                         return true;
         }
         return false;

@@ -17,6 +17,13 @@ uint64_t principal_price(const struct principal *principal, uint64_t nsec);
 void principal_charge(struct principal *principal, uint64_t nsec);
 /* Takes back what it was charged too much. */
 void principal_refund(struct principal *principal, uint64_t nsec);
+/* Whether it has had less than the other; NULL: than nobody, so that it has. */
+static inline bool principal_behind(const struct principal *principal, const struct principal *other) {
+        return !other || counter_before(principal->counter, other->counter);
+}
+
+/* Whether it has had more than the other by so much that its rows in a short pass would be at the other's cost. */
+bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal, const struct principal *other);
 /* Not less than the credit behind the clock. */
 void principal_lift(const struct scheduler *scheduler, struct principal *principal);
 /* Looks at its bucket: whether that lets it begin a row; if not, the scheduler will look again when it does. */

@@ -46,6 +46,12 @@ void principal_refund(struct principal *principal, uint64_t nsec) {
         principal->served_nsec -= nsec;
 }
 
+bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal, const struct principal *other) {
+        uint64_t slack = principal_price(principal, scheduler->credit_nsec + SCHED_LAYER_NSEC);
+
+        return !counter_before(principal->counter, other->counter + slack);
+}
+
 void principal_lift(const struct scheduler *scheduler, struct principal *principal) {
         uint64_t least = scheduler->clock;
 

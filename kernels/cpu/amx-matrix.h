@@ -13,8 +13,8 @@ struct block {
 };
 
 /* What the matrix unit does while the vector units weigh a block, for one group or two: it adds the values of the
- * block before, and then computes the scores of the one after; these may be of other groups. A step is one or two pairs of products each; what a
- * row of them comes to is stored at the step after its last, when it is there. */
+ * block before, and then computes the scores of the one after; these may be of other groups. A step is one or two pairs
+ * of products each; what a row of them comes to is stored at the step after its last, when it is there. */
 struct matrix {
         const struct work *w;
         struct block before, after;

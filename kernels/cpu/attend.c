@@ -87,30 +87,29 @@ static void join_part(const struct attend *a, const struct attend_chain *c, cons
 }
 
 /* A row that sees no key and has no sink gets zeros. */
+/* What was added up, divided by the sum of its weights; zeros, when there were none. */
+static void divide(float *to, const float *from, uint32_t n, float sum) {
+        float factor = 1.0f / sum;
+
+        if (sum == 0.0f)
+                memset(to, 0, n * sizeof(*to));
+        for (uint32_t j = 0; sum != 0.0f && j < n; j++)
+                to[j] = from[j] * factor;
+}
+
 static void end_chain(const struct attend *a, const struct attend_chain *c) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++) {
                 size_t at = state_of(a, c, i);
-                float *out = a->out + at * a->v_dim, sum = state_sum(a)[at];
-                float factor = 1.0f / sum;
+                float *out = a->out + at * a->v_dim;
 
-                if (sum == 0.0f)
-                        memset(out, 0, a->v_dim * sizeof(*out));
-                for (uint32_t j = 0; sum != 0.0f && j < a->v_dim; j++)
-                        out[j] *= factor;
+                divide(out, out, a->v_dim, state_sum(a)[at]);
         }
 }
 
 /* All keys of a chain without sinks are in one part. */
 static void take_part(const struct attend *a, const struct attend_chain *c, const struct attention_part *part) {
-        for (uint32_t i = 0; i < c->rows * c->heads; i++) {
-                const float *from = part->out + (size_t) i * a->v_dim;
-                float *to = a->out + state_of(a, c, i) * a->v_dim, factor = 1.0f / part->sum[i];
-
-                if (part->sum[i] == 0.0f)
-                        memset(to, 0, a->v_dim * sizeof(*to));
-                for (uint32_t j = 0; part->sum[i] != 0.0f && j < a->v_dim; j++)
-                        to[j] = from[j] * factor;
-        }
+        for (uint32_t i = 0; i < c->rows * c->heads; i++)
+                divide(a->out + state_of(a, c, i) * a->v_dim, part->out + (size_t) i * a->v_dim, a->v_dim, part->sum[i]);
 }
 
 static void *job_scratch(const struct attend *a, unsigned worker) {

@@ -512,9 +512,7 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         size_t up_bytes = quant_row_bytes(quant_info(op->gate.type), op->gate.cols);
         size_t down_bytes = quant_row_bytes(quant_info(op->down.type), op->down.cols);
 
-        m->unit_up = cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * mean);
-        if (m->prompt)
-                m->unit_up = PROMPT_UNIT;
+        m->unit_up = m->prompt ? PROMPT_UNIT : cpu_row_unit(b, op->gate.rows * active, 2 * up_bytes * mean);
         m->unit_up = MIN(m->unit_up, op->gate.rows);
         m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE && !m->prompt ? active : 1));
 }
@@ -522,14 +520,11 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
 /* Which rows are of prompts; NULL: none is, or it makes no difference. */
 static const int32_t *moe_prompt(const struct op_moe *op, const struct cpu_backend *b, uint32_t from) {
         const int32_t *prompt = host_address(op->prompt);
-        uint32_t n = 0;
 
         if (!prompt || !(cpu_prompt(b->variant, op->gate.type) || cpu_prompt(b->variant, op->up.type) ||
                          cpu_prompt(b->variant, op->down.type)))
                 return NULL;
-        for (uint32_t t = 0; !b->scratch.planned && t < op->n; t++)
-                n += prompt[from + t] != 0;
-        return n > 0 || b->scratch.planned ? prompt + from : NULL;
+        return b->scratch.planned || cpu_exact_rows(prompt + from, op->n) < op->n ? prompt + from : NULL;
 }
 
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {

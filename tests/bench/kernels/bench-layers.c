@@ -258,20 +258,26 @@ static int init_layer(struct bench *b, struct layer *l) {
         return r;
 }
 
-static int run_dense(struct bench *b, struct layer *l, struct case_run *run) {
+/* Rows that end with the last key. */
+static int attend(struct bench *b, struct layer *l, struct op_rows rows, struct device_ptr q, struct device_ptr out,
+                  struct case_run *run) {
         const struct shape *s = l->shape;
         struct op_attention op = {
-                .rows = l->rows,
+                .rows = rows,
                 .kv = kv_plane(l, next_copy(&l->kv)),
                 .heads = s->heads,
                 .scale = 1.0f / sqrtf((float) s->k_dim),
-                .q = l->q,
-                .out = l->out,
+                .q = q,
+                .out = out,
         };
 
         run->bytes += (double) kv_bytes(l, l->tokens);
-        run->products += (double) l->tokens * s->heads * (s->k_dim + s->v_dim);
+        run->products += (double) rows.n * (l->tokens - (rows.n - 1) / 2.0) * s->heads * (s->k_dim + s->v_dim);
         return b->backend->ops->attention(b->stream, &op);
+}
+
+static int run_dense(struct bench *b, struct layer *l, struct case_run *run) {
+        return attend(b, l, l->rows, l->q, l->out, run);
 }
 
 static int init_prompt(struct bench *b, struct layer *l) {
@@ -285,20 +291,7 @@ static int init_prompt(struct bench *b, struct layer *l) {
 }
 
 static int run_prompt(struct bench *b, struct layer *l, struct case_run *run) {
-        const struct shape *s = l->shape;
-        uint32_t rows = l->prompt_rows.n;
-        struct op_attention op = {
-                .rows = l->prompt_rows,
-                .kv = kv_plane(l, next_copy(&l->kv)),
-                .heads = s->heads,
-                .scale = 1.0f / sqrtf((float) s->k_dim),
-                .q = l->prompt_q,
-                .out = l->prompt_out,
-        };
-
-        run->bytes += (double) kv_bytes(l, l->tokens);
-        run->products += (double) rows * (l->tokens - (rows - 1) / 2.0) * s->heads * (s->k_dim + s->v_dim);
-        return b->backend->ops->attention(b->stream, &op);
+        return attend(b, l, l->prompt_rows, l->prompt_q, l->prompt_out, run);
 }
 
 static int run_index(struct bench *b, struct layer *l, struct case_run *run) {

@@ -258,16 +258,21 @@ TEST(spaces_share_nothing) {
         world_close(&w);
 }
 
+/* Two compute the same two pages. */
+static void begin_both(struct world *w, const struct text *one, struct writer *first, struct writer *second) {
+        *first = begin(w, one, 1);
+        *second = begin(w, one, 1);
+        compute(first, 2);
+        compute(second, 2);
+}
+
 TEST(two_who_compute_the_same_end_with_the_same_pages) {
         struct world w;
         struct text one = text(0, 4);
         struct writer first, second;
 
         world_open(&w, 8);
-        first = begin(&w, &one, 1);
-        second = begin(&w, &one, 1);
-        compute(&first, 2);
-        compute(&second, 2);
+        begin_both(&w, &one, &first, &second);
         assert_se(pages_free(&w) == 4);
         store(&first, &w.a);
         store(&second, &w.b);
@@ -289,10 +294,7 @@ TEST(an_idle_page_is_charged_to_whoever_comes_to_it_by_computing_it_again) {
         struct writer first, second;
 
         world_open(&w, 8);
-        first = begin(&w, &one, 1);
-        second = begin(&w, &one, 1);
-        compute(&first, 2);
-        compute(&second, 2);
+        begin_both(&w, &one, &first, &second);
         store(&first, &w.a);
         end(&first);
         assert_se(w.a.pages == 2 && w.a.idle == 2);
