@@ -57,17 +57,10 @@ struct work {
 /* Constant: functions that take one are inlined for it. */
 struct format_bf16 {
         enum quant_type type;
-        size_t block_bytes;
-        void (*unpack)(uint16_t *dst, const uint8_t *block); /* of 32 columns; NULL: the type's own function
-                                                              * dequantises */
+        bool plain; /* they are bfloat16, in whole tiles: taken as they are, not dequantised */
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
-
-/* 32 columns read in place. */
-ALWAYS_INLINE void unpack_bf16(uint16_t *dst, const uint8_t *block) {
-        _mm512_store_si512(dst, load512(block));
-}
 
 /* Any type, by its definition. */
 static void unpack_any(uint16_t *dst, const uint8_t *src, uint32_t n, enum quant_type type) {
@@ -80,7 +73,7 @@ static void unpack_any(uint16_t *dst, const uint8_t *src, uint32_t n, enum quant
 }
 
 ALWAYS_INLINE size_t bytes_before(uint32_t column, struct format_bf16 f) {
-        return f.unpack ? column / STEP * f.block_bytes : quant_row_bytes(quant_info(f.type), column);
+        return f.plain ? column * sizeof(uint16_t) : quant_row_bytes(quant_info(f.type), column);
 }
 
 /* Fetches what the rows after these have where this row has its block. */
@@ -101,12 +94,12 @@ ALWAYS_INLINE void unpack_half(struct coming *c, struct slab *slab, int group, u
 
         if (half == 0)
                 fetch_ahead(c, (uint32_t) group * GROUP_ROWS + row, f);
-        if (f.unpack) {
+        if (f.plain) {
                 int there = (int) (c->cols / STEP);
 
                 UNROLL for (int i = 0; i < STEPS / 2; i++)
                         if (first + i < there)
-                                f.unpack(dst + i * STEP, src + (size_t) (first + i) * f.block_bytes);
+                                _mm512_store_si512(dst + i * STEP, load512(src + bytes_before((uint32_t) (first + i) * STEP, f)));
         } else if (half == 0) {
                 unpack_any(dst, src, c->cols, f.type);
         }
@@ -397,7 +390,7 @@ ALWAYS_INLINE void dot_bf16(const struct dot_job *job, struct format_bf16 f) {
 
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type) {
         if (type == QUANT_BF16 && job->cols % STEP == 0)
-                dot_bf16(job, (struct format_bf16) {.block_bytes = STEP * sizeof(uint16_t), .unpack = unpack_bf16});
+                dot_bf16(job, (struct format_bf16) {.plain = true});
         else
                 dot_bf16(job, (struct format_bf16) {.type = type});
 }
