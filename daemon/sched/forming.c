@@ -71,7 +71,7 @@ static bool principal_is_early(const struct forming *forming, const struct princ
         uint64_t then = forming->scheduler->now + MAX(forming->layer, SCHED_LAYER_NSEC);
 
         return (principal->n_passes > 0 || principal->begins) && principal->policy.latency_target_nsec == 0 &&
-               tokens_can_wait(principal, then);
+               tokens_can_wait(forming->scheduler, principal, then);
 }
 
 /* Whether somebody could have rows who is not of POLICY_CLASS_IDLE. */

@@ -139,13 +139,29 @@ static struct principal *principal_lowest(struct scheduler *scheduler) {
         return lowest;
 }
 
+/* Those of POLICY_CLASS_IDLE do not count: nobody is to notice them. */
+static bool several_ask(const struct scheduler *scheduler) {
+        const struct principal *principal;
+        uint32_t n = 0;
+
+        list_for_each(principal, &scheduler->principals, link)
+                n += principal->policy.class != POLICY_CLASS_IDLE;
+        return n > 1;
+}
+
+static uint64_t tokens_gap(const struct scheduler *scheduler, const struct principal *principal) {
+        bool own = principal->n_passes + principal->n_prompts > 0;
+
+        return own && scheduler->now < scheduler->shared_until ? SCHED_GAP_SHARED_NSEC : SCHED_GAP_NSEC;
+}
+
 /* A target is for the time when they are there. */
-bool tokens_can_wait(const struct principal *principal, uint64_t then) {
+bool tokens_can_wait(const struct scheduler *scheduler, const struct principal *principal, uint64_t then) {
         uint64_t target = principal->policy.latency_target_nsec;
 
         if (target > 0)
                 return then + principal->decoded_nsec <= principal->decoded_at + target;
-        return then <= principal->decoded_at + principal->decoded_nsec + SCHED_GAP_NSEC;
+        return then <= principal->decoded_at + principal->decoded_nsec + tokens_gap(scheduler, principal);
 }
 
 /* Whether somebody's next token would come later than it should if another layer of this principal's went before. One that
@@ -155,7 +171,7 @@ static bool tokens_are_due(struct scheduler *scheduler, const struct principal *
         uint64_t then = scheduler->now + layer_nsec;
 
         list_for_each(principal, &scheduler->principals, link) {
-                if (principal->n_decodes == 0 || tokens_can_wait(principal, then))
+                if (principal->n_decodes == 0 || tokens_can_wait(scheduler, principal, then))
                         continue;
                 if (principal != turn && principal->policy.class > turn->policy.class)
                         continue;
@@ -172,6 +188,8 @@ enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **
         bool free;
 
         scheduler->wake_at = UINT64_MAX;
+        if (several_ask(scheduler))
+                scheduler->shared_until = scheduler->now + SCHED_LATELY_NSEC;
         principal = principal_lowest(scheduler);
         if (!principal)
                 return SCHED_TURN_NONE;

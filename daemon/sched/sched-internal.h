@@ -43,7 +43,7 @@ uint32_t model_short_rows(const struct sched_model *model);
 /* `rows` next rows of the stream, as the cost model wants them. */
 struct cost_rows stream_rows(const struct sched_stream *stream, uint32_t rows);
 /* Whether its next tokens may come later than those of a pass that begins at `then`. */
-bool tokens_can_wait(const struct principal *principal, uint64_t then);
+bool tokens_can_wait(const struct scheduler *scheduler, const struct principal *principal, uint64_t then);
 /* The one whose rows a further long pass of the principal would have first; NULL: none can or need begin. */
 struct sched_stream *pass_lead(const struct principal *principal);
 /* Whether a prompt is for short passes, as things are. `lead` is the principal's pass_lead(). */

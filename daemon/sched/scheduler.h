@@ -11,8 +11,8 @@
  *
  * What a short pass reads is shared by as many as gain by it. Where a prompt is in it, all experts are read for few rows:
  * rows of long prompts come along, as long as they make it SCHED_FILL_PERCENT longer at most. Where none is, those who
- * generate beside a long pass of their own are left out until their next tokens are due (SCHED_GAP_NSEC): in twos and threes
- * they would read experts for nobody else, time and again.
+ * generate beside a long pass of their own are left out until their next tokens are due (SCHED_GAP_NSEC, or while others ask
+ * as well SCHED_GAP_SHARED_NSEC): in twos and threes they would read experts for nobody else, time and again.
  *
  * Fairness is by virtual token counters (arXiv 2401.00588): each principal has a counter of the service it got, divided
  * by its weight; what runs next is work of the one with the lowest counter. Service is counted in nanoseconds by the cost
@@ -66,6 +66,7 @@ struct scheduler {
         uint64_t clock;         /* the lowest counter of those that waited lately, for lifting */
         uint64_t credit_nsec;   /* of who comes back */
         uint64_t now;           /* the caller keeps it up to date */
+        uint64_t shared_until;  /* more than one ask, or did so lately */
         uint64_t wake_at;       /* when a bucket will let somebody on that it holds back now; UINT64_MAX: never */
         uint32_t n_decodes;     /* runnable streams that decode */
 };
@@ -109,8 +110,11 @@ enum {
 
 /* The service that one who comes back has ahead of the others. */
 #define SCHED_CREDIT_NSEC UINT64_C(500000000)
-/* The time between tokens that is kept beside long passes for who has no LatencyTarget=. */
+/* The time between tokens that is kept beside long passes for who has no LatencyTarget=; and beside its own, while others
+ * ask, or did so lately: tokens in fewer passes make up for what it costs that others do not wait behind its prompts. */
 #define SCHED_GAP_NSEC UINT64_C(500000000)
+#define SCHED_GAP_SHARED_NSEC UINT64_C(1200000000)
+#define SCHED_LATELY_NSEC UINT64_C(3000000000)
 /* How long a layer of a long pass is to take at most: while others have work, and while none have. */
 #define SCHED_LAYER_NSEC UINT64_C(100000000)
 #define SCHED_LAYER_ALONE_NSEC UINT64_C(200000000)

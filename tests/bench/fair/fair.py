@@ -53,14 +53,20 @@ class Bench:
         self.stop(running)
         return [b - a for a, b in zip(before, now)], max(apart) - min(apart)
 
+    def ask(self, user, seconds):
+        """A short request every two seconds, whether or not those before are done: whoever is served late asks for as much."""
+        asked, begin = [], time.monotonic()
+        while len(asked) * PAUSE < seconds:
+            asked.append(self.load(user, "-p", SHORT, "-n", 4))
+            time.sleep(max(0.0, begin + len(asked) * PAUSE - time.monotonic()))
+        return asked
+
+    def waited(self, asked):
+        """Milliseconds to their first tokens, sorted."""
+        return sorted(self.d.finish(client)["first_p50"] / 1000 for client in asked)
+
     def firsts(self, user, seconds):
-        """Milliseconds to the first token of a short request every two seconds, sorted."""
-        found, end = [], time.monotonic() + seconds
-        while time.monotonic() < end:
-            begin = time.monotonic()
-            found.append(self.d.finish(self.load(user, "-p", SHORT, "-n", 4))["first_p50"] / 1000)
-            time.sleep(max(0.0, PAUSE - (time.monotonic() - begin)))
-        return sorted(found)
+        return self.waited(self.ask(user, seconds))
 
     def tokens(self):
         s = self.d.json("stats")
@@ -71,8 +77,9 @@ class Bench:
         client = self.load(flood, "-r", FLOOD, "-p", prompt, "-n", answer, "-d", 3600)
         time.sleep(4)
         a, begin = self.tokens()
-        found = self.firsts(user, seconds)
+        asked = self.ask(user, seconds)
         b, end = self.tokens()
+        found = self.waited(asked)
         self.stop([client])
         return found, (b - a) / (end - begin)
 
