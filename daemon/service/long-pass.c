@@ -62,6 +62,7 @@ static void pass_land(struct server *server, struct long_pass *pass) {
         server->n_long--;
         server->stepping = server->n_long > 0;
         sched_pass_end(&server->scheduler, &pass->sched);
+        pass->offer->admit = true; /* its streams' pages can be had again */
         pass->tenant = tenant_unref(pass->tenant);
 }
 

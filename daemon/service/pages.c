@@ -44,6 +44,11 @@ struct stream *pages_youngest(const struct offer *offer, const struct tenant *te
         return youngest;
 }
 
+/* What nobody uses of a tenant's pages is anybody's. */
+static uint32_t pages_used(const struct tenant *tenant) {
+        return tenant->pages - tenant->pages_idle;
+}
+
 static struct stream *pages_next(struct offer *offer) {
         uint32_t running_max = offer->server->config->limits.streams_max;
         struct stream *stream, *next = NULL;
@@ -55,7 +60,7 @@ static struct stream *pages_next(struct offer *offer) {
         list_for_each(stream, &offer->waiting, place) {
                 if (stream->user->n_running >= running_max || !quota_kv_fits(stream))
                         continue;
-                if (!next || stream->tenant->pages < next->tenant->pages)
+                if (!next || pages_used(stream->tenant) < pages_used(next->tenant))
                         next = stream;
         }
         return next;
@@ -77,14 +82,27 @@ static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32
         return *ret_error == 0;
 }
 
-/* Whether the tenant that holds most keeps at least as much as the other will have: else two would evict each other in
- * turn. What the newcomer will need is told by what the victim was given for its tokens. */
+/* Whether the victim's tenant keeps at least as much as the other will have: else two would evict each other in turn. What
+ * the newcomer will need is told by what the victim was given for its tokens. */
 static bool pages_may_take(const struct stream *victim, const struct stream *newcomer) {
         uint64_t held = sequence_pages(victim->sequence);
         uint64_t need = DIV_ROUND_UP(newcomer->tokens.n * held, MAX(victim->tokens.n, (size_t) 1));
 
         return victim->tenant != newcomer->tenant && victim->rows_flying == 0 &&
-               victim->tenant->pages >= pages_own(victim) + newcomer->tenant->pages + need;
+               pages_used(victim->tenant) >= pages_own(victim) + pages_used(newcomer->tenant) + need;
+}
+
+/* The youngest of the tenant that uses most, of those that may be taken from: what others have may all be in passes. */
+static struct stream *pages_victim(struct offer *offer, const struct stream *newcomer) {
+        struct stream *stream, *victim = NULL;
+
+        pages_count(offer);
+        list_for_each(stream, &offer->running, place)
+                if (pages_may_take(stream, newcomer) &&
+                    (!victim || pages_used(stream->tenant) > pages_used(victim->tenant) ||
+                     (stream->tenant == victim->tenant && stream->serial > victim->serial)))
+                        victim = stream;
+        return victim;
 }
 
 static void pages_start(struct stream *stream, struct sequence *sequence) {
@@ -117,7 +135,6 @@ static int pages_try(struct stream *stream) {
         _cleanup_(sequence_freep) struct sequence *sequence = NULL;
         struct offer *offer = stream->offer;
         struct stream *victim;
-        struct tenant *most;
         int r;
 
         r = sequence_new(&sequence, offer->model);
@@ -127,9 +144,8 @@ static int pages_try(struct stream *stream) {
         while (!pages_suffice(offer, sequence, (uint32_t) stream->tokens.n, &r)) {
                 if (r != 0)
                         return pages_give_up(stream, r);
-                most = pages_count(offer);
-                victim = most ? pages_youngest(offer, most) : NULL;
-                if (!victim || !pages_may_take(victim, stream))
+                victim = pages_victim(offer, stream);
+                if (!victim)
                         return pages_give_up(stream, 0);
                 stream_evict(victim);
         }

@@ -2,7 +2,7 @@
 #pragma once
 
 /* Who may hold the KV pages of a model when they don't suffice for all. A stream begins when its whole prompt fits; of
- * those that wait, the next is one of the tenant that holds the fewest pages. A running stream that needs a page when
+ * those that wait, the next is one of the tenant that uses the fewest pages. A running stream that needs a page when
  * none is free takes it from the youngest stream of the tenant that holds the most, which waits and is computed again
  * later; so nothing ever fails for want of pages in the middle. Before anything is taken from anybody, what no stream
  * uses is taken from the prefix cache (prefixes.h). */
