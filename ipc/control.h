@@ -35,7 +35,8 @@
  *                                                          prompt_done, generated, activations, experts_milli,
  *                                                          cap_milli, rule, kv_pages, position?,
  *                                                          estimate_nsec?}]}] (other uids' only for admins), omitted?
- *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints it as is);
+ *   stats     experts?: model, from?; or cost?             counters and gauges, flat map (moectl stats prints
+ *                                                          it as it is);
  *                                                          of a model's experts: model, moe_layers, experts,
  *                                                          experts_used, from, layers: [[rows that used each]] (root);
  *                                                          cost: [{model, passes, ratio, error, speed, nsec: {term…}}]

@@ -73,9 +73,9 @@ struct op_layer_norm {
         float eps;
 };
 
-/* Products of prompt rows. A prompt's many rows are bound by computing, not by memory. So where an operation says which of
- * its rows belong to a prompt (i32 [n], not 0; null: none does), a backend may multiply those, of some weight types, after
- * rounding them and the weights to fewer bits; then it does so with every such row. */
+/* Products of prompt rows. A prompt's many rows are bound by computing, not by memory. So where an operation says which
+ * of its rows belong to a prompt (i32 [n], not 0; null: none does), a backend may multiply those, of some weight types,
+ * after rounding them and the weights to fewer bits; then it does so with every such row. */
 
 /* For each of `count` matrices that share the input: y = x Wᵀ (+ bias), or y += with `accumulate`.
  * x: [n, w.cols], x_stride floats apart; y: [n, w.rows], y_stride floats apart. All w.cols are equal. */
@@ -300,14 +300,14 @@ enum route_gate {
  * at least floors[t] and one, and gets of them what the balance has; the threshold then moves to where rows want in the
  * mean what their caps give.
  *
- * The n-th expert of a row is worth e(n - 1) - e(n), where e(n) is the squared error of keeping n of the k best, were their
- * outputs unrelated vectors of one length: with S and Q the sums of the weights, as shares of what all k weigh, and of
- * their squares, e(n) = Q(n) (1/S(n) - 1)² + Q(k) - Q(n); where weights are not normalised, Q(k) - Q(n) of the weights
- * without `scale`.
+ * The n-th expert of a row is worth e(n - 1) - e(n), where e(n) is the squared error of keeping n of the k best, were
+ * their outputs unrelated vectors of one length: with S and Q the sums of the weights, as shares of what all k weigh,
+ * and of their squares, e(n) = Q(n) (1/S(n) - 1)² + Q(k) - Q(n); where weights are not normalised, Q(k) - Q(n) of the
+ * weights without `scale`.
  *
  * A rider has its bases[t] best experts, as far as its cap reaches, and of the others of its k best those that a row of
- * its group has anyway (whatever that row's balance is, and if it is a rider too, without riding), in so far as its balance
- * has them (after OEA, arXiv 2511.02237). So its choice depends on other rows of the call.
+ * its group has anyway (whatever that row's balance is, and if it is a rider too, without riding), in so far as its
+ * balance has them (after OEA, arXiv 2511.02237). So its choice depends on other rows of the call.
  *
  * State lies with the sequence's keys, as it was after each position: struct route_state [page][KV_PAGE_TOKENS]. It is
  * read from the position before a row and written to the row's own; a sequence's rows are taken one after the other,
@@ -319,8 +319,8 @@ struct op_route_budget {
         /* f32, rows demand_stride floats apart, or null: a row's experts are worth e^demand times what is said above */
         struct device_ptr demand;
         uint32_t demand_stride;
-        /* i32 [n], or both null and no row rides: the group of a row, 1 to n_groups, or 0 for none; what a rider takes at
-         * least, 0: the row is no rider. Riders have a budget, and experts no capacity. */
+        /* i32 [n], or both null and no row rides: the group of a row, 1 to n_groups, or 0 for none; what a rider takes
+         * at least, 0: the row is no rider. Riders have a budget, and experts no capacity. */
         struct device_ptr groups, bases;
         uint32_t n_groups;
 };
@@ -331,11 +331,11 @@ struct route_state {
 };
 
 /* Of each `window` positions of a sequence, the first from 0 on, no more than `most` use the same expert of the layer
- * (after arXiv 2006.16668, 2101.03961, where windows are of a batch). They are taken by rising position: a row that finds
- * experts full chooses from the others, and has fewer where those are too few.
+ * (after arXiv 2006.16668, 2101.03961, where windows are of a batch). They are taken by rising position: a row that
+ * finds experts full chooses from the others, and has fewer where those are too few.
  *
- * What rows used lies with the sequence's keys as the state of budgets does, u16 [page][KV_PAGE_TOKENS][k], ROUTE_NONE past
- * the last; it is read from the window's beginning and written to the row's own place. */
+ * What rows used lies with the sequence's keys as the state of budgets does, u16 [page][KV_PAGE_TOKENS][k], ROUTE_NONE
+ * past the last; it is read from the window's beginning and written to the row's own place. */
 struct op_route_capacity {
         uint32_t most; /* 0: any number; else `budget` is there, though all of its floors may be negative */
         uint32_t window;
@@ -347,10 +347,10 @@ struct op_route_capacity {
  * with a budget, those of the k best that weigh most, by falling weight.
  * logits: f32 [n][experts]. caps: i32 [n], thousandths of an expert that this row may use in this layer; without a
  * budget rounded down. Out: ids i32 [n][k], weights f32 [n][k] (normalised over the kept ones if `normalize`, then
- * times `scale`), counts i32 [n], how many there are: as the cap says, or fewer where a table or a capacity leaves fewer;
- * used: u32 [n], counts[t] is added to it (null: not counted); tally: u32 [experts], how many of the rows chose each is
- * added to it (null: not counted). Entries past the count are id -1, weight 0. A score that is not finite counts as the
- * lowest. */
+ * times `scale`), counts i32 [n], how many there are: as the cap says, or fewer where a table or a capacity leaves
+ * fewer; used: u32 [n], counts[t] is added to it (null: not counted); tally: u32 [experts], how many of the rows chose
+ * each is added to it (null: not counted). Entries past the count are id -1, weight 0. A score that is not finite
+ * counts as the lowest. */
 struct op_route {
         uint32_t n, experts, k;
         enum route_gate gate;

@@ -155,8 +155,8 @@ uint64_t cost_share_nsec(const struct cost *cost, const struct cost_load *beside
         return to_nsec(load_sum(cost, &own, experts) * cost->speed);
 }
 
-uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position, uint32_t cap_milli,
-                          uint64_t nsec, uint32_t max) {
+uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position,
+                          uint32_t cap_milli, uint64_t nsec, uint32_t max) {
         uint64_t alone = cost_nsec(cost, beside);
         uint32_t low = 1, high = MAX(max, 1u);
 
@@ -217,7 +217,8 @@ static void cost_learn_speed(struct cost *cost, double ratio) {
 }
 
 void cost_observe(struct cost *cost, const struct cost_load *load, uint64_t experts, uint64_t nsec, bool keep) {
-        double terms[_COST_TERM_N], actual = MAX((double) nsec, 1.0), forecast = MAX((double) cost_nsec(cost, load), 1.0);
+        double terms[_COST_TERM_N], actual = MAX((double) nsec, 1.0);
+        double forecast = MAX((double) cost_nsec(cost, load), 1.0);
         bool known = cost->observed >= COST_RECENT / 4;
         double off = fabs(forecast / actual - 1.0), weight = known && off > OUTLIER && !keep ? OUTLIER / off : 1.0;
 

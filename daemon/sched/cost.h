@@ -62,7 +62,8 @@ struct cost {
         uint32_t short_rows;                   /* of a pass of its own, see cost_short_nsec() */
 };
 
-/* What is short enough to be waited for: the rows of a prompt by themselves, and a pass with them and all that it reads. */
+/* What is short enough to be waited for: the rows of a prompt by themselves, and a pass with them and all that it
+ * reads. */
 #define COST_SHORT_NSEC UINT64_C(150000000)
 #define COST_SHORT_PASS_NSEC UINT64_C(500000000)
 
@@ -79,17 +80,18 @@ uint64_t cost_nsec(const struct cost *cost, const struct cost_load *load);
  * the part that there is for any pass. */
 uint64_t cost_share_nsec(const struct cost *cost, const struct cost_load *beside, const struct cost_rows *rows);
 
-/* Rows of a prompt from `position` on that make a pass of the load `beside`, or one of their own where that is empty, take
- * `nsec` longer at most: at least 1, at most `max`. */
-uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position, uint32_t cap_milli,
-                          uint64_t nsec, uint32_t max);
+/* Rows of a prompt from `position` on that make a pass of the load `beside`, or one of their own where that is empty,
+ * take `nsec` longer at most: at least 1, at most `max`. */
+uint32_t cost_prompt_rows(const struct cost *cost, const struct cost_load *beside, uint32_t position,
+                          uint32_t cap_milli, uint64_t nsec, uint32_t max);
 
-/* How much longer a short prompt may make a pass of the load `beside`. Experts that are read for it are not held against it:
- * others in the pass use them as well. */
+/* How much longer a short prompt may make a pass of the load `beside`. Experts that are read for it are not held
+ * against it: others in the pass use them as well. */
 uint64_t cost_short_nsec(const struct cost *cost, const struct cost_load *beside);
 
-/* A pass of this load took so long. `experts`: distinct ones, over all layers, or 0 where nobody counted. What is far off
- * counts for less: it waited for a disk or for a processor. `keep`: it was made to be measured and tells for good. */
+/* A pass of this load took so long. `experts`: distinct ones, over all layers, or 0 where nobody counted. What is far
+ * off counts for less: it waited for a disk or for a processor. `keep`: it was made to be measured and tells for
+ * good. */
 void cost_observe(struct cost *cost, const struct cost_load *load, uint64_t experts, uint64_t nsec, bool keep);
 
 /* Of the latest passes: the median of forecast / actual, and of how far that is from 1. 0 where none was seen. */

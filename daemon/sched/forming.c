@@ -14,10 +14,12 @@ struct forming {
         uint32_t rows_left, prompt_left;
         uint64_t nsec;        /* what its rows cost, each by itself */
         uint64_t forecast;    /* what it will take, over all models that have rows in it */
-        uint64_t target;      /* between the tokens of those who decode, the lowest that was promised; UINT64_MAX: none */
+        uint64_t target;      /* between the tokens of those who decode, the lowest that was promised; UINT64_MAX:
+                               * none */
         uint64_t layer;       /* the longest of the long passes in flight */
         uint64_t top;         /* the highest counter that was served */
-        const struct principal *owed; /* the one with the lowest counter whose work is for long passes; NULL: none has such */
+        const struct principal *owed; /* the one with the lowest counter whose work is for long passes; NULL: none has
+                                       * such */
         bool idle;            /* it is of those of POLICY_CLASS_IDLE, for there is nobody else */
         struct list emptied;  /* principals that got all they asked for */
         struct list held;     /* principals whose prompts wait for their limit only */
@@ -65,8 +67,8 @@ static void principal_begin(struct principal *principal) {
         }
 }
 
-/* Its own prompts are under way, and tokens beside them come at their pace: in a pass between, few rows would read experts
- * that the next one reads again. Who has a LatencyTarget= gets all it can. */
+/* Its own prompts are under way, and tokens beside them come at their pace: in a pass between, few rows would read
+ * experts that the next one reads again. Who has a LatencyTarget= gets all it can. */
 static bool principal_is_early(const struct forming *forming, const struct principal *principal) {
         uint64_t then = forming->scheduler->now + MAX(forming->layer, SCHED_LAYER_NSEC);
 
@@ -97,8 +99,8 @@ static struct list *forming_place(struct forming *forming, struct principal *pri
         return principal->decodes_left + principal->prompts_left > 0 ? NULL : &forming->waiting;
 }
 
-/* One whose long passes wait; new ones, if it may begin them. While it has not had its share, rows of those who have would
- * take the time for that. */
+/* One whose long passes wait; new ones, if it may begin them. While it has not had its share, rows of those who have
+ * would take the time for that. */
 static void forming_owe(struct forming *forming, struct principal *principal) {
         bool long_work = principal->n_passes > 0 ||
                          (principal->begins && principal_may_run(forming->scheduler, principal));
@@ -150,8 +152,8 @@ static void forming_begin(struct forming *forming) {
         }
 }
 
-/* `nsec`, or what further rows may take of a pass that is to take `alone` without them: those who were promised their next
- * token in time get it then. */
+/* `nsec`, or what further rows may take of a pass that is to take `alone` without them: those who were promised their
+ * next token in time get it then. */
 static uint64_t forming_ride_nsec(const struct forming *forming, uint64_t alone, uint64_t nsec) {
         return MIN(nsec, MAX(forming->target, alone) - alone);
 }
@@ -265,7 +267,8 @@ static void held_move_up(struct forming *forming, uint64_t slack) {
 }
 
 static void model_formed(const struct forming *forming, struct sched_model *model) {
-        uint64_t alone = cost_nsec(&model->cost, &model->decoding), nsec = cost_short_nsec(&model->cost, &model->decoding);
+        uint64_t alone = cost_nsec(&model->cost, &model->decoding);
+        uint64_t nsec = cost_short_nsec(&model->cost, &model->decoding);
 
         model->formed = true;
         model->ride_rows = cost_prompt_rows(&model->cost, &model->decoding, 0, model->cost.shape.experts_used * 1000,
@@ -280,8 +283,8 @@ static void models_formed(const struct forming *forming) {
                         model_formed(forming, forming->picks[i].stream->model);
 }
 
-/* Together all pay what the pass will take, each in proportion to what its rows were priced at while it was not known what
- * else there would be. */
+/* Together all pay what the pass will take, each in proportion to what its rows were priced at while it was not known
+ * what else there would be. */
 static void forming_settle(struct forming *forming) {
         double scale = forming->nsec > 0 ? (double) forming->forecast / (double) forming->nsec : 1.0;
 
@@ -455,8 +458,8 @@ static uint32_t filler_rows(const struct forming *forming, const struct sched_st
         return rows < SCHED_CHUNK ? 0 : rows;
 }
 
-/* Where prompts are in the pass that cannot wait, experts are read for few rows: rows of long ones come along, which then
- * have less to do by themselves. Not while prompts for short passes wait for their limit. */
+/* Where prompts are in the pass that cannot wait, experts are read for few rows: rows of long ones come along, which
+ * then have less to do by themselves. Not while prompts for short passes wait for their limit. */
 static void forming_fill(struct forming *forming) {
         uint64_t alone = forming->forecast, until;
 

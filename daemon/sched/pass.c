@@ -164,8 +164,8 @@ bool tokens_can_wait(const struct scheduler *scheduler, const struct principal *
         return then <= principal->decoded_at + principal->decoded_nsec + tokens_gap(scheduler, principal);
 }
 
-/* Whether somebody's next token would come later than it should if another layer of this principal's went before. One that
- * is ahead by far has no such claim: prompts must not starve either. */
+/* Whether somebody's next token would come later than it should if another layer of this principal's went before. One
+ * that is ahead by far has no such claim: prompts must not starve either. */
 static bool tokens_are_due(struct scheduler *scheduler, const struct principal *turn, uint64_t layer_nsec) {
         struct principal *principal;
         uint64_t then = scheduler->now + layer_nsec;
@@ -214,8 +214,8 @@ enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **
         return SCHED_TURN_LAYER;
 }
 
-/* How long one of its layers may take: until whoever comes can begin, and until the next token of those that were promised
- * one in time. */
+/* How long one of its layers may take: until whoever comes can begin, and until the next token of those that were
+ * promised one in time. */
 static uint64_t pass_layer_max(const struct scheduler *scheduler, const struct principal *own) {
         const struct principal *principal;
         uint64_t max = SCHED_LAYER_ALONE_NSEC, target;
@@ -232,14 +232,15 @@ static uint64_t pass_layer_max(const struct scheduler *scheduler, const struct p
         return max;
 }
 
-/* As many rows as layers may take time for, or a quarter more: what is left of the prompts would read all experts once more
- * for a few rows. For the same reason passes that are needed anyway get equal parts. */
+/* As many rows as layers may take time for, or a quarter more: what is left of the prompts would read all experts once
+ * more for a few rows. For the same reason passes that are needed anyway get equal parts. */
 static uint32_t pass_rows_max(const struct scheduler *scheduler, const struct sched_pass *pass,
                               const struct sched_stream *lead) {
         uint64_t layers = MAX(pass->model->cost.shape.layers, 1u), pending;
         struct cost_load nothing = {};
         uint32_t rows = cost_prompt_rows(&pass->model->cost, &nothing, lead->position, lead->cap_milli,
-                                         layers * pass_layer_max(scheduler, pass->principal), pass->model->long_rows_max);
+                                         layers * pass_layer_max(scheduler, pass->principal),
+                                         pass->model->long_rows_max);
 
         rows = MAX(rows, model_short_rows(pass->model));
         rows = MIN(rows + rows / 4, MAX(pass->model->long_rows_max, 1u));
@@ -259,7 +260,8 @@ static void pass_take(struct scheduler *scheduler, struct sched_pass *pass, stru
         *ret = (struct sched_pick) { .stream = stream, .rows = rows };
 }
 
-uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks, uint32_t max) {
+uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks,
+                             uint32_t max) {
         struct principal *principal = pass->principal;
         struct sched_stream *lead = pass_lead(principal), *stream, *next;
         bool first = principal->n_passes == 0;

@@ -23,7 +23,8 @@ static inline bool principal_behind(const struct principal *principal, const str
 }
 
 /* Whether it has had more than the other by so much that its rows in a short pass would be at the other's cost. */
-bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal, const struct principal *other);
+bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal,
+                        const struct principal *other);
 /* Not less than the credit behind the clock. */
 void principal_lift(const struct scheduler *scheduler, struct principal *principal);
 /* Looks at its bucket: whether that lets it begin a row; if not, the scheduler will look again when it does. */

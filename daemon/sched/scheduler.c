@@ -46,7 +46,8 @@ void principal_refund(struct principal *principal, uint64_t nsec) {
         principal->served_nsec -= nsec;
 }
 
-bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal, const struct principal *other) {
+bool principal_is_ahead(const struct scheduler *scheduler, const struct principal *principal,
+                        const struct principal *other) {
         uint64_t slack = principal_price(principal, scheduler->credit_nsec + SCHED_LAYER_NSEC);
 
         return !counter_before(principal->counter, other->counter + slack);
@@ -61,7 +62,8 @@ void principal_lift(const struct scheduler *scheduler, struct principal *princip
                 principal->counter = least;
 }
 
-/* Nobody is ahead of the clock by more than what is charged in one go; a counter from before the last wrap may look so. */
+/* Nobody is ahead of the clock by more than what is charged in one go; a counter from before the last wrap may look
+ * so. */
 static void principal_return(const struct scheduler *scheduler, struct principal *principal) {
         principal_lift(scheduler, principal);
         if ((int64_t) (principal->counter - scheduler->clock) > (int64_t) (2 * principal_price(principal, CHARGE_MAX)))
@@ -77,7 +79,8 @@ bool principal_may_run(struct scheduler *scheduler, struct principal *principal)
         bucket_share(&principal->bucket, policy->activation_rate, policy->activation_burst, scheduler->now);
         if (policy->on_empty != POLICY_ON_EMPTY_WAIT)
                 return true;
-        ready = bucket_ready_at(&principal->bucket, policy->activation_rate, policy->activation_burst, 1, scheduler->now);
+        ready = bucket_ready_at(&principal->bucket, policy->activation_rate, policy->activation_burst, 1,
+                                scheduler->now);
         if (ready > scheduler->now)
                 scheduler->wake_at = MIN(scheduler->wake_at, ready);
         return ready <= scheduler->now;
@@ -110,8 +113,8 @@ uint32_t principal_reserve(struct sched_stream *stream, uint32_t rows) {
         return rows;
 }
 
-/* Replaces what was reserved for rows by what they used. Who waits when the bucket is empty owes all of it; whose experts
- * are only lowered may use more than the rate gives, and is let off what is beyond a whole bucket. */
+/* Replaces what was reserved for rows by what they used. Who waits when the bucket is empty owes all of it; whose
+ * experts are only lowered may use more than the rate gives, and is let off what is beyond a whole bucket. */
 static void principal_settle(struct principal *principal, uint64_t reserved, uint64_t used) {
         const struct policy *policy = &principal->policy;
         struct bucket *bucket = &principal->bucket;
@@ -172,7 +175,8 @@ static void stream_join(struct scheduler *scheduler, struct sched_stream *stream
         }
 }
 
-void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending, bool decoding) {
+void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending,
+                              bool decoding) {
         /* A stream that goes on as it was keeps its turn. */
         if (stream->pending > 0 && (pending == 0 || stream->decoding != decoding)) {
                 stream_leave(scheduler, stream);
@@ -217,7 +221,8 @@ uint32_t sched_cap_milli(const struct principal *principal, const struct policy 
         cap_lower(&cap, policy->experts_max_milli, CAP_EXPERTS_MAX, ret_rule);
         most = policy->experts_max_milli ? policy->experts_max_milli : EXPERTS_MILLI((uint64_t) experts_used);
         if (policy->activation_rate > 0)
-                cap_lower(&cap, squeeze(most, policy->experts_min_milli, principal->bucket.share), CAP_BUCKET, ret_rule);
+                cap_lower(&cap, squeeze(most, policy->experts_min_milli, principal->bucket.share), CAP_BUCKET,
+                          ret_rule);
         cap_lower(&cap, squeeze(most, policy->experts_min_milli, principal->latency.share), CAP_LATENCY, ret_rule);
         return (uint32_t) cap;
 }

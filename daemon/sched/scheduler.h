@@ -4,23 +4,24 @@
 /* Who computes next, which rows, and how many experts each row may use. Pure: no system call, no clock, no knowledge of
  * sockets or tensors, so a test plays an hour of load in seconds. One thread.
  *
- * There are two kinds of passes. A short one has rows of everybody: those that generate, and prompts whose rows are worth
- * no more than COST_SHORT_NSEC; it runs whole. A long one has rows of one principal's prompts, many, so that each expert
- * that is read serves many rows; it runs a layer at a time, and between any two layers short passes and layers of other
- * long passes may go first. So whoever comes waits for one layer of somebody's prompt, not for the prompt.
+ * There are two kinds of passes. A short one has rows of everybody: those that generate, and prompts whose rows are
+ * worth no more than COST_SHORT_NSEC; it runs whole. A long one has rows of one principal's prompts, many, so that each
+ * expert that is read serves many rows; it runs a layer at a time, and between any two layers short passes and layers
+ * of other long passes may go first. So whoever comes waits for one layer of somebody's prompt, not for the prompt.
  *
- * What a short pass reads is shared by as many as gain by it. Where a prompt is in it, all experts are read for few rows:
- * rows of long prompts come along, as long as they make it SCHED_FILL_PERCENT longer at most. Where none is, those who
- * generate beside a long pass of their own are left out until their next tokens are due (SCHED_GAP_NSEC, or while others ask
- * as well SCHED_GAP_SHARED_NSEC): in twos and threes they would read experts for nobody else, time and again.
+ * What a short pass reads is shared by as many as gain by it. Where a prompt is in it, all experts are read for few
+ * rows: rows of long prompts come along, as long as they make it SCHED_FILL_PERCENT longer at most. Where none is,
+ * those who generate beside a long pass of their own are left out until their next tokens are due (SCHED_GAP_NSEC, or
+ * while others ask as well SCHED_GAP_SHARED_NSEC): in twos and threes they would read experts for nobody else, time and
+ * again.
  *
  * Fairness is by virtual token counters (arXiv 2401.00588): each principal has a counter of the service it got, divided
- * by its weight; what runs next is work of the one with the lowest counter. Service is counted in nanoseconds by the cost
- * model: a short pass is shared among its rows by what each adds to it, a long one is its principal's. All others that have
- * work for a short pass get rows while there is room, and somebody always computes (work-conserving). A principal that comes
- * back from idleness, or had all it asked for, is lifted to the lowest counter of those that wait, less a credit, so that
- * what was not asked for is not saved up beyond that. With the credit, who asks now and then goes first, as long as it stays
- * below its share.
+ * by its weight; what runs next is work of the one with the lowest counter. Service is counted in nanoseconds by the
+ * cost model: a short pass is shared among its rows by what each adds to it, a long one is its principal's. All others
+ * that have work for a short pass get rows while there is room, and somebody always computes (work-conserving). A
+ * principal that comes back from idleness, or had all it asked for, is lifted to the lowest counter of those that wait,
+ * less a credit, so that what was not asked for is not saved up beyond that. With the credit, who asks now and then
+ * goes first, as long as it stays below its share.
  *
  * Classes: POLICY_CLASS_BATCH counts SCHED_BATCH_PRICE times and has no credit; POLICY_CLASS_IDLE runs when nobody else
  * could. */
@@ -77,7 +78,8 @@ struct principal {
         struct policy policy;      /* may be changed at any time */
         struct bucket bucket;
         struct latency latency;
-        uint64_t counter;          /* service received, in nsec × PRINCIPAL_SCALE / weight; wraps, compared by difference */
+        uint64_t counter;          /* service received, in nsec × PRINCIPAL_SCALE / weight; wraps, compared by
+                                    * difference */
         uint64_t served_nsec;      /* service received, ever */
         uint64_t activations;      /* routed experts evaluated, ever */
         uint64_t rows_prompt, rows_generated;
@@ -91,7 +93,8 @@ struct principal {
         uint32_t turn;             /* counts the layers of its passes, see pass_choose() */
         bool turn_long;            /* of its prompts, those that ride had their turn */
         bool begins;               /* its prompts are for a long pass that can begin */
-        bool early;                /* its decodes are left out of the short pass being formed, unless all experts are read */
+        bool early;                /* its decodes are left out of the short pass being formed, unless all experts are
+                                    * read */
         uint64_t formed_nsec;      /* what the short pass being formed has of it */
         struct list link;          /* in scheduler.principals */
 };
@@ -100,18 +103,20 @@ struct principal {
 #define PRINCIPAL_SCALE (UINT64_C(1) << 14)
 
 enum {
-        /* Rows of a prompt that are given in one go, if it has so many and the pass has room: fewer would read the weights
-         * for too little work, more would make neighbours' prompts wait. */
+        /* Rows of a prompt that are given in one go, if it has so many and the pass has room: fewer would read the
+         * weights for too little work, more would make neighbours' prompts wait. */
         SCHED_CHUNK = 16,
         SCHED_BATCH_PRICE = 8,
-        SCHED_FILL_PERCENT = 30, /* so much longer rows of long prompts may make a short pass with rows of other prompts */
+        SCHED_FILL_PERCENT = 30, /* so much longer rows of long prompts may make a short pass with rows of other
+                                  * prompts */
         SCHED_PASSES_PER_PRINCIPAL = 2,
 };
 
 /* The service that one who comes back has ahead of the others. */
 #define SCHED_CREDIT_NSEC UINT64_C(500000000)
-/* The time between tokens that is kept beside long passes for who has no LatencyTarget=; and beside its own, while others
- * ask, or did so lately: tokens in fewer passes make up for what it costs that others do not wait behind its prompts. */
+/* The time between tokens that is kept beside long passes for who has no LatencyTarget=; and beside its own, while
+ * others ask, or did so lately: tokens in fewer passes make up for what it costs that others do not wait behind its
+ * prompts. */
 #define SCHED_GAP_NSEC UINT64_C(500000000)
 #define SCHED_GAP_SHARED_NSEC UINT64_C(1200000000)
 #define SCHED_LATELY_NSEC UINT64_C(3000000000)
@@ -188,36 +193,38 @@ void sched_stream_init(struct sched_stream *stream, struct principal *principal,
 
 /* Makes the stream known with `pending` rows of work, or changes how much work it has (0 takes it out; so before it is
  * freed). Not for a stream that is in a long pass. */
-void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending, bool decoding);
+void sched_stream_set_pending(struct scheduler *scheduler, struct sched_stream *stream, uint32_t pending,
+                              bool decoding);
 
 /* What is to be done next, and with which long pass. */
 enum sched_turn scheduler_turn(struct scheduler *scheduler, struct sched_pass **ret_pass);
 
 /* Forms a short pass. Every row, or chunk of a prompt, goes to the principal with the lowest counter (the one that
- * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a prompt
- * after every 32 decode rows if one waits. Rows of long prompts fill it up, see above. Writes at most `max` picks, a stream
- * each, and returns how many. Decode picks have one row. Streams picked stay as they are until sched_stream_set_pending();
- * their principals are charged at once. rows_max and prompt_max are at least 1. */
+ * has waited longest, if equal); within it to its decoding streams in turn, then to its prompts in turn, but to a
+ * prompt after every 32 decode rows if one waits. Rows of long prompts fill it up, see above. Writes at most `max`
+ * picks, a stream each, and returns how many. Decode picks have one row. Streams picked stay as they are until
+ * sched_stream_set_pending(); their principals are charged at once. rows_max and prompt_max are at least 1. */
 uint32_t scheduler_pick(struct scheduler *scheduler, const struct sched_limits *limits, struct sched_pick *picks,
                         uint32_t max);
 
 /* Forms the long pass that is to begin: at most `max` picks. Their streams count as having nothing to run until
  * sched_stream_set_pending(), which may follow sched_pass_end(). */
-uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks, uint32_t max);
+uint32_t scheduler_pick_long(struct scheduler *scheduler, struct sched_pass *pass, struct sched_pick *picks,
+                             uint32_t max);
 /* Charges the next layer. */
 void sched_pass_layer(struct scheduler *scheduler, struct sched_pass *pass);
 /* It is over, or given up: the pass is idle again. */
 void sched_pass_end(struct scheduler *scheduler, struct sched_pass *pass);
 
-/* The cap that holds now: the lowest of the model's experts_used, the request's (0: none) and what `policy` allows. That is
- * the client's own: of two clients of one principal, groups may tell other rules. *ret_rule is the first of them that is
- * so low. */
+/* The cap that holds now: the lowest of the model's experts_used, the request's (0: none) and what `policy` allows.
+ * That is the client's own: of two clients of one principal, groups may tell other rules. *ret_rule is the first of
+ * them that is so low. */
 uint32_t sched_cap_milli(const struct principal *principal, const struct policy *policy, uint32_t request_milli,
                          uint32_t experts_used, enum cap_rule *ret_rule);
 
-/* Allowance of the row number `row` (from 0) since the cap was set: floor((row+1)·c·L) - floor(row·c·L), with c the cap in
- * experts and L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions even
- * out. */
+/* Allowance of the row number `row` (from 0) since the cap was set: floor((row+1)·c·L) - floor(row·c·L), with c the cap
+ * in experts and L the MoE layers, so that the sum over the first n rows never passes c·L·n (promise P1), and fractions
+ * even out. */
 uint32_t sched_allowance(uint32_t cap_milli, uint32_t moe_layers, uint64_t row);
 
 /* Books what an iteration used: `rows` of the stream's rows, `used` activations. */

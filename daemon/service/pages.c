@@ -82,8 +82,8 @@ static bool pages_suffice(struct offer *offer, struct sequence *sequence, uint32
         return *ret_error == 0;
 }
 
-/* Whether the victim's tenant keeps at least as much as the other will have: else two would evict each other in turn. What
- * the newcomer will need is told by what the victim was given for its tokens. */
+/* Whether the victim's tenant keeps at least as much as the other will have: else two would evict each other in turn.
+ * What the newcomer will need is told by what the victim was given for its tokens. */
 static bool pages_may_take(const struct stream *victim, const struct stream *newcomer) {
         uint64_t held = sequence_pages(victim->sequence);
         uint64_t need = DIV_ROUND_UP(newcomer->tokens.n * held, MAX(victim->tokens.n, (size_t) 1));

@@ -18,7 +18,8 @@ enum {
 };
 
 /* The unit of the process at the other end, or "" when it is in none. A pid may be given to a new process while we
- * look: a pidfd tells whether the process lived on while its files were read; a kernel without SO_PEERPIDFD leaves a gap
- * before that, in which the uid must be the same for the unit to count. UNIT_E_GONE: whoever holds the socket now could
- * be of a unit whose limits it got rid of by letting another process connect and end. Negative errno: no memory. */
+ * look: a pidfd tells whether the process lived on while its files were read; a kernel without SO_PEERPIDFD leaves a
+ * gap before that, in which the uid must be the same for the unit to count. UNIT_E_GONE: whoever holds the socket now
+ * could be of a unit whose limits it got rid of by letting another process connect and end. Negative errno: no
+ * memory. */
 int unit_of_peer(const struct credentials *credentials, char ret[static UNIT_NAME_MAX + 1]);

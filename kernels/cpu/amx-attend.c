@@ -266,8 +266,8 @@ static struct block next_block(const struct work *w, uint32_t group, bool two, u
 }
 
 /* The block after this one of its groups, or else the first of those that follow, up to `end`; from = to: none. */
-static struct block block_following(const struct work *w, const struct block *now, bool two, uint32_t end, uint32_t base,
-                                    uint32_t n) {
+static struct block block_following(const struct work *w, const struct block *now, bool two, uint32_t end,
+                                    uint32_t base, uint32_t n) {
         uint32_t step = two ? 2 : 1, group = now->group + step;
         struct block b = next_block(w, now->group, two, base, n, now->key + ATTENTION_BLOCK);
 
@@ -276,9 +276,10 @@ static struct block block_following(const struct work *w, const struct block *no
         return b;
 }
 
-/* The groups [group, end), one or two at a time, over the stage: one stream of blocks, so that neither unit waits for the
- * other where groups change, which in a stage of a single block they do each time. */
-ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, uint32_t end, bool two, uint32_t base, uint32_t n) {
+/* The groups [group, end), one or two at a time, over the stage: one stream of blocks, so that neither unit waits for
+ * the other where groups change, which in a stage of a single block they do each time. */
+ALWAYS_INLINE void attend_groups(const struct work *w, uint32_t group, uint32_t end, bool two, uint32_t base,
+                                 uint32_t n) {
         enum { SCORES = 2 * ATTENTION_BLOCK * LANES, WEIGHTS = 2 * BLOCK_CHUNKS * TILE_VALUES };
         const struct block none = {0};
         struct block before = none, now = next_block(w, group, two, base, n, 0), after;

@@ -99,7 +99,8 @@ ALWAYS_INLINE void unpack_half(struct coming *c, struct slab *slab, int group, u
 
                 UNROLL for (int i = 0; i < STEPS / 2; i++)
                         if (first + i < there)
-                                _mm512_store_si512(dst + i * STEP, load512(src + bytes_before((uint32_t) (first + i) * STEP, f)));
+                                _mm512_store_si512(dst + i * STEP,
+                                                   load512(src + bytes_before((uint32_t) (first + i) * STEP, f)));
         } else if (half == 0) {
                 unpack_any(dst, src, c->cols, f.type);
         }

@@ -51,7 +51,8 @@ static float *state_sum(const struct attend *a) {
         return (float *) (a->scratch + a->sum_at);
 }
 
-/* A sink is a key without a value, seen first. Without one the first part that has keys is all there is of an output. */
+/* A sink is a key without a value, seen first. Without one the first part that has keys is all there is of an
+ * output. */
 static void begin_chain(const struct attend *a, const struct attend_chain *c) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++) {
                 size_t at = state_of(a, c, i);
@@ -109,7 +110,8 @@ static void end_chain(const struct attend *a, const struct attend_chain *c) {
 /* All keys of a chain without sinks are in one part. */
 static void take_part(const struct attend *a, const struct attend_chain *c, const struct attention_part *part) {
         for (uint32_t i = 0; i < c->rows * c->heads; i++)
-                divide(a->out + state_of(a, c, i) * a->v_dim, part->out + (size_t) i * a->v_dim, a->v_dim, part->sum[i]);
+                divide(a->out + state_of(a, c, i) * a->v_dim, part->out + (size_t) i * a->v_dim, a->v_dim,
+                       part->sum[i]);
 }
 
 static void *job_scratch(const struct attend *a, unsigned worker) {

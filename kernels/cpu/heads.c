@@ -5,8 +5,8 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One product per head. A piece of work is some rows of one head's matrix for a slice of tokens; or, transposed, some of
- * its columns for all of them. Tokens are taken in another order: those of prompts come last. */
+/* One product per head. A piece of work is some rows of one head's matrix for a slice of tokens; or, transposed, some
+ * of its columns for all of them. Tokens are taken in another order: those of prompts come last. */
 struct heads {
         const struct op_head_matmul *op;
         const struct cpu_variant *variant;
@@ -38,10 +38,10 @@ static const uint8_t *head_rows(const struct op_head_matmul *op, uint32_t head, 
  * anew; but no more than stay in the second cache. */
 enum { BUNDLE = 16, SLICE_BUNDLES = 16, SLICE_BYTES = 512 << 10 };
 
-/* Sets a job's inputs: rows of the form that the weights ask for, BUNDLE of them in scratch at a time if they are not what
- * they were, and panels of all of them. */
-static void slice_inputs(struct heads *a, const struct head_slices *s, uint32_t head, const uint32_t *tokens, bool panels,
-                         char *scratch, const void *x[], struct dot_job *job) {
+/* Sets a job's inputs: rows of the form that the weights ask for, BUNDLE of them in scratch at a time if they are not
+ * what they were, and panels of all of them. */
+static void slice_inputs(struct heads *a, const struct head_slices *s, uint32_t head, const uint32_t *tokens,
+                         bool panels, char *scratch, const void *x[], struct dot_job *job) {
         bool converted = cpu_form_bytes(s->form, job->cols) > 0;
         char *panel = scratch;
 
@@ -79,8 +79,8 @@ static void multiply_slice(struct heads *a, const struct head_slices *s, uint32_
         job.w = head_rows(op, head, job.row_bytes);
         for (uint32_t t = 0; t < job.n; t++)
                 y[t] = heads_y(op, a->order[from + t], head);
-        slice_inputs(a, s, head, a->order + from, s->prompt || cpu_wants_panels(a->variant, op->w.type, job.n), scratch, x,
-                     &job);
+        slice_inputs(a, s, head, a->order + from, s->prompt || cpu_wants_panels(a->variant, op->w.type, job.n), scratch,
+                     x, &job);
         if (s->prompt)
                 a->variant->dot_prompt(&job, op->w.type);
         else
@@ -169,7 +169,8 @@ static int multiply_transposed(struct cpu_backend *b, const struct op_head_matmu
 }
 
 /* The tokens [begin, end) of the order. */
-static struct head_slices slices_of(const struct heads *a, enum dot_input form, bool prompt, uint32_t begin, uint32_t end) {
+static struct head_slices slices_of(const struct heads *a, enum dot_input form, bool prompt, uint32_t begin,
+                                    uint32_t end) {
         bool panels = prompt || cpu_wants_panels(a->variant, a->op->w.type, BUNDLE);
         struct head_slices s = {.form = form, .prompt = prompt, .begin = begin, .end = end, .size = BUNDLE};
 
@@ -181,8 +182,8 @@ static struct head_slices slices_of(const struct heads *a, enum dot_input form, 
         return s;
 }
 
-/* Of either kind memory is for as many tokens as there can be, whichever are a prompt's (which the planning backend can't
- * see). */
+/* Of either kind memory is for as many tokens as there can be, whichever are a prompt's (which the planning backend
+ * can't see). */
 static int heads_reserve(struct heads *a, struct cpu_backend *b, uint32_t n_exact) {
         const struct op_head_matmul *op = a->op;
         enum dot_input prompt = op->prompt.address ? cpu_prompt_form(b->variant, op->w.type) : DOT_FLOAT;
@@ -218,7 +219,8 @@ static int multiply_plain(struct cpu_backend *b, const struct op_head_matmul *op
         cpu_order_rows(a.order, prompt, op->n);
         a.unit = MAX(heads_unit(op, op->w.rows, pool_threads(b->pool)), 1U);
         a.units = DIV_ROUND_UP(op->w.rows, a.unit);
-        pool_run(b->pool, (uint64_t) op->w.stack * a.units * (a.slices[0].count + a.slices[1].count), 1, heads_piece, &a);
+        pool_run(b->pool, (uint64_t) op->w.stack * a.units * (a.slices[0].count + a.slices[1].count), 1, heads_piece,
+                 &a);
         return 0;
 }
 

@@ -215,8 +215,8 @@ static uint64_t matmul_divide(struct matmul *m, const struct cpu_backend *b) {
         return m->first_piece[op->count];
 }
 
-/* Rows at a time, so that scratch stays below MATMUL_SCRATCH: rows may be needed in two forms of 8 bits, each of them also
- * as panels. As in moe.c, where a call is cut changes no bit, and slices are of one size. */
+/* Rows at a time, so that scratch stays below MATMUL_SCRATCH: rows may be needed in two forms of 8 bits, each of them
+ * also as panels. As in moe.c, where a call is cut changes no bit, and slices are of one size. */
 enum { MATMUL_SCRATCH = 64 << 20 };
 
 static uint32_t matmul_slice_rows(const struct op_matmul *op) {
@@ -263,7 +263,8 @@ int cpu_matmul(struct stream *s, const struct op_matmul *op) {
                 if (op->prompt.address)
                         slice.prompt = device_offset(op->prompt, from * sizeof(int32_t));
                 for (uint32_t i = 0; i < op->count; i++)
-                        slice.out[i].y = device_offset(op->out[i].y, from * (uint64_t) op->out[i].y_stride * sizeof(float));
+                        slice.out[i].y = device_offset(op->out[i].y,
+                                                       from * (uint64_t) op->out[i].y_stride * sizeof(float));
                 r = matmul_slice(cpu_backend(s), &slice);
         }
         return r;

@@ -5,10 +5,10 @@
 #include "base/util.h"
 #include "cpu.h"
 
-/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one by
- * whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert that are
- * computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the hidden
- * rows to the form of down; down, which is added up in the rows themselves, expert after expert. */
+/* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one
+ * by whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert
+ * that are computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the
+ * hidden rows to the form of down; down, which is added up in the rows themselves, expert after expert. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
@@ -49,8 +49,10 @@ struct bundle {
 
 enum {
         BUNDLE = 16,
-        SLICE = 256, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the cache */
-        PROMPT_UNIT = 256, /* weight rows of such a piece of prompts: its first ones are unpacked while nothing else runs */
+        SLICE = 256, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the
+                      * cache */
+        PROMPT_UNIT = 256, /* weight rows of such a piece of prompts: its first ones are unpacked while nothing else
+                            * runs */
 };
 
 static const float *moe_x(const struct op_moe *op, uint64_t t) {
@@ -134,7 +136,8 @@ static enum dot_input group_form(const struct moe *m, const struct moe_input *in
 
 /* Whether they are multiplied as panels. */
 static bool group_panels(const struct moe *m, const struct moe_input *in, uint32_t group) {
-        return group_prompt(m, in, group) || cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
+        return group_prompt(m, in, group) ||
+               cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
 }
 
 /* Hidden rows that are multiplied as rows stay in memory one after the other; of others only the panels do. */
@@ -143,7 +146,8 @@ static void point_hidden(struct moe *m) {
         uint8_t *row = down->rows;
 
         for (uint32_t group = 0; group < m->n_active; group++) {
-                bool converted = !group_panels(m, down, group) && cpu_form_bytes(group_form(m, down, group), down->cols) > 0;
+                bool converted = !group_panels(m, down, group) &&
+                                 cpu_form_bytes(group_form(m, down, group), down->cols) > 0;
 
                 for (uint32_t i = m->first[group]; i < m->first[group + 1]; i++) {
                         down->x[i] = converted ? row : (const void *) m->hidden_y[i];
@@ -190,7 +194,8 @@ struct input_plan {
         size_t rows, x, panels;
 };
 
-static struct input_plan input_plan(const struct moe_input *in, size_t rows, size_t pairs, size_t bundles, size_t *total) {
+static struct input_plan input_plan(const struct moe_input *in, size_t rows, size_t pairs, size_t bundles,
+                                    size_t *total) {
         return (struct input_plan) {
                 .rows = scratch_plan(total, in->row_bytes > 0 ? rows : 0, in->row_bytes),
                 .x = scratch_plan(total, pairs, sizeof(*in->x)),
@@ -198,8 +203,8 @@ static struct input_plan input_plan(const struct moe_input *in, size_t rows, siz
         };
 }
 
-/* Hidden rows, of so many pairs, that are multiplied as rows at most: where panels are wanted at all, those of a group of a
- * few pairs. */
+/* Hidden rows, of so many pairs, that are multiplied as rows at most: where panels are wanted at all, those of a group
+ * of a few pairs. */
 static size_t hidden_rows(const struct moe *m, size_t pairs) {
         const struct cpu_variant *v = m->variant;
         uint32_t from = v->panel_rows ? v->panel_rows(m->op->down.type) : 0;
@@ -346,8 +351,8 @@ static const uint8_t *expert_rows(const struct moe *m, const struct weight *w, u
         return (const uint8_t *) host_address(w->data) + ((size_t) (m->active[group] / 2) * w->rows + row) * row_bytes;
 }
 
-/* Rows [begin, end) of one expert's matrix for its pairs [from, from + n), counted from its first; `from` is the first of
- * a bundle. y and scale are those of the first of these pairs. */
+/* Rows [begin, end) of one expert's matrix for its pairs [from, from + n), counted from its first; `from` is the first
+ * of a bundle. y and scale are those of the first of these pairs. */
 static void moe_dot(const struct moe *m, const struct moe_input *in, const struct weight *w, struct device_ptr bias,
                     uint32_t group, uint32_t from, struct dot_job job) {
         uint32_t expert = m->active[group] / 2;
@@ -483,8 +488,8 @@ static void moe_inputs(struct moe *m, bool prompts) {
         input_init(m->variant, &m->hidden_input, &op->down, prompts);
 }
 
-/* Rows at a time, so that scratch stays about MOE_SCRATCH however many rows a call has. Rows are independent: where a call
- * is cut changes no bit. Slices are of one size, for each unpacks all experts anew. */
+/* Rows at a time, so that scratch stays about MOE_SCRATCH however many rows a call has. Rows are independent: where a
+ * call is cut changes no bit. Slices are of one size, for each unpacks all experts anew. */
 enum { MOE_SCRATCH = 128 << 20 };
 
 static uint32_t moe_slice_rows(const struct cpu_backend *b, const struct op_moe *op) {

@@ -19,6 +19,25 @@ def a_newcomer_gets_pages_of_those_who_have_hardly_begun(memory, uid):
         flood.communicate()
 
 
+def what_a_user_left_in_the_cache_is_not_in_its_way(page_bytes, uid):
+    """Two users have begun what they may not go on with and hold nearly all pages; the rest is what a third one's request left."""
+    others = (os.getuid(), uid)
+    with Daemon(config="[Daemon]\nKvMemory=%d\n" % (62 * page_bytes)) as d:
+        prompt = (prompts()[0] * 500)[:500]
+        d.run(prompt[:400], "--max-tokens", 1, "--ignore-eog", user=uid - 1)
+        for other in others:
+            d.moectl("budget", "set", "uid:%d" % other, "ActivationRate=1", "ActivationBurst=1", "OnEmpty=wait")
+        floods = [d.helper("load", "-r", n, "-p", 500, "-n", 2, "-d", 60, user=other) for n, other in zip((2, 1), others)]
+        wait_until(lambda: d.stats()["streams_running"] == 3, "they have their pages")
+        stats = d.stats()
+        assert stats["prefix_pages_idle"] > 10 and stats["kv_pages_free"] < 16, stats
+        assert len(d.run(prompt[::-1], "--max-tokens", 3, "--ignore-eog", user=uid - 1)["tokens"]) == 3
+        assert d.stats()["evictions"] == 1
+        for flood in floods:
+            flood.kill()
+            flood.communicate()
+
+
 def main():
     cases = [(prompts()[i % 4], ("--max-tokens", 500, "--ignore-eog", "--temp", 1, "--seed", i, "--experts", 1.75))
              for i in range(8)]
@@ -43,9 +62,10 @@ def main():
         assert stats["activations"] > sum(a["activations"] for a in alone)
     uid = other_user()
     if uid is None:
-        print("not tested, needs another user: that a newcomer gets pages")
+        print("not tested, needs other users: that a newcomer gets pages")
     else:
         a_newcomer_gets_pages_of_those_who_have_hardly_begun(memory, uid)
+        what_a_user_left_in_the_cache_is_not_in_its_way(32 * bytes_per_token, uid)
 
 
 main()

@@ -67,7 +67,8 @@ static void observe(struct cost *cost, struct machine *m, int n) {
         for (int i = 0; i < n; i++) {
                 struct cost_load load = random_load(cost, m);
 
-                cost_observe(cost, &load, (uint64_t) machine_experts(m, &load), (uint64_t) machine_nsec(m, &load), false);
+                cost_observe(cost, &load, (uint64_t) machine_experts(m, &load), (uint64_t) machine_nsec(m, &load),
+                             false);
         }
 }
 

@@ -123,7 +123,8 @@ static void client_update(struct world *w, struct client *client) {
 
         stream->position = client->done;
         stream->cap_milli = sched_cap_milli(&client->user->principal, &client->user->principal.policy, 0, USED, &rule);
-        sched_stream_set_pending(&w->scheduler, stream, !client->asking ? 0 : decoding ? 1 : client->prompt - client->done,
+        sched_stream_set_pending(&w->scheduler, stream,
+                                 !client->asking ? 0 : decoding ? 1 : client->prompt - client->done,
                                  decoding);
 }
 
@@ -314,8 +315,8 @@ TEST(eight_principals_have_a_jain_index_of_at_least_099) {
         world_free(w);
 }
 
-/* More of them than there are long passes, with short prompts and many answers beside long ones: whoever has had its share
- * does not go on to fill short passes while others are owed theirs. */
+/* More of them than there are long passes, with short prompts and many answers beside long ones: whoever has had its
+ * share does not go on to fill short passes while others are owed theirs. */
 TEST(eight_principals_share_any_twenty_seconds) {
         double least = 1, before[8];
 
@@ -361,13 +362,14 @@ TEST(a_short_request_every_two_seconds_does_not_feel_a_flood) {
         double alone = first_beside(0, 0, 0), layer = SCHED_LAYER_NSEC / 1e9;
         double prompts = first_beside(16, 2000, 100), tokens = first_beside(16, 100, 2000);
 
-        printf("p95 to the first token: alone %.0f ms, beside 16 prompts %.0f ms, beside 16 answers %.0f ms\n", 1e3 * alone,
-               1e3 * prompts, 1e3 * tokens);
+        printf("p95 to the first token: alone %.0f ms, beside 16 prompts %.0f ms, beside 16 answers %.0f ms\n",
+               1e3 * alone, 1e3 * prompts, 1e3 * tokens);
         assert_se(prompts <= 1.3 * alone + 2 * layer);
         assert_se(tokens <= 1.3 * alone + 0.5); /* an iteration with 16 rows takes about so long */
 }
 
-/* Other servers have no scheduler: an iteration has the next token of all who generate, then rows of prompts as they came. */
+/* Other servers have no scheduler: an iteration has the next token of all who generate, then rows of prompts as they
+ * came. */
 static int by_arrival(const void *a, const void *b) {
         const struct client *x = *(struct client *const *) a, *y = *(struct client *const *) b;
 
@@ -386,7 +388,8 @@ static uint32_t asking_by_arrival(struct world *w, struct client **ret) {
         return n;
 }
 
-static void iteration_add(struct world *w, struct cost_load *load, struct client *client, uint32_t rows, struct sched_pick *ret) {
+static void iteration_add(struct world *w, struct cost_load *load, struct client *client, uint32_t rows,
+                          struct sched_pick *ret) {
         cost_load_add(&w->model.cost, load, &(struct cost_rows) {
                 .rows = rows, .position = client->done, .prompt = client->done < client->prompt,
                 .cap_milli = client->stream.cap_milli, .logits = client->done >= client->prompt,
@@ -404,7 +407,8 @@ static void run_iteration(struct world *w) {
                 if (clients[i]->done >= clients[i]->prompt)
                         iteration_add(w, &load, clients[i], 1, &picks[n++]), left--;
         for (uint32_t i = 0; i < asking && left > 0; i++) {
-                uint32_t rows = clients[i]->done < clients[i]->prompt ? MIN(left, clients[i]->prompt - clients[i]->done) : 0;
+                uint32_t prompt = clients[i]->done < clients[i]->prompt ? clients[i]->prompt - clients[i]->done : 0;
+                uint32_t rows = MIN(left, prompt);
 
                 if (rows > 0)
                         iteration_add(w, &load, clients[i], rows, &picks[n++]);
@@ -414,8 +418,8 @@ static void run_iteration(struct world *w) {
         advance(w, picks, n);
 }
 
-/* The flood and the one with the short requests are two principals; one, who is served as things come; or are served as by
- * others. */
+/* The flood and the one with the short requests are two principals; one, who is served as things come; or are served as
+ * by others. */
 enum order { SHARED, ONE_PRINCIPAL, ITERATIONS };
 
 struct work {
@@ -426,8 +430,8 @@ struct work {
 
 enum { FLOOD = 16, SHORT = 8 };
 
-/* Half an hour. Short requests are made every two seconds, whether or not those before are done: whoever serves them late has
- * as many to serve. */
+/* Half an hour. Short requests are made every two seconds, whether or not those before are done: whoever serves them
+ * late has as many to serve. */
 static struct work work(enum order order, uint32_t prompt, uint32_t answer) {
         struct world *w = world_new(5);
         struct user *user = add_user(w, plain_policy), *other = order == SHARED ? add_user(w, plain_policy) : user;
@@ -449,11 +453,11 @@ static struct work work(enum order order, uint32_t prompt, uint32_t answer) {
         return work;
 }
 
-/* Nobody who is served as things come has a short request begin at once: its prompt reads all experts for 64 rows, 0.38 s of
- * the machine instead of 0.16 s in somebody's iteration of 512, of which rows and tokens of the flood that come along give back
- * a half; and its three other tokens follow at once, each 0.05 s. That the flood's own tokens come in fewer passes meanwhile
- * (SCHED_GAP_SHARED_NSEC) makes up for it. Iterations of 512 rows have a token of the flood in each, every 1.4 s; one every
- * half second, as while nobody else asks, is what they save. */
+/* Nobody who is served as things come has a short request begin at once: its prompt reads all experts for 64 rows, 0.38
+ * s of the machine instead of 0.16 s in somebody's iteration of 512, of which rows and tokens of the flood that come
+ * along give back a half; and its three other tokens follow at once, each 0.05 s. That the flood's own tokens come in
+ * fewer passes meanwhile (SCHED_GAP_SHARED_NSEC) makes up for it. Iterations of 512 rows have a token of the flood in
+ * each, every 1.4 s; one every half second, as while nobody else asks, is what they save. */
 TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
         static const struct {
                 uint32_t prompt, answer;
@@ -465,7 +469,8 @@ TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
                 struct work passes = work(ONE_PRINCIPAL, floods[i].prompt, floods[i].answer);
                 struct work iterations = work(ITERATIONS, floods[i].prompt, floods[i].answer);
 
-                printf("%u + %u tokens: %.0f a second, first after %.2f s, gap %.2f s\n", floods[i].prompt, floods[i].answer,
+                printf("%u + %u tokens: %.0f a second, first after %.2f s, gap %.2f s\n", floods[i].prompt,
+                       floods[i].answer,
                        shared.rows, shared.first, shared.gap);
                 printf("  %.1f %% of one principal's passes (%.2f s, %.2f s), %.1f %% of iterations of %d rows (%.2f s, %.2f s)\n",
                        100 * shared.rows / passes.rows, passes.first, passes.gap, 100 * shared.rows / iterations.rows, ROWS_MAX,
