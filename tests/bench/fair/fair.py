@@ -14,7 +14,7 @@ import daemon  # noqa: E402
 
 UID = 61000  # and those above; they need no entry in the user database
 LONG, ANSWER, SHORT = 500, 64, 64  # tokens
-FLOOD, PAUSE, ROUNDS = 16, 2.0, 3
+FLOOD, PAUSE = 16, 2.0
 
 
 class Bench:
@@ -88,7 +88,7 @@ def p95(values):
     return values[min(len(values) - 1, int(0.95 * len(values)))]
 
 
-def measure(d, seconds):
+def measure(d, seconds, rounds):
     bench = Bench(d, options)
     rows = []
     bench.firsts(0, 3)  # pages in
@@ -107,7 +107,7 @@ def measure(d, seconds):
     for name, prompt, answer in (("prompts of %d" % LONG, LONG, ANSWER), ("answers", 32, 400)):
         # One user's requests are served as they come. In turns, for the machine's own pace changes from minute to minute.
         waited, found, plain, shared = [], [], 0, 0
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             first, speed = bench.beside(1, 1, prompt, answer, seconds)
             waited, plain = waited + first, plain + speed
             first, speed = bench.beside(0, 1, prompt, answer, seconds)
@@ -128,7 +128,7 @@ def main():
     daemon.read_all(model)
     with daemon.Daemon(os.path.abspath(options.build), "bench=" + model) as d:
         time.sleep(2 if options.quick else 10)  # it measures what passes cost
-        rows = measure(d, 5 if options.quick else 20)
+        rows = measure(d, *((5, 1) if options.quick else (20, 3)))
     if options.json:
         print(json.dumps({name.strip(): value for name, _, value in rows}))
         return
