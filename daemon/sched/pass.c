@@ -151,8 +151,9 @@ static bool several_ask(const struct scheduler *scheduler) {
 
 static uint64_t tokens_gap(const struct scheduler *scheduler, const struct principal *principal) {
         bool own = principal->n_passes + principal->n_prompts > 0;
+        uint64_t most = own && scheduler->now < scheduler->shared_until ? SCHED_GAP_SHARED_NSEC : SCHED_GAP_NSEC;
 
-        return own && scheduler->now < scheduler->shared_until ? SCHED_GAP_SHARED_NSEC : SCHED_GAP_NSEC;
+        return MIN(most, SCHED_GAP_PASSES * principal->decoded_nsec);
 }
 
 /* A target is for the time when they are there. */

@@ -616,10 +616,14 @@ TEST(tokens_beside_own_prompts_come_less_often_while_others_ask) {
         assert_se(rows_picked(w, writer) == 1);
         add_asking(w, a, 3000);
         assert_se(scheduler_turn(&w->scheduler, &pass) != SCHED_TURN_NONE);
-        w->scheduler.now += SCHED_GAP_NSEC;
+        a->principal.decoded_nsec = NSEC_PER_SEC;
+        w->scheduler.now += NSEC_PER_SEC + SCHED_GAP_NSEC;
         assert_se(rows_picked(w, writer) == 0);
         w->scheduler.now += SCHED_GAP_SHARED_NSEC - SCHED_GAP_NSEC;
         assert_se(rows_picked(w, writer) == 1);
+        assert_se(SCHED_GAP_PASSES * a->principal.decoded_nsec < SCHED_GAP_SHARED_NSEC);
+        w->scheduler.now += SCHED_GAP_PASSES * a->principal.decoded_nsec;
+        assert_se(rows_picked(w, writer) == 1); /* so short a pass is not waited for any longer */
         other->asking = false;
         client_update(w, other);
         w->scheduler.now += SCHED_LATELY_NSEC;
