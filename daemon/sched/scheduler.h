@@ -110,14 +110,14 @@ enum {
         SCHED_FILL_PERCENT = 30, /* so much longer rows of long prompts may make a short pass with rows of other
                                   * prompts */
         SCHED_PASSES_PER_PRINCIPAL = 2,
-        SCHED_GAP_PASSES = 10,
+        SCHED_GAP_PASSES = 10, /* of tokens: so many times as long as one takes is the most that is kept between two */
 };
 
 /* The service that one who comes back has ahead of the others. */
 #define SCHED_CREDIT_NSEC UINT64_C(500000000)
 /* The time between tokens that is kept beside long passes for who has no LatencyTarget=; and beside its own, while
  * others ask, or did so lately: tokens in fewer passes make up for what it costs that others do not wait behind its
- * prompts. Neither is more than so many of the passes that they come in: where those are short, little is saved. */
+ * prompts. Neither is more than SCHED_GAP_PASSES: where passes are short, little is saved by fewer of them. */
 #define SCHED_GAP_NSEC UINT64_C(500000000)
 #define SCHED_GAP_SHARED_NSEC UINT64_C(1200000000)
 #define SCHED_LATELY_NSEC UINT64_C(3000000000)

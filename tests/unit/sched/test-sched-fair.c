@@ -124,8 +124,7 @@ static void client_update(struct world *w, struct client *client) {
         stream->position = client->done;
         stream->cap_milli = sched_cap_milli(&client->user->principal, &client->user->principal.policy, 0, USED, &rule);
         sched_stream_set_pending(&w->scheduler, stream,
-                                 !client->asking ? 0 : decoding ? 1 : client->prompt - client->done,
-                                 decoding);
+                                 !client->asking ? 0 : decoding ? 1 : client->prompt - client->done, decoding);
 }
 
 static void clients_ask(struct world *w) {
@@ -470,8 +469,7 @@ TEST(the_whole_is_hardly_slower_than_first_come_first_served) {
                 struct work iterations = work(ITERATIONS, floods[i].prompt, floods[i].answer);
 
                 printf("%u + %u tokens: %.0f a second, first after %.2f s, gap %.2f s\n", floods[i].prompt,
-                       floods[i].answer,
-                       shared.rows, shared.first, shared.gap);
+                       floods[i].answer, shared.rows, shared.first, shared.gap);
                 printf("  %.1f %% of one principal's passes (%.2f s, %.2f s), %.1f %% of iterations of %d rows (%.2f s, %.2f s)\n",
                        100 * shared.rows / passes.rows, passes.first, passes.gap, 100 * shared.rows / iterations.rows, ROWS_MAX,
                        iterations.first, iterations.gap);
