@@ -89,12 +89,12 @@ def a_change_in_the_middle_begins_a_stretch(d):
 
 
 def an_allowance_that_drains_is_told_step_by_step(d):
-    d.moectl("budget", "set", ME, "ExpertsMax=3.5", "ActivationRate=2000", "ActivationBurst=2000")
+    d.moectl("budget", "set", ME, "ExpertsMax=3.5", "ActivationRate=100", "ActivationBurst=2000")
     told = explain(d, d.run(prompts()[0], "--max-tokens", 600, "--ignore-eog")["number"])
     d.moectl("budget", "reset", ME)
     got = stretches(told)
     assert len(got) > 4 and got[0][1:3] == (3500, "ExpertsMax"), got
-    assert all(s[2:] == ("ActivationRate", "ActivationRate=2000 of %s (moectl budget set)" % ME) for s in got[1:]), got
+    assert all(s[2:] == ("ActivationRate", "ActivationRate=100 of %s (moectl budget set)" % ME) for s in got[1:]), got
     assert told["activations"] <= allowed(told), told
 
 
