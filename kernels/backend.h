@@ -75,6 +75,7 @@ struct backend_ops {
 struct backend {
         const struct backend_ops *ops;
         uint32_t flags;
+        enum quant_type kv_type; /* what keys and values are best kept as, F16 or BF16 */
 };
 
 /* The plain C definition of every operation; one thread. For tests and for machines that nothing else suits. */
@@ -92,6 +93,9 @@ int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *opti
 
 /* What it chose: "avx512-vnni, 2 threads". The string lives as long as the backend. */
 const char *backend_cpu_describe(struct backend *b);
+
+/* What keys and values are best kept as by the backend that backend_cpu_new() makes of NULL options. */
+enum quant_type backend_cpu_kv_type(void);
 
 /* Bytes of memory that are free for this process, or would be if the page cache gave them back; 0: unknown. */
 uint64_t backend_cpu_memory(void);

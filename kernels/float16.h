@@ -57,6 +57,14 @@ static inline uint16_t bf16_from_f32(float f) {
         return (uint16_t) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* What is not finite becomes the largest finite number of its sign. */
+static inline uint16_t bf16_finite_from_f32(float f) {
+        uint32_t bits = float_bits(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+
+        magnitude = (magnitude + 0x7fff + (magnitude >> 16 & 1)) >> 16;
+        return (uint16_t) (sign | (magnitude < 0x7f80 ? magnitude : 0x7f7f));
+}
+
 static inline float bf16_to_f32(uint16_t h) {
         return float_from_bits((uint32_t) h << 16);
 }

@@ -142,7 +142,7 @@ struct op_rope {
  * 1) × ratio - 1 on. It lies in the page of that position, which has kv_page_entries() of them. */
 struct kv_layer {
         struct device_ptr k, v;
-        enum quant_type type;
+        enum quant_type type; /* F32, F16 or BF16 */
         uint32_t kv_heads, k_dim, v_dim;
         uint32_t ratio; /* divides KV_PAGE_TOKENS or is a multiple of it; 0: an entry for every token */
 };
@@ -167,7 +167,8 @@ static inline uint32_t kv_value_stride(const struct kv_layer *kv) {
 
 /* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v:
  * [n][kv_heads][v_dim], unused where values are part of the keys. With a ratio only rows that end an entry
- * are written, as that entry. */
+ * are written, as that entry. As BF16 all numbers are finite, the largest one instead of those that are not: who
+ * multiplies a whole page, with zeros where a row sees nothing, gets zeros there. */
 struct op_kv_store {
         struct op_rows rows;
         struct kv_layer kv;

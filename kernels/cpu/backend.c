@@ -66,7 +66,8 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
 
 #define EMBED(_op, _begin, _end)                                                                             \
         embed((_op), cpu_variant_dequantize(a->variant, (_op)->table.type), (_begin), (_end))
-#define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, (_begin), (_end))
+#define KV_STORE(_op, _begin, _end)                                                                          \
+        kv_store((_op), (_op)->kv.type == QUANT_BF16 ? a->variant->to_bf16 : a->variant->to_f16, (_begin), (_end))
 #define COMPRESS(_op, _begin, _end) compress((_op), a->variant->channels_add, (_begin), (_end))
 #define ROUTE(_op, _begin, _end) a->variant->route((_op), NULL, (_begin), (_end))
 
@@ -191,21 +192,31 @@ static const struct backend_ops cpu_ops = {
         .moe = cpu_moe,
 };
 
+static const struct cpu_variant *choose_variant(const char *isa) {
+        const char *instead = getenv("MOED_ISA");
+
+        return cpu_variant_choose(instead && *instead ? instead : isa, machine_cpu_bits());
+}
+
+enum quant_type backend_cpu_kv_type(void) {
+        const struct cpu_variant *variant = choose_variant(NULL);
+
+        return variant ? cpu_kv_type(variant) : QUANT_F16;
+}
+
 int backend_cpu_new(struct backend **ret, const struct backend_cpu_options *options) {
-        const char *isa = getenv("MOED_ISA");
-        const struct cpu_variant *variant;
+        const struct cpu_variant *variant = choose_variant(options ? options->isa : NULL);
         struct cpu_backend *b;
         int r;
 
-        if (!isa || !*isa)
-                isa = options ? options->isa : NULL;
-        variant = cpu_variant_choose(isa, machine_cpu_bits());
         if (!variant)
                 return -EINVAL;
         b = calloc(1, sizeof(*b));
         if (!b)
                 return -ENOMEM;
-        b->base = (struct backend){.ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY};
+        b->base = (struct backend){
+                .ops = &cpu_ops, .flags = BACKEND_HOST_MEMORY, .kv_type = cpu_kv_type(variant),
+        };
         if (variant->prompt_form)
                 b->base.flags |= BACKEND_PROMPTS;
         b->variant = variant;

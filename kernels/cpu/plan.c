@@ -224,6 +224,7 @@ int backend_plan_new(struct backend **ret, uint32_t threads) {
                 return -ENOMEM;
         p->cpu.base = (struct backend){.ops = &plan_ops, .flags = BACKEND_HOST_MEMORY};
         p->cpu.variant = cpu_variant_choose(NULL, machine_cpu_bits());
+        p->cpu.base.kv_type = cpu_kv_type(p->cpu.variant);
         p->cpu.scratch.planned = true;
         r = pool_new(&p->cpu.pool, threads ? threads : machine_threads());
         if (r) {

@@ -62,6 +62,18 @@ static void prefetch_row(const struct kv_layer *kv, struct device_ptr base, size
                 _mm_prefetch(p + i, _MM_HINT_T1);
 }
 
+ALWAYS_INLINE void load_halves(float *to, const uint16_t *from, uint32_t dim, uint32_t padded, vf load(const void *p)) {
+        uint16_t rest[16] = {0};
+        uint32_t i = 0;
+
+        for (; i + VF_LANES <= dim; i += VF_LANES)
+                vf_store(to + i, load(from + i));
+        if (i < padded)
+                memcpy(rest, from + i, (dim - i) * sizeof(*rest));
+        for (uint32_t l = 0; i + l < padded; l += VF_LANES)
+                vf_store(to + i + l, load(rest + l));
+}
+
 /* The first `n` rows of a page, as float32 and padded with zeros. The page at `next` is asked for meanwhile.
  */
 static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, size_t next,
@@ -69,7 +81,6 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
         for (uint32_t j = 0; j < n; j++) {
                 float *to = dst + (size_t) j * padded;
                 size_t at = (slot + j) * stride;
-                uint32_t i = 0;
 
                 if (next != slot)
                         prefetch_row(kv, base, next + j, stride);
@@ -77,16 +88,10 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
                         copy_padded(to, (const float *) host_address(base) + at, dim, padded);
                         continue;
                 }
-                for (; i + VF_LANES <= dim; i += VF_LANES)
-                        vf_store(to + i, vf_load_f16((const uint16_t *) host_address(base) + at + i));
-                if (i < padded) {
-                        uint16_t rest[16] = {0};
-
-                        memcpy(rest, (const uint16_t *) host_address(base) + at + i,
-                               (dim - i) * sizeof(*rest));
-                        for (uint32_t l = 0; i + l < padded; l += VF_LANES)
-                                vf_store(to + i + l, vf_load_f16(rest + l));
-                }
+                if (kv->type == QUANT_BF16)
+                        load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_bf16);
+                else
+                        load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_f16);
         }
 }
 

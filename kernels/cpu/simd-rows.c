@@ -2,6 +2,7 @@
 /* Compiled once per instruction set (simd.h). */
 #include <math.h>
 
+#include "float16.h"
 #include "host.h"
 #include "simd.h"
 #include "tile.h"
@@ -84,6 +85,11 @@ void SIMD_NAME(to_f16)(uint16_t *dst, const float *src, uint32_t n) {
                 vf_store_f16(rest, vf_load_part(src + i, n - i, vf_zero()));
                 memcpy(dst + i, rest, (n - i) * sizeof(*dst));
         }
+}
+
+void SIMD_NAME(to_bf16)(uint16_t *dst, const float *src, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                dst[i] = bf16_finite_from_f32(src[i]);
 }
 
 /* The running softmax of some channels (ref/compress.c). */

@@ -85,7 +85,7 @@ void choose_avx512(int32_t *chosen, const float *scores, uint32_t n, uint32_t k)
 /* From the files simd-*.c, which are compiled for each. */
 #define ROWS_DECLARE(_isa)                                                                                   \
         extern dequantize_fn *const dequantize_##_isa[_QUANT_MAX];                                           \
-        to_f16_fn to_f16_##_isa;                                                                             \
+        to_half_fn to_f16_##_isa, to_bf16_##_isa;                                                            \
         channels_add_fn channels_add_##_isa;                                                                 \
         void dot_input_##_isa(enum dot_input input, void *dst, const float *src, uint32_t cols);             \
         void layer_norm_##_isa(const struct op_layer_norm *op, uint32_t begin, uint32_t end);                \
@@ -104,7 +104,8 @@ ROWS_DECLARE(avx2);
 
 /* Their places in a variant's table. */
 #define ROWS_MEMBERS(_isa)                                                                                   \
-        .dequantize = dequantize_##_isa, .to_f16 = to_f16_##_isa, .dot_input = dot_input_##_isa,             \
+        .dequantize = dequantize_##_isa, .to_f16 = to_f16_##_isa, .to_bf16 = to_bf16_##_isa,                 \
+        .dot_input = dot_input_##_isa,                                                                       \
         .mix = mix_##_isa, .rms_norm = rms_norm_##_isa, .layer_norm = layer_norm_##_isa,                     \
         .rope = rope_##_isa, .route = route_##_isa, .channels_add = channels_add_##_isa,                     \
         .hyper_in = hyper_in_##_isa, .hyper_out = hyper_out_##_isa, .glu = glu_##_isa, .add = add_##_isa

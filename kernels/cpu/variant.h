@@ -98,9 +98,10 @@ size_t index_scratch(const struct op_index *op);
 struct cpu_variant {
         const char *name;
         uint32_t needs; /* CPU_* bits, all of them */
+        bool kv_bf16;   /* keys and values are multiplied as bfloat16, so they are best kept as that; else as float16 */
         /* By type: the definition's values, only faster; NULL: none. cpu_variant_dequantize() knows them all. */
         dequantize_fn *const *dequantize;
-        to_f16_fn *to_f16;
+        to_half_fn *to_f16, *to_bf16;
         void (*dot_input)(enum dot_input input, void *dst, const float *src, uint32_t cols);
         void (*mix)(const struct mix_job *job);
         void (*rms_norm)(const struct op_rms_norm *op, uint32_t begin, uint32_t end);
@@ -151,8 +152,8 @@ void mix_c(const struct mix_job *job);
 void blend_c(float *y, float a, const float *x, float b, uint32_t n);
 
 #define ROWS_MEMBERS_C                                                                                       \
-        .to_f16 = ref_to_f16, .dot_input = ref_dot_input, .mix = mix_c, .rms_norm = ref_rms_norm,            \
-        .layer_norm = ref_layer_norm, .rope = ref_rope, .route = ref_route, .channels_add = ref_channels_add, \
+        .to_f16 = ref_to_f16, .to_bf16 = ref_to_bf16, .dot_input = ref_dot_input, .mix = mix_c,              \
+        .rms_norm = ref_rms_norm, .layer_norm = ref_layer_norm, .rope = ref_rope, .route = ref_route, .channels_add = ref_channels_add, \
         .hyper_in = ref_hyper_in, .hyper_out = ref_hyper_out, .glu = ref_glu, .add = ref_add, .blend = blend_c
 
 #define DOT_MEMBERS_C [QUANT_F32] = dot_f32_c, [QUANT_F16] = dot_f16_c, [QUANT_BF16] = dot_bf16_c
@@ -160,6 +161,10 @@ void blend_c(float *y, float a, const float *x, float b, uint32_t n);
 /* The best variant that these CPU bits allow, at most the one named (NULL: any). NULL: no variant has that
  * name. */
 const struct cpu_variant *cpu_variant_choose(const char *name, uint32_t cpu_bits);
+
+static inline enum quant_type cpu_kv_type(const struct cpu_variant *v) {
+        return v->kv_bf16 ? QUANT_BF16 : QUANT_F16;
+}
 
 /* The job with the variant's kernel for a type with quant_info()->weights; one without takes float32 activations, and
  * is dequantised on the way. */

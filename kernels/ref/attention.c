@@ -3,13 +3,8 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "float16.h"
 #include "host.h"
 #include "ref.h"
-
-static float kv_value(enum quant_type type, const void *base, size_t i) {
-        return type == QUANT_F32 ? ((const float *) base)[i] : f16_to_f32(((const uint16_t *) base)[i]);
-}
 
 static float score(const struct op_attention *op, const float *q, size_t key) {
         float s = 0.0f;

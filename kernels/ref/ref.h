@@ -6,6 +6,7 @@
  * fails: shapes were checked before (host.h). */
 
 #include "base/util.h"
+#include "float16.h"
 #include "host.h"
 #include "op.h"
 
@@ -65,10 +66,22 @@ static inline bool route_by_logits(const struct op_route *op) {
         return !op->bias.address && op->groups == 0;
 }
 
+/* Number i of keys or values of that type. */
+static inline float kv_value(enum quant_type type, const void *base, size_t i) {
+        const uint16_t *halves = base;
+
+        if (type == QUANT_F32)
+                return ((const float *) base)[i];
+        return type == QUANT_BF16 ? bf16_to_f32(halves[i]) : f16_to_f32(halves[i]);
+}
+
 /* Items: rows. What does the work of an element may be a variant's. */
-typedef void to_f16_fn(uint16_t *dst, const float *src, uint32_t n);
-to_f16_fn ref_to_f16;
-void kv_store(const struct op_kv_store *op, to_f16_fn *to_f16, uint32_t begin, uint32_t end);
+typedef void to_half_fn(uint16_t *dst, const float *src, uint32_t n);
+to_half_fn ref_to_f16;
+/* What is not finite becomes the largest finite number: see op_kv_store. */
+to_half_fn ref_to_bf16;
+/* `to_half`: to the type of the planes, unless that is F32. */
+void kv_store(const struct op_kv_store *op, to_half_fn *to_half, uint32_t begin, uint32_t end);
 void embed(const struct op_embed *op, dequantize_fn *dequantize, uint32_t begin, uint32_t end);
 
 /* Items: values. */

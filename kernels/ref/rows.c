@@ -2,7 +2,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "float16.h"
 #include "host.h"
 #include "ref.h"
 
@@ -98,16 +97,21 @@ void ref_to_f16(uint16_t *dst, const float *src, uint32_t n) {
                 dst[i] = f16_from_f32(src[i]);
 }
 
+void ref_to_bf16(uint16_t *dst, const float *src, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                dst[i] = bf16_finite_from_f32(src[i]);
+}
+
 static void kv_write(enum quant_type type, void *base, size_t at, const float *src, uint32_t n,
-                     to_f16_fn *to_f16) {
+                     to_half_fn *to_half) {
         if (type == QUANT_F32)
                 memcpy((float *) base + at, src, n * sizeof(*src));
         else
-                to_f16((uint16_t *) base + at, src, n);
+                to_half((uint16_t *) base + at, src, n);
 }
 
 /* One entry for several rows: the one that ends it writes it. */
-static void kv_store_entry(const struct op_kv_store *op, to_f16_fn *to_f16, uint32_t t) {
+static void kv_store_entry(const struct op_kv_store *op, to_half_fn *to_half, uint32_t t) {
         uint32_t position = ((const uint32_t *) host_address(op->rows.positions))[t];
         uint32_t sequence = ((const uint32_t *) host_address(op->rows.sequences))[t];
         const int32_t *pages = (const int32_t *) host_address(op->rows.page_table) +
@@ -117,17 +121,17 @@ static void kv_store_entry(const struct op_kv_store *op, to_f16_fn *to_f16, uint
 
         if ((position + 1) % kv->ratio == 0)
                 kv_write(kv->type, host_address(kv->k), kv_entry(kv->ratio, pages, seen - 1) * kv->k_dim,
-                         (const float *) host_address(op->k) + (size_t) t * kv->k_dim, kv->k_dim, to_f16);
+                         (const float *) host_address(op->k) + (size_t) t * kv->k_dim, kv->k_dim, to_half);
 }
 
-void kv_store(const struct op_kv_store *op, to_f16_fn *to_f16, uint32_t begin, uint32_t end) {
+void kv_store(const struct op_kv_store *op, to_half_fn *to_half, uint32_t begin, uint32_t end) {
         const int32_t *positions = host_address(op->rows.positions),
                       *sequences = host_address(op->rows.sequences);
         const int32_t *pages = host_address(op->rows.page_table);
         const struct kv_layer *kv = &op->kv;
 
         for (uint32_t t = begin; t < end && kv->ratio > 0; t++)
-                kv_store_entry(op, to_f16, t);
+                kv_store_entry(op, to_half, t);
         for (uint32_t t = begin; t < end && kv->ratio == 0; t++) {
                 size_t entry =
                         (size_t) sequences[t] * op->rows.page_table_stride + positions[t] / KV_PAGE_TOKENS;
@@ -138,11 +142,11 @@ void kv_store(const struct op_kv_store *op, to_f16_fn *to_f16, uint32_t begin, u
                                       positions[t] % KV_PAGE_TOKENS;
 
                         kv_write(kv->type, host_address(kv->k), slot * kv->k_dim,
-                                 (const float *) host_address(op->k) + head * kv->k_dim, kv->k_dim, to_f16);
+                                 (const float *) host_address(op->k) + head * kv->k_dim, kv->k_dim, to_half);
                         if (!kv->v.address)
                                 continue;
                         kv_write(kv->type, host_address(kv->v), slot * kv->v_dim,
-                                 (const float *) host_address(op->v) + head * kv->v_dim, kv->v_dim, to_f16);
+                                 (const float *) host_address(op->v) + head * kv->v_dim, kv->v_dim, to_half);
                 }
         }
 }

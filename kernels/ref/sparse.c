@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "float16.h"
 #include "host.h"
 #include "ref.h"
 
@@ -20,10 +19,6 @@ static const int32_t *row_pages(const struct op_rows *rows, uint32_t t) {
                (size_t) ((const int32_t *) host_address(rows->sequences))[t] * rows->page_table_stride;
 }
 
-static float value_of(enum quant_type type, const char *key, uint32_t i) {
-        return type == QUANT_F32 ? ((const float *) key)[i] : f16_to_f32(((const uint16_t *) key)[i]);
-}
-
 static const char *plane_key(const struct kv_layer *kv, const int32_t *pages, uint32_t i) {
         return (const char *) host_address(kv->k) +
                kv_entry(kv->ratio, pages, i) * kv->k_dim * quant_info(kv->type)->block_bytes;
@@ -33,7 +28,7 @@ static float dot(enum quant_type type, const float *q, const char *key, uint32_t
         float sum = 0.0f;
 
         for (uint32_t i = 0; i < n; i++)
-                sum += q[i] * value_of(type, key, i);
+                sum += q[i] * kv_value(type, key, i);
         return sum;
 }
 
@@ -150,7 +145,7 @@ static void attend(const struct op_sparse_attention *op, uint32_t t, uint32_t h)
                 p = expf(s - max);
                 sum = sum * correction + p;
                 for (uint32_t j = 0; j < op->kv.v_dim; j++)
-                        out[j] = out[j] * correction + p * value_of(type, key, j);
+                        out[j] = out[j] * correction + p * kv_value(type, key, j);
         }
         for (uint32_t j = 0; j < op->kv.v_dim && sum > 0.0f; j++)
                 out[j] /= sum;
