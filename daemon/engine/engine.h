@@ -31,7 +31,7 @@ enum {
 };
 
 struct model_options {
-        enum quant_type kv_type; /* QUANT_F16 or QUANT_F32 */
+        enum quant_type kv_type; /* QUANT_F16, QUANT_BF16 or QUANT_F32 */
         uint64_t kv_bytes;       /* arena of KV pages, bytes; rounded down to whole pages; at least one full context
                                   * fits or the context shrinks to what fits */
         uint32_t rows_max;       /* most rows of one step */

@@ -83,7 +83,7 @@ int model_init_kv(struct model *m, const struct model_options *options, struct r
         uint64_t page, pages, context;
         int r;
 
-        if (options->kv_type != QUANT_F16 && options->kv_type != QUANT_F32)
+        if (options->kv_type != QUANT_F16 && options->kv_type != QUANT_BF16 && options->kv_type != QUANT_F32)
                 return -EINVAL;
         page = place_kv(m, options->kv_type, DEVICE_NULL);
         /* Pages are stored as i32 on the device. */

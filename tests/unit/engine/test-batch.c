@@ -59,11 +59,13 @@ static const struct way ways[] = {
 struct machine {
         const char *isa;
         uint32_t threads;
+        enum quant_type kv_type;
 };
 
 static const struct machine machines[] = {
-        { NULL, 0 }, { "c", 2 }, { "avx2", 2 }, { "avx512", 1 }, { "avx512", 2 }, { "amx", 1 }, { "amx", 2 },
-        { "amx", 3 },
+        { NULL, 0, QUANT_F16 },     { "c", 2, QUANT_F16 },      { "avx2", 2, QUANT_BF16 },
+        { "avx512", 1, QUANT_F16 }, { "avx512", 2, QUANT_F16 }, { "amx", 2, QUANT_F16 },
+        { "amx", 1, QUANT_BF16 },   { "amx", 2, QUANT_BF16 },   { "amx", 3, QUANT_BF16 },
 };
 
 struct subject {
@@ -265,8 +267,8 @@ static float *logits_of(struct model *model, const struct way *way) {
         return logits;
 }
 
-static struct model *open_model(struct backend *backend, const char *path) {
-        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 32 << 20, .rows_max = ROWS };
+static struct model *open_model(struct backend *backend, const char *path, enum quant_type kv_type) {
+        struct model_options options = { .kv_type = kv_type, .kv_bytes = 32 << 20, .rows_max = ROWS };
         struct reason reason = REASON_INIT;
         struct model *model;
 
@@ -278,9 +280,9 @@ static struct model *open_model(struct backend *backend, const char *path) {
 }
 
 /* Every way on one machine against the first; returns that. */
-static float *check_machine(struct backend *backend, const char *path, const char *machine,
+static float *check_machine(struct backend *backend, const char *path, enum quant_type kv_type, const char *machine,
                             size_t *ret_size) {
-        struct model *model = open_model(backend, path);
+        struct model *model = open_model(backend, path, kv_type);
         size_t size = (DECODED + 1) * (size_t) model_info(model)->vocab * sizeof(float);
         float *first = logits_of(model, &ways[0]);
 
@@ -301,7 +303,7 @@ static void check_model(const char *path) {
         char name[64];
 
         for (size_t i = 0; i < ELEMENTS(machines); i++) {
-                const struct machine *m = &machines[i];
+                const struct machine *m = &machines[i], *previous = i > 0 ? m - 1 : NULL;
                 struct backend *backend;
                 float *logits;
                 size_t size;
@@ -311,10 +313,12 @@ static void check_model(const char *path) {
                 else
                         assert_se(backend_cpu_new(&backend, &(struct backend_cpu_options) {
                                 .threads = m->threads, .isa = m->isa }) == 0);
-                snprintf(name, sizeof(name), "%.40s", m->isa ? backend_cpu_describe(backend) : "ref");
-                logits = check_machine(backend, path, name, &size);
+                snprintf(name, sizeof(name), "%.40s, %s", m->isa ? backend_cpu_describe(backend) : "ref",
+                         quant_info(m->kv_type)->name);
+                logits = check_machine(backend, path, m->kv_type, name, &size);
                 /* More threads: the same bits, too. */
-                if (i > 0 && machines[i - 1].isa && strcmp(machines[i - 1].isa, m->isa) == 0)
+                if (previous && previous->isa && strcmp(previous->isa, m->isa) == 0 &&
+                    previous->kv_type == m->kv_type)
                         assert_se(memcmp(before, logits, size) == 0);
                 free(before);
                 before = logits;
@@ -420,7 +424,7 @@ TEST(a_compressed_sequence_is_cut_to_whole_pages_and_goes_on_as_if_never_longer)
         uint32_t vocab;
 
         assert_se(backend_cpu_new(&backend, NULL) == 0);
-        model = open_model(backend, path);
+        model = open_model(backend, path, backend->kv_type);
         vocab = model_info(model)->vocab;
         expected = calloc(vocab, sizeof(*expected));
         got = calloc(vocab, sizeof(*got));
@@ -455,6 +459,7 @@ static void check_kv(const char *name, enum quant_type type, uint32_t moe_layers
 TEST(a_token_costs_its_latent_and_the_key_of_an_indexer) {
         /* Latent 32 and rope 8; three layers. */
         check_kv("deepseek_v3", QUANT_F16, 2, 3 * 40 * 2);
+        check_kv("deepseek_v3", QUANT_BF16, 2, 3 * 40 * 2);
         check_kv("deepseek_v3", QUANT_F32, 2, 3 * 40 * 4);
         check_kv("deepseek_v32", QUANT_F16, 2, 3 * (40 + 64) * 2);
         /* The third of four layers has none. */

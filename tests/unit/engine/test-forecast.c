@@ -27,6 +27,15 @@ TEST(plan_has_every_operation_of_the_cpu_backend) {
                 assert_se(memcmp(a + at, none, sizeof(none)) == 0 || memcmp(b + at, none, sizeof(none)) != 0);
 }
 
+/* So what is forecast is what a daemon will take that chooses their type itself. */
+TEST(plan_keeps_keys_and_values_as_the_cpu_backend_does) {
+        _cleanup_(backend_freep) struct backend *cpu = NULL, *plan = NULL;
+
+        assert_se(backend_cpu_new(&cpu, NULL) == 0 && backend_plan_new(&plan, 1) == 0);
+        assert_se(cpu->kv_type == backend_cpu_kv_type() && plan->kv_type == cpu->kv_type);
+        assert_se(cpu->kv_type == QUANT_F16 || cpu->kv_type == QUANT_BF16);
+}
+
 TEST(plan_reserves_no_memory) {
         _cleanup_(backend_freep) struct backend *plan = NULL;
         struct buffer *buffer, *import;
@@ -72,14 +81,21 @@ TEST(forecast_is_what_the_model_tells) {
         _cleanup_(backend_freep) struct backend *backend = NULL;
         _cleanup_(model_freep) struct model *m = NULL;
         const char *path = tiny_write(&(struct tiny){.architecture = NULL});
+        static const enum quant_type types[] = {QUANT_F16, QUANT_BF16, QUANT_F32};
+        struct forecast_options of = options;
         struct model_forecast f;
 
         assert_se(backend_ref_new(&backend) == 0);
-        assert_se(model_open(&m, backend, path, &options.model, NULL) == 0);
-        assert_se(model_forecast(&f, path, &options, NULL) == 0);
-        assert_se(f.kv_token == model_info(m)->kv_bytes_per_token && f.context == model_info(m)->context);
-        assert_se(f.file_bytes == model_info(m)->file_bytes && f.rows == 64);
-        assert_se(f.step > 0 && f.scratch > 0);
+        for (size_t i = 0; i < ELEMENTS(types); i++) {
+                of.model.kv_type = types[i];
+                assert_se(model_open(&m, backend, path, &of.model, NULL) == 0);
+                assert_se(model_forecast(&f, path, &of, NULL) == 0);
+                assert_se(f.kv_token == model_info(m)->kv_bytes_per_token && f.context == model_info(m)->context);
+                assert_se(f.file_bytes == model_info(m)->file_bytes && f.rows == 64);
+                assert_se(f.step > 0 && f.scratch > 0);
+                model_free(m);
+                m = NULL;
+        }
 }
 
 static uint64_t heap_used(void) {
