@@ -10,7 +10,7 @@ int verb_inspect(struct cli *cli, const struct verb *verb, int argc, char **argv
         const char *kv_type = NULL;
         const struct arg args[] = {
                 {"context", 0, ARG_U32, &context, "N", "forecast memory for N tokens of text", 16, 1 << 24},
-                {"kv-type", 0, ARG_TEXT, &kv_type, "TYPE", "f16 or f32: how keys and values are kept"},
+                {"kv-type", 0, ARG_TEXT, &kv_type, "TYPE", "auto, f16, bf16 or f32: how keys and values are kept"},
                 {},
         };
         char number[16];

@@ -138,16 +138,6 @@ static int read_u32(const struct key *key, const char *value, uint32_t *ret, str
         return r;
 }
 
-static int read_kv_type(const char *value, enum config_kv_type *ret, struct reason *reason) {
-        if (strcmp(value, "f16") == 0)
-                *ret = CONFIG_KV_F16;
-        else if (strcmp(value, "f32") == 0)
-                *ret = CONFIG_KV_F32;
-        else
-                return reason_return(reason, CONFIG_E_INVALID, "f16 or f32 is allowed");
-        return 0;
-}
-
 static int read_socket(const char *value, char **member, struct reason *reason) {
         char *copy;
         int r = config_value_path(value, sizeof(((struct sockaddr_un *) 0)->sun_path), reason);
@@ -175,7 +165,7 @@ static int read_value(const struct key *key, const char *value, void *member, st
         case VALUE_MODE:
                 return config_value_mode(value, member, reason);
         case VALUE_KV_TYPE:
-                return read_kv_type(value, member, reason);
+                return config_kv_type_parse(value, member, reason);
         case VALUE_LOG_LEVEL:
                 return config_value_log_level(value, member, reason);
         case VALUE_SOCKET:

@@ -20,7 +20,7 @@ enum { DROPINS_MAX = 1024, FOLDERS_MAX = 3 };
 const struct config config_defaults = {
         .socket_mode = 0666, /* everybody may ask; what each may use is a matter of budgets */
         .kv_memory = UINT64_C(1) << 30,
-        .kv_type = CONFIG_KV_F16,
+        .kv_type = CONFIG_KV_AUTO,
         .rows_max = 512,
         .prefix_cache = true,
         .long_rows_max = 2048,
@@ -35,6 +35,16 @@ const struct config config_defaults = {
                 .arena_max = UINT64_C(256) << 20,
                 .prompt_bytes_max = UINT64_C(16) << 20,
         },
+};
+
+static const struct {
+        const char *name;
+        enum quant_type quant; /* not of CONFIG_KV_AUTO */
+} kv_types[_CONFIG_KV_N] = {
+        [CONFIG_KV_AUTO] = { "auto", 0 },
+        [CONFIG_KV_F16] = { "f16", QUANT_F16 },
+        [CONFIG_KV_BF16] = { "bf16", QUANT_BF16 },
+        [CONFIG_KV_F32] = { "f32", QUANT_F32 },
 };
 
 void config_report_deinit(struct config_report *report) {
@@ -108,6 +118,25 @@ void config_free(struct config *config) {
 
 void config_freep(struct config **config) {
         config_free(*config);
+}
+
+int config_kv_type_parse(const char *name, enum config_kv_type *ret, struct reason *reason) {
+        char list[64] = "";
+        size_t used = 0;
+
+        for (size_t i = 0; i < _CONFIG_KV_N; i++) {
+                if (strcmp(name, kv_types[i].name) == 0) {
+                        *ret = (enum config_kv_type) i;
+                        return 0;
+                }
+                used += (size_t) snprintf(list + used, sizeof(list) - used, "%s%s",
+                                          i == 0 ? "" : i + 1 < _CONFIG_KV_N ? ", " : " or ", kv_types[i].name);
+        }
+        return reason_return(reason, CONFIG_E_INVALID, "%s is allowed", list);
+}
+
+enum quant_type config_kv_quant(enum config_kv_type type, enum quant_type best) {
+        return type == CONFIG_KV_AUTO ? best : kv_types[type].quant;
 }
 
 int config_model_name_check(const char *name, struct reason *reason) {

@@ -12,6 +12,7 @@
 
 #include "base/reason.h"
 #include "policy.h"
+#include "quant.h"
 
 enum {
         CONFIG_FILE_MAX = 1024 * 1024, /* bytes of one file */
@@ -37,8 +38,11 @@ enum config_scope {
 };
 
 enum config_kv_type {
+        CONFIG_KV_AUTO, /* what the backend likes best */
         CONFIG_KV_F16,
+        CONFIG_KV_BF16,
         CONFIG_KV_F32,
+        _CONFIG_KV_N,
 };
 
 /* What one uid may hold, over all its connections unless it says otherwise. */
@@ -121,5 +125,9 @@ const struct config_model *config_find_model(const struct config *config, const 
 uint64_t config_idle_unload(const struct config *config, const struct config_model *model);
 /* Whether its requests share what their prompts have in common; `model` may be NULL as well. */
 bool config_prefix_cache(const struct config *config, const struct config_model *model);
+/* By its name, as in moed.conf and on the command line. CONFIG_E_INVALID with a reason. */
+int config_kv_type_parse(const char *name, enum config_kv_type *ret, struct reason *reason);
+/* What keys and values are kept as; `best`: what the backend likes best. */
+enum quant_type config_kv_quant(enum config_kv_type type, enum quant_type best);
 /* The default, or NULL when there is none. */
 const struct config_model *config_default_model(const struct config *config);

@@ -125,7 +125,7 @@ static int forecast(struct inspection *i, const struct config *config, const cha
         struct forecast_options options = {
                 .model =
                         {
-                                .kv_type = config->kv_type == CONFIG_KV_F32 ? QUANT_F32 : QUANT_F16,
+                                .kv_type = config_kv_quant(config->kv_type, backend_cpu_kv_type()),
                                 .kv_bytes = config->kv_memory,
                                 .rows_max = config->rows_max,
                                 .context_max = config->context_max,

@@ -120,7 +120,7 @@ static int offer_open(struct offer *offer, struct model_file *file, const struct
                       struct reason *reason) {
         const struct config *config = offer->server->config;
         struct model_options options = {
-                .kv_type = config->kv_type == CONFIG_KV_F32 ? QUANT_F32 : QUANT_F16,
+                .kv_type = config_kv_quant(config->kv_type, offer->server->backend->kv_type),
                 .kv_bytes = config->kv_memory,
                 .rows_max = offer->server->rows_max,
                 .context_max = config->context_max,

@@ -22,7 +22,7 @@ static const char help[] =
         "                           (without any, and none in moed.conf: the small demo model that comes with moed)\n"
         "  -s, --socket PATH        listen there (default: /run/moed/moed.sock, or $XDG_RUNTIME_DIR/moed/moed.sock)\n"
         "  -t, --threads N          threads that compute (default: as many as the machine has to give)\n"
-        "      --kv-type f16|f32    numbers in the KV cache\n"
+        "      --kv-type TYPE       keys and values as auto, f16, bf16 or f32 (default: auto)\n"
         "      --log-level LEVEL    err, warning, notice, info or debug\n"
         "      --system, --user     be the machine's service (the default for root) or that of one user\n"
         "      --context N          tokens of the longest text, if the model has not fewer\n"
@@ -89,6 +89,15 @@ static int options_tokens(struct options *options, const char *value) {
         return -1;
 }
 
+static int options_kv_type(struct options *options, const char *value) {
+        struct reason reason = REASON_INIT;
+
+        if (config_kv_type_parse(value, &options->kv_type, &reason) != 0)
+                return bad_value("kv-type", value, &reason);
+        options->has_kv_type = true;
+        return -1;
+}
+
 static int options_log_level(struct options *options, const char *value) {
         struct reason reason = REASON_INIT;
 
@@ -114,10 +123,7 @@ static int options_value(struct options *options, int option, const char *value)
         case 't':
                 return options_threads(options, value);
         case 'k':
-                options->has_kv_type = true;
-                options->kv_type = strcmp(value, "f32") == 0 ? CONFIG_KV_F32 : CONFIG_KV_F16;
-                return strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0
-                               ? usage("--kv-type=%s: it must be f16 or f32", value) : -1;
+                return options_kv_type(options, value);
         case 'l':
                 return options_log_level(options, value);
         case 'S':

@@ -381,6 +381,7 @@ int server_apply_policies(struct server *server) {
 int server_reconfigure(struct server *server, struct config *config) {
         const struct config *old = server->config;
         struct user_limits limits = server_limits(config);
+        enum quant_type best = server->backend->kv_type;
         struct offer *offer;
         int r;
 
@@ -389,7 +390,8 @@ int server_reconfigure(struct server *server, struct config *config) {
         if (r < 0)
                 return r;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
-        if (old->kv_memory != config->kv_memory || old->kv_type != config->kv_type || old->threads != config->threads ||
+        if (old->kv_memory != config->kv_memory || old->threads != config->threads ||
+            config_kv_quant(old->kv_type, best) != config_kv_quant(config->kv_type, best) ||
             old->rows_max != config->rows_max || old->long_rows_max != config->long_rows_max ||
             old->context_max != config->context_max || old->context_extend != config->context_extend)
                 log_warning("KvMemory=, KvType=, Threads=, RowsMax=, LongRowsMax=, ContextMax= and ContextExtend= take "

@@ -23,8 +23,8 @@ def moectl(*args, status=0, **env):
     return p
 
 
-def inspect(path, *args):
-    return json.loads(moectl("inspect", path, "--json", *args).stdout)
+def inspect(path, *args, **env):
+    return json.loads(moectl("inspect", path, "--json", *args, **env).stdout)
 
 
 def file_is_described():
@@ -42,10 +42,21 @@ def file_is_described():
 
 
 def options_reach_the_forecast():
-    f16, f32 = inspect(MODEL)["forecast"], inspect(MODEL, "--kv-type", "f32", "--context", 64)["forecast"]
+    f16, f32 = (inspect(MODEL, "--kv-type", kind, "--context", 64)["forecast"] for kind in ("f16", "f32"))
     budgets = 1000 * 8 * inspect(MODEL)["layers"]  # what a layer with experts keeps of a token beside its keys and values
     assert f32["kv_per_1000_tokens"] - budgets == 2 * (f16["kv_per_1000_tokens"] - budgets) and f32["context"] == 64
     assert f32["kv"] * 1000 == f32["kv_per_1000_tokens"] * 64
+    assert f16["kv_type"] == "F16" and f32["kv_type"] == "F32"
+
+
+def type_of_keys_and_values_is_told_by_its_name():
+    auto, bf16 = inspect(MODEL)["forecast"], inspect(MODEL, "--kv-type", "bf16")["forecast"]
+    assert auto["kv_type"] in ("F16", "BF16") and bf16["kv_type"] == "BF16" and auto["kv"] == bf16["kv"]
+    assert inspect(MODEL, "--kv-type", "auto")["forecast"]["kv_type"] == auto["kv_type"]
+    assert inspect(MODEL, MOED_ISA="c")["forecast"]["kv_type"] == "F16"
+    assert "per 1,000 tokens as " + auto["kv_type"] in moectl("inspect", MODEL).stdout
+    p = moectl("inspect", MODEL, "--kv-type", "q8", status=USAGE)
+    assert "--kv-type=q8: auto, f16, bf16 or f32 is allowed" in p.stderr, p.stderr
 
 
 def changed(at, old, new):
@@ -161,7 +172,7 @@ def forecast_is_what_the_daemon_takes(folder):
     subprocess.run([sys.executable, MAKE_MODEL, "small", path], check=True)
     # Meson has the allocator fill what it hands out, also what the daemon would never touch.
     env = {"MOED_DAEMON": MOED, "MALLOC_PERTURB_": "0"}
-    with Daemon("--context", 1024, model=path, kv_type="f16", env=env) as d:
+    with Daemon("--context", 1024, model=path, kv_type="auto", env=env) as d:
         forecast = inspect(path, "--context", 1024)["forecast"]
         assert forecast["context"] == 1024
         # One prompt that makes a long pass, and several that share short ones.
@@ -180,6 +191,7 @@ def forecast_is_what_the_daemon_takes(folder):
 
 file_is_described()
 options_reach_the_forecast()
+type_of_keys_and_values_is_told_by_its_name()
 daemon_that_is_missing_is_named()
 with tempfile.TemporaryDirectory(prefix="moed-") as temporary:
     hostile_files_are_refused_in_one_sentence(temporary)

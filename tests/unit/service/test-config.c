@@ -145,6 +145,32 @@ TEST(every_key_is_read) {
         config_free(c);
 }
 
+TEST(keys_and_values_are_kept_as_is_said_or_as_is_best) {
+        static const struct {
+                const char *name;
+                enum quant_type on_f16, on_bf16; /* with a backend that keeps them best as that */
+        } cases[] = {
+                { "auto", QUANT_F16, QUANT_BF16 },
+                { "f16", QUANT_F16, QUANT_F16 },
+                { "bf16", QUANT_BF16, QUANT_BF16 },
+                { "f32", QUANT_F32, QUANT_F32 },
+        };
+        struct config_report report;
+        struct config *c = load("", &report);
+
+        assert_se(c && c->kv_type == CONFIG_KV_AUTO);
+        config_free(c);
+        for (size_t i = 0; i < ELEMENTS(cases); i++) {
+                char text[64];
+
+                snprintf(text, sizeof(text), "[Daemon]\nKvType=%s\n", cases[i].name);
+                c = load(text, &report);
+                assert_se(c && config_kv_quant(c->kv_type, QUANT_F16) == cases[i].on_f16);
+                assert_se(config_kv_quant(c->kv_type, QUANT_BF16) == cases[i].on_bf16);
+                config_free(c);
+        }
+}
+
 TEST(an_empty_value_takes_back_what_was_said) {
         struct config_report report;
         struct config *c =
@@ -154,7 +180,7 @@ TEST(an_empty_value_takes_back_what_was_said) {
                      "[Budget uid:0]\nWeight=3\nWeight=\n[Model m]\nFile=/x\nDefault=yes\nDefault=\n",
                      &report);
 
-        assert_se(c && !c->socket && c->rows_max == 512 && c->kv_type == CONFIG_KV_F16 && c->log_level == LOG_INFO);
+        assert_se(c && !c->socket && c->rows_max == 512 && c->kv_type == CONFIG_KV_AUTO && c->log_level == LOG_INFO);
         assert_se(c->socket_mode == 0666 && c->drain_timeout_nsec == 30 * NSEC_PER_SEC && c->threads == 0);
         assert_se(c->context_max == 0 && !c->context_extend && c->budgets.rules[0].keys == 0 &&
                   c->budgets.rules[0].policy.weight == 100);
@@ -184,7 +210,7 @@ TEST(each_mistake_is_told_with_its_place_and_what_is_allowed) {
         refused("[Daemon]\nKvMemory=1X", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvMemory=1K", "from 1M to 16T is allowed");
         refused("[Daemon]\nKvMemory=99999999999T", "from 1M to 16T is allowed");
-        refused("[Daemon]\nKvType=q8", "f16 or f32");
+        refused("[Daemon]\nKvType=q8", "moed.conf:2: KvType=q8: auto, f16, bf16 or f32 is allowed");
         refused("[Daemon]\nSpinUsec=2s",
                 "SpinUsec=2s: 0s to 1s is allowed, in us, ms, s, min or h; a number alone is in us");
         refused("[Daemon]\nDrainTimeoutSec=1 fortnight", "a number alone is in s");
