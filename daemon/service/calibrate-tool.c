@@ -88,14 +88,16 @@ static int read_tokens(struct calibrating *c, struct reason *reason) {
 
 static int open_model(struct calibrating *c, struct reason *reason) {
         const struct backend_cpu_options cpu = { .threads = c->call->threads };
-        const struct model_options options = {
-                .kv_type = QUANT_F16, .kv_bytes = KV_BYTES, .rows_max = CALIBRATE_ROWS, .context_max = CALIBRATE_WINDOW,
+        struct model_options options = {
+                .kv_bytes = KV_BYTES, .rows_max = CALIBRATE_ROWS, .context_max = CALIBRATE_WINDOW,
         };
         int r;
 
         r = backend_cpu_new(&c->backend, &cpu);
-        if (!r)
-                r = model_open(&c->model, c->backend, c->call->model, &options, reason);
+        if (r)
+                return r;
+        options.kv_type = c->backend->kv_type;
+        r = model_open(&c->model, c->backend, c->call->model, &options, reason);
         if (!r && model_info(c->model)->moe_layers == 0)
                 r = reason_return(reason, ENGINE_E_MODEL, "%s: no layer of this model has experts", c->call->model);
         return r;
