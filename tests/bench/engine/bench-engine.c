@@ -329,8 +329,7 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
  * ---------------------------------------------------------------------------------------------- */
 
 static int bench_open(struct bench *b, const char *path, uint32_t kv_tokens, struct reason *reason) {
-        struct model_options options = {
-                .kv_type = QUANT_F16, .kv_bytes = UINT64_C(1) << 30, .rows_max = b->rows_max};
+        struct model_options options = {.kv_bytes = UINT64_C(1) << 30, .rows_max = b->rows_max};
         _Atomic bool stop = false;
         int r;
 
@@ -343,6 +342,7 @@ static int bench_open(struct bench *b, const char *path, uint32_t kv_tokens, str
                 r = weights_init(&b->weights, b->file);
         if (r)
                 return r;
+        options.kv_type = b->backend->kv_type;
         /* A first look says what a token takes. */
         r = model_new(&b->model, b->backend, b->file, &options, reason);
         if (r)
