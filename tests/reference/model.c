@@ -470,7 +470,7 @@ static void run_file(struct reference *r, const char *path, const char *name, co
                 say(r, false, u.name, "%s", reason.text);
                 return;
         }
-        options.kv_type = u.rounded ? QUANT_F16 : QUANT_F32;
+        options.kv_type = u.rounded ? r->backend->kv_type : QUANT_F32;
         error = model_open(&u.model, r->backend, full, &options, &reason);
         if (error || step_new(&u.step, u.model)) {
                 say(r, false, u.name, "%s", error > 0 ? reason.text : strerror(-error));
