@@ -7,19 +7,6 @@
 #include "base/util.h"
 #include "tile.h"
 
-/* Keys and values are placed as 2^PLACED_EXPONENT times what they are. Queries are placed as
- * AMX_QUERY_FACTOR times what they are, and weights as 2^WEIGHT_EXPONENT times, so that products are far from both ends
- * of the range. */
-enum {
-        SCORE_EXPONENT = 64 + PLACED_EXPONENT,
-        WEIGHT_EXPONENT = 96,
-        OUT_EXPONENT = WEIGHT_EXPONENT + PLACED_EXPONENT,
-};
-
-ALWAYS_INLINE float power_of_2(int n) {
-        return __builtin_ldexpf(1.0f, n);
-}
-
 static const struct amx_config config = AMX_WHOLE_TILES;
 
 char *amx_attend_take(char **at, size_t bytes) {
@@ -102,10 +89,10 @@ void amx_attend_queries(const struct work *w, uint32_t group, const float *const
 /* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
 static void cap_scores(float *scores, uint32_t from, uint32_t to, float cap) {
         for (uint32_t j = from; j < to; j++) {
-                vf e = vf_exp(vf_load(scores + j * LANES) * vf_set(2.0f / cap * power_of_2(-SCORE_EXPONENT)));
+                vf e = vf_exp(vf_load(scores + j * LANES) * vf_set(2.0f / cap));
                 vf tanh = vf_set(1.0f) - vf_set(2.0f) / (vf_set(1.0f) + e);
 
-                vf_store(scores + j * LANES, vf_set(cap * power_of_2(SCORE_EXPONENT)) * tanh);
+                vf_store(scores + j * LANES, vf_set(cap) * tanh);
         }
 }
 
@@ -168,7 +155,7 @@ static struct scale begin_weights(const struct work *w, uint32_t group, __m512 l
         base = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(max, vf_set(-INFINITY), _CMP_EQ_OQ), vf_zero());
         s.factor = _mm512_mask_mov_ps(vf_set(1.0f), grown, vf_exp(before - base));
         s.grown = grown & _mm512_cmp_ps_mask(before, vf_set(-INFINITY), _CMP_GT_OQ);
-        s.offset = _mm512_fmadd_ps(base, vf_set(-1.44269504f), vf_set(WEIGHT_EXPONENT));
+        s.offset = base * vf_set(-1.44269504f);
         s.sums[0] = s.sums[1] = vf_zero();
         _mm512_store_ps(w->max + group * LANES, max);
         return s;
@@ -200,7 +187,7 @@ ALWAYS_INLINE __m512 largest_of(const float *scores, const struct block *b, stru
 
 /* Weights of CHUNK keys; adds them to the sums. */
 ALWAYS_INLINE void weigh_chunk(const float *scores, uint16_t *weights, struct scale *s, struct matrix *m, bool two) {
-        const __m512 log2e = _mm512_set1_ps(1.44269504f * power_of_2(-SCORE_EXPONENT));
+        const __m512 log2e = _mm512_set1_ps(1.44269504f);
         _Alignas(64) uint32_t pairs[LANES][LANES];
         __m512i rows[LANES];
 
@@ -237,8 +224,7 @@ ALWAYS_INLINE void weigh_block(struct matrix *m, bool two, uint32_t half, const 
                 cap_scores(scores, from, to, w->softcap);
         if (lanes->first_max > (int32_t) (b->base + from) || lanes->last_min < (int32_t) (b->base + to - 1))
                 mask_scores(scores, lanes, b->base, from, to);
-        *s = begin_weights(w, b->group + half,
-                           largest_of(scores, b, m, two) * vf_set(power_of_2(-SCORE_EXPONENT)));
+        *s = begin_weights(w, b->group + half, largest_of(scores, b, m, two));
         for (uint32_t t = b->from; t < b->to; t++)
                 weigh_chunk(scores + t * CHUNK * LANES, weights + t * TILE_VALUES, s, m, two);
 }
@@ -347,7 +333,7 @@ static void place_chunk_keys(const struct work *w, bool apart, const struct chun
                              const struct chunk_keys *next, uint32_t at) {
         for (uint32_t j = 0; j < CHUNK; j++) {
                 prefetch(next->keys[j], w->k_dim);
-                place_key(w, at + j, now->keys[j], w->k_dim, false);
+                place_key(w, at + j, now->keys[j], w->k_dim);
         }
         for (uint32_t j = 0; j < CHUNK; j += 2) {
                 if (!apart) {
@@ -418,7 +404,7 @@ static struct block block_after(const struct work *w, const struct source *s, bo
 
 /* Few pairs: a block's keys and values pass once, from the second cache, where they were fetched while the block before
  * was computed with. */
-ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool two) {
+ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool two, bool direct) {
         struct few f = {.w = w};
         struct block_keys rows[2];
         uint32_t begin = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK, odd = 0;
@@ -431,7 +417,7 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
                 next = block_after(w, s, two, begin, &now);
                 fetch_block(&f, two, s, &now, &next, next.base < s->end ? s->end : s->known, &rows[odd ^ 1]);
                 for (uint32_t t = now.from; t < now.to; t++)
-                        score_few(&f, two, keys, t);
+                        score_few(&f, two, direct, keys, t);
                 weigh_few(&f, two, &now);
                 for (uint32_t c = 0; c < w->v_chunks; c++)
                         add_few(&f, two, values, now.from, now.to, c);
@@ -441,25 +427,28 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
 void amx_attend_keys(const struct work *w, const struct source *s) {
         if (w->groups > FEW_GROUPS)
                 attend_many(w, s);
+        else if (w->groups == 2 && s->direct)
+                attend_few(w, s, true, true);
         else if (w->groups == 2)
-                attend_few(w, s, true);
+                attend_few(w, s, true, false);
+        else if (s->direct)
+                attend_few(w, s, false, true);
         else
-                attend_few(w, s, false);
+                attend_few(w, s, false, false);
 }
 
 void amx_attend_store(const struct work *w, const struct attention_part *part, uint32_t dim) {
         const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
         const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-        const __m512 factor = vf_set(power_of_2(-OUT_EXPONENT));
 
         memcpy(part->max, w->max, w->pairs * sizeof(float));
         for (uint32_t i = 0; i < w->pairs; i++) {
                 const float *from = w->out + (size_t) (i / LANES) * w->v_chunks * 2 * TILE_FLOATS + i % LANES * LANES;
                 float *to = part->out + (size_t) i * dim;
 
-                part->sum[i] = w->sum[i] * power_of_2(-WEIGHT_EXPONENT);
+                part->sum[i] = w->sum[i];
                 for (uint32_t c = 0; c < w->v_chunks; c++, from += 2 * TILE_FLOATS) {
-                        __m512 a = _mm512_load_ps(from) * factor, b = _mm512_load_ps(from + TILE_FLOATS) * factor;
+                        __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + TILE_FLOATS);
                         uint32_t n = dim - c * CHUNK, mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
 
                         _mm512_mask_storeu_ps(to + c * CHUNK, (__mmask16) mask, _mm512_permutex2var_ps(a, low, b));

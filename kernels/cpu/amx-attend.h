@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Attention on the matrix unit, over float16 keys and values.
+/* Attention on the matrix unit, over bfloat16 keys and values.
  *
- * Queries, keys, values and weights are rounded to bfloat16; scores, sums and the output are float32. On random
- * inputs no output is off by more than 1.6 % of their root mean square. (Queries in two parts would help little:
- * the keys' rounding is as large.)
+ * Queries and weights are rounded to bfloat16; scores, sums and the output are float32. On random inputs no output is
+ * off by more than 1.6 % of their root mean square. (Queries in two parts would help little: the keys' rounding is as
+ * large.)
  *
  * Pairs (a row and a head) go 16 at a time, one to a lane: scores come out as [key][pair], so that maxima and sums
  * run along whole vectors, and are turned only when they have become weights. Keys come in blocks at fixed positions,
  * and a block's key that a pair does not see weighs exactly nothing; so a pair's bits do not depend on who is in its
- * job. That nothing stays nothing, keys and values that are not finite count as 2^16 or a little more. Those below
- * 2^-14, which float16 has as subnormal numbers, count as zero. */
+ * job: what is kept is finite (op_kv_store). */
 
 #include <stdbool.h>
 
@@ -56,6 +55,7 @@ struct work {
 struct source {
         uint32_t first, end;
         uint32_t known; /* at least `end`: find() knows the keys before it */
+        bool direct; /* CHUNK keys from a multiple of it on lie one after the other, and end with a whole chunk of dims */
         bool apart; /* values are not the first part of their keys */
         /* Where the keys [key, end) and, unless NULL, their values are. */
         void (*find)(const struct source *s, uint32_t key, uint32_t end, const uint16_t **keys,
@@ -66,8 +66,7 @@ char *amx_attend_take(char **at, size_t bytes);
 void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, void *scratch);
 /* What the lanes see is set already. */
 void amx_attend_bound(struct lanes *l);
-/* The queries of a group's lanes, multiplied by `scale`, which for attention has AMX_QUERY_FACTOR in it. */
-#define AMX_QUERY_FACTOR 0x1p64f
+/* The queries of a group's lanes, multiplied by `scale`. */
 void amx_attend_queries(const struct work *w, uint32_t group, const float *const queries[LANES], uint32_t dim,
                         float scale);
 void amx_attend_keys(const struct work *w, const struct source *s);

@@ -54,7 +54,7 @@ static void place_rows(struct work *w, const struct attention_job *job) {
                         w->lanes[g].last[l] = positions[row];
                 }
                 amx_attend_bound(&w->lanes[g]);
-                amx_attend_queries(w, g, queries, op->kv.k_dim, op->scale * AMX_QUERY_FACTOR);
+                amx_attend_queries(w, g, queries, op->kv.k_dim, op->scale);
         }
 }
 
@@ -66,6 +66,7 @@ static void attend_split(const struct attention_job *job) {
                         .first = MAX(attention_first(op, positions[job->first]), job->begin),
                         .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
                         .known = (uint32_t) positions[job->first + job->rows - 1] + 1,
+                        .direct = op->kv.k_dim % CHUNK == 0,
                         .apart = op->kv.v.address != 0,
                         .find = find_dense,
                 },
@@ -88,7 +89,7 @@ static void attend_split(const struct attention_job *job) {
 void attention_amx(const struct attention_job *job) {
         uint32_t mode;
 
-        if (job->op->kv.type != QUANT_F16) {
+        if (job->op->kv.type != QUANT_BF16) {
                 attention_avx512(job);
                 return;
         }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Attention of few pairs, one group or two: memory sets the pace. CHUNK dims of CHUNK keys at a time, a column, are
- * placed in two tiles and used from the first cache. */
+/* Attention of few pairs, one group or two: memory sets the pace. CHUNK dims of CHUNK keys or values at a time, a column,
+ * are placed in two tiles and used from the first cache, unless they are used where they lie. */
 
 #include "amx-attend.h"
 #include "amx-fetch.h"
@@ -18,6 +18,11 @@ enum { COLUMN_SLOTS = CHUNK / PART };
 
 ALWAYS_INLINE uint16_t *next_column(struct few *f) {
         return f->w->keys + (size_t) (f->turn++ % 2) * 2 * TILE_VALUES;
+}
+
+ALWAYS_INLINE void fetch_slots(struct few *f, uint32_t n) {
+        for (uint32_t i = 0; i < n; i++)
+                fetch_slot(&f->fetch);
 }
 
 ALWAYS_INLINE const uint16_t *place_key_column(struct few *f, const uint16_t *const *keys, uint32_t c) {
@@ -40,8 +45,9 @@ ALWAYS_INLINE const uint16_t *place_value_column(struct few *f, const uint16_t *
         return to;
 }
 
-/* Scores of CHUNK keys, number t of the block. */
-ALWAYS_INLINE void score_few(struct few *f, bool two, const uint16_t *const *keys, uint32_t t) {
+/* Scores of CHUNK keys, number t of the block; `direct`: they lie one after the other, as the matrix unit takes them. */
+ALWAYS_INLINE void score_few(struct few *f, bool two, bool direct, const uint16_t *const *keys, uint32_t t) {
+        size_t row = direct ? f->w->k_dim : (uint32_t) CHUNK;
         const uint16_t *q0 = f->w->queries, *q1 = q0 + (size_t) f->w->k_chunks * TILE_VALUES;
         float *to = f->w->scores + t * CHUNK * LANES;
 
@@ -52,18 +58,22 @@ ALWAYS_INLINE void score_few(struct few *f, bool two, const uint16_t *const *key
                 AMX_ZERO(3);
         }
         for (uint32_t c = 0; c < f->w->k_chunks; c++) {
-                const uint16_t *k = place_key_column(f, keys + t * CHUNK, c);
+                const uint16_t *k = direct ? keys[t * CHUNK] + c * CHUNK : place_key_column(f, keys + t * CHUNK, c);
 
                 AMX_LOAD(6, q0 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
-                AMX_LOAD(4, k, AMX_ROW_BYTES);
+                AMX_LOAD(4, k, row * sizeof(*k));
                 AMX_DOT_BF16(0, 4, 6);
-                AMX_LOAD(5, k + TILE_VALUES, AMX_ROW_BYTES);
+                if (direct)
+                        fetch_slots(f, COLUMN_SLOTS / 2);
+                AMX_LOAD(5, k + AMX_ROWS * row, row * sizeof(*k));
                 AMX_DOT_BF16(1, 5, 6);
                 if (two) {
                         AMX_LOAD(7, q1 + (size_t) c * TILE_VALUES, AMX_ROW_BYTES);
                         AMX_DOT_BF16(2, 4, 7);
                         AMX_DOT_BF16(3, 5, 7);
                 }
+                if (direct)
+                        fetch_slots(f, COLUMN_SLOTS / 2);
         }
         AMX_STORE(0, to, AMX_ROW_BYTES);
         AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);

@@ -1,43 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Keys and values of float16 become tiles of bfloat16. */
+/* Keys and values of bfloat16 become tiles. */
 
 #include "amx-attend.h"
 #include "base/util.h"
 
-/* By shifting their bits they become 2^PLACED_EXPONENT times what they are, with a third of the instructions that it
- * takes by way of float32. Infinity and not-a-number become finite, 2^16 times that and more; float16's subnormal
- * numbers (below 2^-14) become such of bfloat16, which the matrix unit takes for zero. */
-enum { PLACED_EXPONENT = -112 };
-
-ALWAYS_INLINE __m512i shift_to_bf16(__m512i v) {
-        v = _mm512_srai_epi16(_mm512_add_epi16(v, _mm512_set1_epi16(4)), 3);
-        return _mm512_and_si512(v, _mm512_set1_epi16((short) 0x8fff));
-}
-
-/* As they are. */
-ALWAYS_INLINE __m512i exact_to_bf16(__m512i v) {
-        return to_bf16(_mm512_cvtph_ps(_mm512_castsi512_si256(v)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1)));
-}
-
 ALWAYS_INLINE __m512i load_chunk(const uint16_t *p) {
-        return shift_to_bf16(_mm512_loadu_si512(p));
+        return _mm512_loadu_si512(p);
 }
 
 /* n < CHUNK values, zeros behind. */
-ALWAYS_INLINE __m512i load_some(const uint16_t *p, uint32_t n) {
-        return _mm512_maskz_loadu_epi16((1u << n) - 1, p);
-}
-
 ALWAYS_INLINE __m512i load_rest(const uint16_t *p, uint32_t n) {
-        return shift_to_bf16(load_some(p, n));
-}
-
-/* The two halves as they come from memory, which saves a shuffle. */
-ALWAYS_INLINE __m512i load_exact(const uint16_t *p) {
-        return to_bf16(_mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)),
-                       _mm512_cvtph_ps(_mm256_loadu_si256((const void *) (p + 16))));
+        return _mm512_maskz_loadu_epi16((1u << n) - 1, p);
 }
 
 /* Where key number i of the stage has its dims. */
@@ -45,17 +20,14 @@ ALWAYS_INLINE uint16_t *key_at(const struct work *w, uint32_t i) {
         return w->keys + (size_t) i * w->k_chunks * CHUNK;
 }
 
-ALWAYS_INLINE void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim, bool exact) {
+ALWAYS_INLINE void place_key(const struct work *w, uint32_t i, const uint16_t *key, uint32_t dim) {
         uint16_t *to = key_at(w, i);
         uint32_t c = 0;
 
         for (; c < dim / CHUNK; c++)
-                _mm512_store_si512(to + c * CHUNK, exact ? load_exact(key + c * CHUNK) : load_chunk(key + c * CHUNK));
-        if (dim % CHUNK) {
-                __m512i rest = load_some(key + c * CHUNK, dim % CHUNK);
-
-                _mm512_store_si512(to + c * CHUNK, exact ? exact_to_bf16(rest) : shift_to_bf16(rest));
-        }
+                _mm512_store_si512(to + c * CHUNK, load_chunk(key + c * CHUNK));
+        if (dim % CHUNK)
+                _mm512_store_si512(to + c * CHUNK, load_rest(key + c * CHUNK, dim % CHUNK));
 }
 
 /* Values of two neighbouring keys, the first one even. The quarters of 16 columns that this leaves in one tile are dims

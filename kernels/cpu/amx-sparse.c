@@ -41,7 +41,7 @@ static void attend_sparse(const struct sparse_job *job) {
                         w.lanes[g].last[l] = (int32_t) job->end - 1;
                 }
                 amx_attend_bound(&w.lanes[g]);
-                amx_attend_queries(&w, g, queries, op->kv.k_dim, op->scale * AMX_QUERY_FACTOR);
+                amx_attend_queries(&w, g, queries, op->kv.k_dim, op->scale);
         }
         amx_attend_keys(&w, &source.base);
         amx_attend_store(&w, &job->part, op->kv.v_dim);

@@ -13,7 +13,7 @@
 
 enum {
         LEAST = 2048,  /* scores that are worth it */
-        SAMPLE = 512,
+        SAMPLE = 1024,
         BETWEEN = 8192, /* most ranks that are kept */
 };
 
@@ -61,6 +61,20 @@ static void guess_bounds(const float *scores, uint32_t n, uint32_t k, uint32_t *
         *ret_high = at <= margin ? UINT32_MAX : find_rank(ranks, SAMPLE, at - margin);
 }
 
+/* What of m ranks is at least `low`; how much that is. */
+static uint32_t keep_ranks(uint32_t *ranks, uint32_t m, uint32_t low) {
+        uint32_t kept = 0;
+
+        for (uint32_t i = 0; i < m; i += 16) {
+                __m512i some = _mm512_loadu_si512(ranks + i);
+                __mmask16 enough = _mm512_mask_cmpge_epu32_mask(lanes_left(m - i), some, _mm512_set1_epi32((int) low));
+
+                _mm512_storeu_si512(ranks + kept, _mm512_maskz_compress_epi32(enough, some));
+                kept += (uint32_t) __builtin_popcount(enough);
+        }
+        return kept;
+}
+
 /* The k-th best rank, and how many are above it; false: it was not where it was looked for. */
 static bool find_threshold(const float *scores, uint32_t n, uint32_t k, uint32_t *ret_threshold, uint32_t *ret_above) {
         uint32_t between[BETWEEN + 16], low, high, above = 0, m = 0;
@@ -75,6 +89,13 @@ static bool find_threshold(const float *scores, uint32_t n, uint32_t k, uint32_t
                 above += (uint32_t) __builtin_popcount(over);
                 _mm512_storeu_si512(between + m, _mm512_maskz_compress_epi32(kept, ranks));
                 m += (uint32_t) __builtin_popcount(kept);
+                if (m <= BETWEEN)
+                        continue;
+                /* The k-th best of some is no better than that of all. */
+                if (above >= k || above + m < k)
+                        return false;
+                low = find_rank(between, m, k - above);
+                m = keep_ranks(between, m, low);
                 if (m > BETWEEN)
                         return false;
         }

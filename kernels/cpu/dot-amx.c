@@ -35,11 +35,13 @@ static void dot_prompt(const struct dot_job *job, enum quant_type type) {
 
 const struct cpu_variant cpu_variant_amx = {
         .name = "amx",
+        .kv_bf16 = true,
         .needs = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI | CPU_AMX,
         ROWS_MEMBERS(avx512),
         .attention = attention_amx,
         .sparse_attention = sparse_attention_amx,
         .index = index_amx,
+        .can_index = can_index_amx,
         .choose = choose_avx512,
         .blend = blend_avx512,
         .panel_rows = panel_rows,

@@ -62,6 +62,7 @@ struct index_run {
         size_t stride, job_bytes;
         float *scores; /* [INDEX_ROWS][stride] */
         char *scratch; /* [threads][job_bytes] */
+        uint32_t *groups_before; /* [threads]: whose job a thread's last one was; UINT32_MAX: none was */
         struct index_group groups[INDEX_ROWS];
         uint32_t first, rows, n_groups;
 };
@@ -114,7 +115,9 @@ static void index_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker
                 job.begin = (uint32_t) (i - a->groups[g].jobs_before) * INDEX_SPLIT;
                 job.end = MIN(job.begin + INDEX_SPLIT, a->groups[g].entries);
                 job.scores = a->scores + (job.first - a->first) * a->stride;
-                if (a->variant->index && a->op->keys.type == QUANT_F16)
+                job.again = a->groups_before[worker] == g;
+                a->groups_before[worker] = g;
+                if (a->variant->index && a->variant->can_index(a->op))
                         a->variant->index(&job);
                 else
                         index_rows(a->variant, &job);
@@ -167,7 +170,7 @@ static uint64_t index_divide(struct index_run *a) {
 int cpu_index(struct stream *s, const struct op_index *op) {
         struct cpu_backend *b = cpu_backend(s);
         struct index_run a = {.op = op, .variant = b->variant};
-        size_t total = 0, scratch_at;
+        size_t total = 0, scratch_at, before_at;
         int r;
 
         r = host_check_kv(&op->keys);
@@ -178,12 +181,15 @@ int cpu_index(struct stream *s, const struct op_index *op) {
         scratch_plan(&a.job_bytes, index_scratch(op), 1);
         scratch_plan(&total, MIN(op->rows.n, (uint32_t) INDEX_ROWS) * a.stride, sizeof(float));
         scratch_at = scratch_plan(&total, pool_threads(b->pool), a.job_bytes);
+        before_at = scratch_plan(&total, pool_threads(b->pool), sizeof(*a.groups_before));
         a.scores = scratch_get(&b->scratch, total);
         if (!a.scores)
                 return -ENOMEM;
         a.scratch = (char *) a.scores + scratch_at;
+        a.groups_before = (uint32_t *) ((char *) a.scores + before_at);
         for (a.first = 0; a.first < op->rows.n; a.first += a.rows) {
                 a.rows = MIN(op->rows.n - a.first, (uint32_t) INDEX_ROWS);
+                memset(a.groups_before, 0xff, pool_threads(b->pool) * sizeof(*a.groups_before));
                 pool_run(b->pool, index_divide(&a), 1, index_piece, &a);
                 pool_run(b->pool, a.rows, 1, choose_piece, &a);
         }
@@ -266,8 +272,8 @@ static struct attend_chain sparse_chain(const struct attend *base, uint64_t i) {
         };
 }
 
-static bool is_f16(const struct kv_layer *kv) {
-        return !kv->k.address || kv->type == QUANT_F16;
+static bool is_bf16(const struct kv_layer *kv) {
+        return !kv->k.address || kv->type == QUANT_BF16;
 }
 
 static void sparse_part(const struct attend *base, const struct attend_chain *c, uint32_t split,
@@ -286,7 +292,7 @@ static void sparse_part(const struct attend *base, const struct attend_chain *c,
                 .scratch = scratch,
         };
 
-        if (base->variant->sparse_attention && is_f16(&op->kv) && is_f16(&op->entries))
+        if (base->variant->sparse_attention && is_bf16(&op->kv) && is_bf16(&op->entries))
                 base->variant->sparse_attention(&job);
         else
                 sparse_rows(base->variant, &job);

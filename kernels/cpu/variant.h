@@ -73,6 +73,7 @@ struct index_job {
         float *scores;
         size_t stride;
         void *scratch; /* index_scratch() bytes, aligned to 64 */
+        bool again;    /* the scratch is as a job of the same rows has left it */
 };
 
 enum {
@@ -118,6 +119,7 @@ struct cpu_variant {
         /* Of float16 keys only. NULL: what is written in terms of dot. */
         void (*sparse_attention)(const struct sparse_job *job);
         void (*index)(const struct index_job *job);
+        bool (*can_index)(const struct op_index *op); /* whether index() can do it; NULL with index */
         /* choose_best(); NULL: that itself. */
         void (*choose)(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
         /* y = a y + b x */

@@ -84,28 +84,50 @@ static const float *feed(struct run *u, struct sequence *q, const int32_t *token
         return part.logits_out;
 }
 
-/* Largest error over sigma, and squared error over squared value. */
+/* Most squared error over squared value (NMSE) where activations are rounded. Where a router's choice is close,
+ * rounding as coarse as that of prompts tips it, and the rows behind it differ by what an expert comes to, more than all
+ * the others together. Few rows may. */
+static const double tolerance = 8e-3, tolerance_tipped = 5e-2;
+
+static size_t tipped_most(const struct run *u, size_t rows) {
+        return u->rounded && u->r->backend->flags & BACKEND_PROMPTS ? MAX(rows / 8, (size_t) 1) : 0;
+}
+
+/* Largest error, squared error and squared value; how many rows there were, how many of them beyond the tolerance. */
 struct difference {
         double max, error, value;
+        size_t rows, beyond;
 };
 
-static void compare(struct difference *d, const float *got, const float *expected, size_t n) {
+static void compare_row(struct difference *d, const float *got, const float *expected, size_t n) {
+        double sum = 0.0, value = 0.0;
+
         for (size_t i = 0; i < n; i++) {
                 double error = fabs((double) got[i] - expected[i]);
 
                 /* A NaN must not pass as no error. */
                 d->max = error <= d->max ? d->max : isnan(error) ? INFINITY : error;
-                d->error += error * error;
-                d->value += (double) expected[i] * expected[i];
+                sum += error * error;
+                value += (double) expected[i] * expected[i];
         }
+        d->error += sum;
+        d->value += value;
+        d->rows++;
+        d->beyond += !(sum <= tolerance * value);
 }
 
-static void say_difference(struct run *u, const char *what, const struct difference *d, size_t n,
-                           double nmse) {
+static void say_rounded(struct run *u, const char *what, const struct difference *d) {
+        bool tipped = d->beyond <= tipped_most(u, d->rows) && d->error <= tolerance_tipped * d->value;
+
+        said(u, d->error <= tolerance * d->value || tipped, what, "%zu rows, NMSE %.2g (tolerance %.0e), of %zu rows more",
+             d->rows, d->error / d->value, tolerance, d->beyond);
+}
+
+static void say_logits(struct run *u, const char *what, const struct difference *d) {
         if (u->rounded)
-                said(u, nmse <= 8e-3, what, "%zu logits, NMSE %.2g (tolerance 8e-3)", n, nmse);
+                say_rounded(u, what, d);
         else
-                said(u, d->max <= 1e-3 * u->sigma, what, "%zu logits, error %.2g sigma (tolerance 1e-3)", n,
+                said(u, d->max <= 1e-3 * u->sigma, what, "%zu rows of logits, error %.2g sigma (tolerance 1e-3)", d->rows,
                      d->max / u->sigma);
 }
 
@@ -114,12 +136,10 @@ static void check_last(struct run *u, const char *what) {
         _cleanup_(freep) float *expected =
                 file_read_exactly(u->path, "logits_last.f32", (size_t) u->n_prompts * vocab * sizeof(float));
         const int32_t *prompt = u->prompts;
-        struct difference all = { 0 };
-        double nmse = 0.0;
+        struct difference d = { 0 };
 
         for (uint32_t i = 0; expected && i < u->n_prompts; prompt += u->lengths[i++]) {
                 _cleanup_(sequence_freep) struct sequence *q = NULL;
-                struct difference d = { 0 };
                 const float *logits;
 
                 if (sequence_new(&q, u->model))
@@ -129,12 +149,10 @@ static void check_last(struct run *u, const char *what) {
                         said(u, false, what, "the forward pass failed");
                         return;
                 }
-                compare(&d, logits, expected + (size_t) i * vocab, vocab);
-                all.max = fmax(all.max, d.max);
-                nmse = fmax(nmse, d.value > 0.0 ? d.error / d.value : INFINITY);
+                compare_row(&d, logits, expected + (size_t) i * vocab, vocab);
         }
         if (expected)
-                say_difference(u, what, &all, (size_t) u->n_prompts * vocab, nmse);
+                say_logits(u, what, &d);
         else
                 said(u, false, what, "logits_last.f32 cannot be read, or has another size");
 }
@@ -163,9 +181,9 @@ static void check_positions(struct run *u) {
                         said(u, false, what, "the forward pass failed");
                         return;
                 }
-                compare(&d, logits, expected + (size_t) i * vocab, vocab);
+                compare_row(&d, logits, expected + (size_t) i * vocab, vocab);
         }
-        say_difference(u, what, &d, (size_t) n * vocab, d.error / d.value);
+        say_logits(u, what, &d);
 }
 
 static int32_t best_of(const float *logits, uint32_t n) {
@@ -209,8 +227,7 @@ static void check_greedy(struct run *u) {
         _cleanup_(freep) int32_t *expected = file_read_exactly(u->path, "greedy.i32", n * sizeof(int32_t));
         _cleanup_(freep) float *margins = file_read_exactly(u->path, "greedy_margin.f32", n * sizeof(float));
         const int32_t *prompt = u->prompts;
-        uint32_t compared = 0;
-        bool ok = true;
+        uint32_t compared = 0, tipped = 0;
 
         if (!expected || !margins) {
                 said(u, false, "greedy",
@@ -218,10 +235,11 @@ static void check_greedy(struct run *u) {
                 return;
         }
         for (uint32_t i = 0; i < u->n_prompts; prompt += u->lengths[i++])
-                ok &= continue_prompt(u, prompt, u->lengths[i], expected + (size_t) i * u->generated,
-                                      margins + (size_t) i * u->generated, &compared);
-        said(u, ok, "greedy", "%u of %zu ids equal%s", compared, n,
-             u->rounded ? ", compared while the margin allows" : "");
+                tipped += !continue_prompt(u, prompt, u->lengths[i], expected + (size_t) i * u->generated,
+                                           margins + (size_t) i * u->generated, &compared);
+        said(u, tipped <= tipped_most(u, u->n_prompts), "greedy",
+             "%u of %zu ids equal%s, %u of %u continuations differ", compared, n,
+             u->rounded ? ", compared while the margin allows" : "", tipped, u->n_prompts);
 }
 
 /* What the layers did with the first prompt. */
@@ -265,7 +283,7 @@ static double row_error(const float *got, const float *expected, size_t rows, si
         for (size_t i = 0; i < rows; i++) {
                 struct difference d = { 0 };
 
-                compare(&d, got + i * width, expected + i * width, width);
+                compare_row(&d, got + i * width, expected + i * width, width);
                 worst = fmax(worst, d.max / sqrt(d.value / (double) width));
         }
         return worst;
@@ -287,10 +305,10 @@ static void check_rows(struct run *u, const char *what, const float *got, size_t
                 return;
         }
         error = row_error(got, expected, rows, width);
-        compare(&d, got, expected, n);
+        for (size_t i = 0; i < rows; i++)
+                compare_row(&d, got + i * width, expected + i * width, width);
         if (u->rounded)
-                said(u, d.error <= 8e-3 * d.value, what, "%zu rows, NMSE %.2g (tolerance 8e-3)", rows,
-                     d.error / d.value);
+                say_rounded(u, what, &d);
         else
                 said(u, error <= 1e-3, what,
                      "%zu rows, error %.2g of a row's root mean square (tolerance 1e-3)", rows, error);
@@ -334,7 +352,7 @@ static void check_router(struct run *u, const struct trace *t) {
                 sort_by_weight(t, i);
         for (size_t i = 0; i < n; i++)
                 equal += ids[i] == t->ids[i];
-        compare(&d, t->weights, weights, n);
+        compare_row(&d, t->weights, weights, n);
         said(u, equal == n && d.max <= 1e-4, "router",
              "%zu of %zu choices equal, weights' error %.2g (tolerance 1e-4)", equal, n, d.max);
 }

@@ -27,6 +27,7 @@ struct shape {
         uint32_t heads, kv_heads, k_dim, v_dim;
         bool latent;            /* a value is the first part of its key */
         uint32_t window, ratio; /* beside the chosen entries; tokens of an entry, 0: one */
+        uint32_t layers;        /* of the model that are so */
         uint32_t index_heads, index_dim, index_k;
         /* What the indexer's matrices read, and rows of those that its keys are made by. */
         uint32_t hidden, q_low, index_rows;
@@ -35,13 +36,13 @@ struct shape {
 /* clang-format off */
 static const struct shape shapes[] = {
         /* Qwen3-30B-A3B, DeepSeek-V2-Lite */
-        { .name = "gqa", .heads = 32, .kv_heads = 4, .k_dim = 128, .v_dim = 128 },
-        { .name = "mla", .heads = 16, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true },
+        { .name = "gqa", .heads = 32, .kv_heads = 4, .k_dim = 128, .v_dim = 128, .layers = 48 },
+        { .name = "mla", .heads = 16, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true, .layers = 27 },
         /* DeepSeek-V3.2; V4-Flash, whose keys are compressed from values and gates of two halves each */
-        { .name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true,
+        { .name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true, .layers = 61,
           .index_heads = 64, .index_dim = 128, .index_k = 2048, .hidden = 7168, .q_low = 1536, .index_rows = 128 },
         { .name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128, .ratio = 4,
-          .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024, .index_rows = 512 },
+          .layers = 21, .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024, .index_rows = 512 },
 };
 /* clang-format on */
 
@@ -120,12 +121,14 @@ static int new_memory(struct bench *b, uint64_t bytes, struct device_ptr *ret) {
         return r;
 }
 
-/* Random float16 of both signs between 1/8 and 1/2. */
+/* Random numbers of both signs between 1/8 and 1/2, of the type that the backend keeps keys and values as. */
 static void fill_halves(struct bench *b, struct device_ptr at, uint64_t bytes) {
-        uint64_t *data = host_address(at);
+        const uint64_t each = UINT64_C(0x0001000100010001);
+        bool bf16 = b->backend->kv_type == QUANT_BF16;
+        uint64_t mask = each * (bf16 ? 0x80ff : 0x87ff), base = each * (bf16 ? 0x3e00 : 0x3000), *data = host_address(at);
 
         for (uint64_t i = 0; i < bytes / sizeof(*data); i++)
-                data[i] = (next_random(b) & UINT64_C(0x87ff87ff87ff87ff)) | UINT64_C(0x3000300030003000);
+                data[i] = (next_random(b) & mask) | base;
 }
 
 static int new_floats(struct bench *b, uint64_t n, struct device_ptr *ret) {
@@ -136,17 +139,19 @@ static int new_floats(struct bench *b, uint64_t n, struct device_ptr *ret) {
         return r;
 }
 
-/* `bytes` each; all of the same byte (small numbers in every block format), or random halves. */
-static int new_copies(struct bench *b, struct copies *c, uint64_t bytes, int byte) {
-        unsigned n = (unsigned) MIN(DIV_ROUND_UP(COLD_BYTES, bytes), (uint64_t) COPIES_MAX);
+static unsigned copies_of(uint64_t bytes) {
+        return (unsigned) MIN(DIV_ROUND_UP(COLD_BYTES, bytes), (uint64_t) COPIES_MAX);
+}
+
+/* `bytes` each, all the same: small numbers in every block format. */
+static int new_copies(struct bench *b, struct copies *c, uint64_t bytes) {
+        unsigned n = copies_of(bytes);
         int r = 0;
 
         for (c->n = 0; r == 0 && c->n < n; c->n++) {
                 r = new_memory(b, bytes, &c->at[c->n]);
-                if (r == 0 && byte)
-                        memset(host_address(c->at[c->n]), byte, bytes);
-                else if (r == 0)
-                        fill_halves(b, c->at[c->n], bytes);
+                if (r == 0)
+                        memset(host_address(c->at[c->n]), 0x11, bytes);
         }
         return r;
 }
@@ -162,14 +167,14 @@ static uint64_t half_bytes(uint64_t values) {
         return values * 2;
 }
 
-static struct kv_layer kv_plane(const struct layer *l, struct device_ptr at) {
+static struct kv_layer kv_plane(const struct bench *b, const struct layer *l, struct device_ptr at) {
         const struct shape *s = l->shape;
         uint64_t k_bytes = half_bytes((uint64_t) l->tokens * s->kv_heads * s->k_dim);
 
         return (struct kv_layer){
                 .k = at,
                 .v = s->latent ? DEVICE_NULL : device_offset(at, k_bytes),
-                .type = QUANT_F16,
+                .type = b->backend->kv_type,
                 .kv_heads = s->kv_heads,
                 .k_dim = s->k_dim,
                 .v_dim = s->v_dim,
@@ -180,6 +185,32 @@ static uint64_t kv_bytes(const struct layer *l, uint64_t tokens) {
         const struct shape *s = l->shape;
 
         return half_bytes(tokens * s->kv_heads * (s->k_dim + (s->latent ? 0 : s->v_dim)));
+}
+
+static uint32_t entries_of(const struct layer *l) {
+        return kv_visible(l->shape->ratio, l->tokens - 1);
+}
+
+/* What a model's layers keep of so many tokens. */
+static uint64_t arena_bytes(const struct layer *l) {
+        const struct shape *s = l->shape;
+        uint64_t entry = s->index_dim + (s->ratio ? s->k_dim : 0);
+
+        return s->layers * (kv_bytes(l, l->tokens) + half_bytes(entries_of(l) * entry));
+}
+
+/* Planes as they lie in the arena of a model: its size tells what pages they are in. What nobody uses costs nothing. */
+static int new_planes(struct bench *b, const struct layer *l, struct copies *c, uint64_t bytes) {
+        struct device_ptr arena;
+        int r;
+
+        c->n = copies_of(bytes);
+        r = new_memory(b, MAX(arena_bytes(l), c->n * bytes), &arena);
+        for (unsigned i = 0; r == 0 && i < c->n; i++) {
+                c->at[i] = device_offset(arena, i * bytes);
+                fill_halves(b, c->at[i], bytes);
+        }
+        return r;
 }
 
 /* The last n rows of a sequence that has the pages one after the other. */
@@ -216,19 +247,15 @@ static uint64_t index_weight_bytes(const struct shape *s) {
                quant_row_bytes(info, s->hidden) * (s->index_rows + s->index_heads);
 }
 
-static uint32_t entries_of(const struct layer *l) {
-        return kv_visible(l->shape->ratio, l->tokens - 1);
-}
-
 static int init_index(struct bench *b, struct layer *l) {
         const struct shape *s = l->shape;
         int r;
 
-        r = new_copies(b, &l->keys, half_bytes((uint64_t) entries_of(l) * s->index_dim), 0);
+        r = new_planes(b, l, &l->keys, half_bytes((uint64_t) entries_of(l) * s->index_dim));
         if (!r)
-                r = new_copies(b, &l->index_weights, index_weight_bytes(s), 0x11);
+                r = new_copies(b, &l->index_weights, index_weight_bytes(s));
         if (!r && s->ratio)
-                r = new_copies(b, &l->entries, half_bytes((uint64_t) entries_of(l) * s->k_dim), 0);
+                r = new_planes(b, l, &l->entries, half_bytes((uint64_t) entries_of(l) * s->k_dim));
         if (!r)
                 r = new_floats(b, s->hidden, &l->hidden);
         if (!r)
@@ -248,7 +275,7 @@ static int init_layer(struct bench *b, struct layer *l) {
 
         r = new_rows(b, l, 1, &l->rows);
         if (!r)
-                r = new_copies(b, &l->kv, kv_bytes(l, l->tokens), 0);
+                r = new_planes(b, l, &l->kv, kv_bytes(l, l->tokens));
         if (!r)
                 r = new_floats(b, (uint64_t) s->heads * s->k_dim, &l->q);
         if (!r)
@@ -264,7 +291,7 @@ static int attend(struct bench *b, struct layer *l, struct op_rows rows, struct 
         const struct shape *s = l->shape;
         struct op_attention op = {
                 .rows = rows,
-                .kv = kv_plane(l, next_copy(&l->kv)),
+                .kv = kv_plane(b, l, next_copy(&l->kv)),
                 .heads = s->heads,
                 .scale = 1.0f / sqrtf((float) s->k_dim),
                 .q = q,
@@ -299,7 +326,7 @@ static int run_index(struct bench *b, struct layer *l, struct case_run *run) {
         struct op_index op = {
                 .rows = l->rows,
                 .keys = {.k = next_copy(&l->keys),
-                         .type = QUANT_F16,
+                         .type = b->backend->kv_type,
                          .kv_heads = 1,
                          .k_dim = s->index_dim,
                          .ratio = s->ratio},
@@ -339,7 +366,7 @@ static int run_index_weights(struct bench *b, struct layer *l, struct case_run *
 
 static int run_sparse(struct bench *b, struct layer *l, struct case_run *run) {
         const struct shape *s = l->shape;
-        struct kv_layer kv = kv_plane(l, next_copy(&l->kv)), entries = kv;
+        struct kv_layer kv = kv_plane(b, l, next_copy(&l->kv)), entries = kv;
         uint32_t seen = MIN(s->index_k, entries_of(l)) + MIN(s->window, l->tokens);
         struct op_sparse_attention op;
 
@@ -447,7 +474,7 @@ static int init_moe(struct bench *b) {
         int r;
 
         m->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q4_K), MOE_HIDDEN) * MOE_FFN * MOE_EXPERTS;
-        r = new_copies(b, &m->weights, 3 * m->matrix_bytes, 0x11);
+        r = new_copies(b, &m->weights, 3 * m->matrix_bytes);
         if (!r)
                 r = new_floats(b, (uint64_t) rows * MOE_HIDDEN, &m->x);
         if (!r)
@@ -519,7 +546,7 @@ static int init_latent(struct bench *b) {
         int r;
 
         l->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q8_0), LATENT_DIM) * LATENT_HEAD * LATENT_HEADS;
-        r = new_copies(b, &l->weights, 2 * l->matrix_bytes, 0x11);
+        r = new_copies(b, &l->weights, 2 * l->matrix_bytes);
         if (!r)
                 r = new_floats(b, rows * LATENT_HEADS * (LATENT_HEAD + LATENT_ROPE), &l->q_heads);
         if (!r)
@@ -597,7 +624,7 @@ static int init_ride(struct bench *b) {
         int r;
 
         m->matrix_bytes = quant_row_bytes(quant_info(QUANT_Q4_K), RIDE_HIDDEN) * RIDE_FFN * RIDE_EXPERTS;
-        r = new_copies(b, &m->weights, 3 * m->matrix_bytes, 0x11);
+        r = new_copies(b, &m->weights, 3 * m->matrix_bytes);
         for (m->logits.n = 0; r == 0 && m->logits.n < m->weights.n; m->logits.n++)
                 r = new_floats(b, RIDE_ROWS * RIDE_EXPERTS, &m->logits.at[m->logits.n]);
         if (!r)

@@ -50,7 +50,7 @@ static struct op_rows make_rows(struct device *d, const struct trial *t) {
         };
 }
 
-/* Entries that no row of the call sees. */
+/* Entries that no row of the call sees: the largest number, or not-a-number, which is never kept as BF16. */
 static void poison(const struct trial *t, const struct op_rows *rows, struct kv_layer *kv, void *data, uint32_t dim) {
         size_t bytes = dim * quant_info(kv->type)->block_bytes;
 
@@ -66,7 +66,7 @@ static void poison(const struct trial *t, const struct op_rows *rows, struct kv_
                                 size_t entry = kv_entry(kv->ratio, pages, i), page = kv_page_entries(kv->ratio);
                                 size_t at = (entry / page * kv->kv_heads + h) * page + entry % page;
 
-                                memset((char *) data + at * bytes, 0xff, bytes);
+                                memset((char *) data + at * bytes, kv->type == QUANT_BF16 ? 0x7f : 0xff, bytes);
                         }
         }
 }
@@ -168,28 +168,29 @@ TEST(sparse_attention_agrees_over_cuts_whatever_lies_behind) {
                                                                          .option = option});
 }
 
-/* The keys are such that the scores are exact in bfloat16, many of them equal. */
+/* Only the first of a key's dims is not 0, and all variants' scores are exact, many of them equal. */
 static float *try_choice(struct device *d, const struct trial *t, size_t *ret_width) {
         struct sample s = {t->option};
         struct op_index op = {
                 .rows = make_rows(d, t),
-                .keys = {.type = t->type, .kv_heads = 1, .k_dim = 1, .ratio = t->option % 2 ? 4 : 0},
+                .keys = {.type = t->type, .kv_heads = 1, .k_dim = t->dim, .ratio = t->option % 2 ? 4 : 0},
                 .heads = 1,
                 .k = 100 + t->option * 37,
         };
         size_t n = (size_t) 2 * PAGES * kv_page_entries(op.keys.ratio);
         _cleanup_(freep) int32_t *chosen = malloc((size_t) t->count * op.k * sizeof(*chosen));
-        float *values = malloc((size_t) t->count * op.k * sizeof(*values)), *ones = malloc(t->count * sizeof(*ones));
-        uint16_t *keys = malloc(n * sizeof(*keys));
+        float *values = malloc((size_t) t->count * op.k * sizeof(*values));
+        float *ones = malloc((size_t) t->count * t->dim * sizeof(*ones));
+        uint16_t *keys = calloc(n * t->dim, sizeof(*keys));
 
         assert_se(chosen && values && keys && ones);
         for (size_t i = 0; i < n; i++)
-                keys[i] = (uint16_t) (sample_u32(&s) & (t->option & 2 ? 0xf8f0 : 0xbc00));
-        for (uint32_t i = 0; i < t->count; i++)
+                keys[i * t->dim] = (uint16_t) ((sample_u32(&s) & (t->option & 2 ? 0x9ff0 : 0x8300)) | 0x2000);
+        for (uint32_t i = 0; i < t->count * t->dim; i++)
                 ones[i] = 1.0f;
-        poison(t, &op.rows, &op.keys, keys, 1);
-        op.keys.k = device_take(d, keys, n * sizeof(*keys));
-        op.q = op.weights = device_take(d, ones, t->count * sizeof(*ones));
+        poison(t, &op.rows, &op.keys, keys, t->dim);
+        op.keys.k = device_take(d, keys, n * t->dim * sizeof(*keys));
+        op.q = op.weights = device_take(d, ones, (size_t) t->count * t->dim * sizeof(*ones));
         op.chosen = device_put(d, NULL, (size_t) t->count * op.k * sizeof(*chosen));
         assert_se(d->ops->index(d->stream, &op) == 0);
         device_get(d, chosen, op.chosen, (size_t) t->count * op.k * sizeof(*chosen));
@@ -200,8 +201,10 @@ static float *try_choice(struct device *d, const struct trial *t, size_t *ret_wi
 }
 
 TEST(the_index_chooses_the_same_from_long_contexts) {
-        for (uint32_t option = 0; option < 16; option++)
-                trial_check(try_choice, (struct trial){.n = 50, .type = QUANT_F16, .option = option}, 0.0);
+        for (uint32_t option = 0; option < 16; option++) {
+                trial_check(try_choice, (struct trial){.n = 50, .dim = 1, .type = QUANT_F16, .option = option}, 0.0);
+                trial_check(try_choice, (struct trial){.n = 50, .dim = 32, .type = QUANT_BF16, .option = option}, 0.0);
+        }
 }
 
 static float odd_score(struct sample *s, unsigned kind) {
@@ -219,49 +222,55 @@ static float odd_score(struct sample *s, unsigned kind) {
         }
 }
 
-TEST(the_best_scores_are_the_same_to_all_variants) {
-        static const uint32_t sizes[] = {5, 2047, 2048, 2049, 5000, 40000};
-        struct sample s = {7};
+static void check_best(struct sample *s, uint32_t n, unsigned kind, uint32_t factor) {
+        _cleanup_(freep) float *scores = malloc(n * sizeof(*scores));
+        _cleanup_(freep) int32_t *expected = malloc(n * sizeof(*expected)), *got = malloc(n * sizeof(*got));
 
-        for (unsigned i = 0; i < 4 * ELEMENTS(sizes); i++) {
-                uint32_t n = sizes[i / 4];
-                _cleanup_(freep) float *scores = malloc(n * sizeof(*scores));
-                _cleanup_(freep) int32_t *expected = malloc(n * sizeof(*expected)), *got = malloc(n * sizeof(*got));
-
-                assert_se(scores && expected && got);
-                for (uint32_t j = 0; j < n; j++)
-                        scores[j] = odd_score(&s, i % 4);
-                for (uint32_t k = 1; k < n; k = k * 3 + 1) {
-                        choose_best(expected, scores, n, k);
-                        for (unsigned v = 0; v < n_cpu_variants; v++) {
-                                if (!cpu_variants[v]->choose || (cpu_variants[v]->needs & ~machine_cpu_bits()))
-                                        continue;
-                                cpu_variants[v]->choose(got, scores, n, k);
-                                assert_se(memcmp(got, expected, k * sizeof(*got)) == 0);
-                        }
+        assert_se(scores && expected && got);
+        for (uint32_t j = 0; j < n; j++)
+                scores[j] = odd_score(s, kind);
+        for (uint32_t k = 1; k < n; k = k * factor + 1) {
+                choose_best(expected, scores, n, k);
+                for (unsigned v = 0; v < n_cpu_variants; v++) {
+                        if (!cpu_variants[v]->choose || (cpu_variants[v]->needs & ~machine_cpu_bits()))
+                                continue;
+                        cpu_variants[v]->choose(got, scores, n, k);
+                        assert_se(memcmp(got, expected, k * sizeof(*got)) == 0);
                 }
         }
 }
 
+TEST(the_best_scores_are_the_same_to_all_variants) {
+        static const uint32_t sizes[] = {5, 2047, 2048, 2049, 5000, 40000};
+        struct sample s = {7};
+
+        for (unsigned i = 0; i < 4 * ELEMENTS(sizes); i++)
+                check_best(&s, sizes[i / 4], i % 4, 3);
+        /* More come near the best than are kept at a time. */
+        check_best(&s, 1500000, 0, 1000);
+}
+
 /* A token that went wrong must not reach those before it through the company of a prompt. */
 TEST(what_is_not_finite_stays_with_the_rows_that_see_it) {
-        struct trial t = {.n = 64, .count = 64, .dim = 64, .heads = 2, .type = QUANT_F16, .option = 8};
+        const struct trial t = {.n = 64, .count = 64, .dim = 64, .heads = 2, .option = 8};
 
-        for (unsigned v = 0; v < n_cpu_variants; v++) {
+        for (unsigned i = 0; i < 2 * n_cpu_variants; i++) {
+                unsigned v = i / 2;
                 struct backend *b = sample_backend(cpu_variants[v]->name, 2);
                 _cleanup_(freep) float *clean = NULL, *spoilt = NULL;
+                struct op_kv_store store;
                 struct op_attention op;
                 struct device d;
                 struct sample s = {1};
+                float key[64];
                 size_t width;
-                char *data;
 
                 if (!b)
                         continue;
                 device_init(&d, b);
                 op = (struct op_attention){
                         .rows = make_rows(&d, &t),
-                        .kv = {.type = QUANT_F16, .kv_heads = 1, .k_dim = 64, .v_dim = 64},
+                        .kv = {.type = i % 2 ? QUANT_BF16 : QUANT_F16, .kv_heads = 1, .k_dim = 64, .v_dim = 64},
                         .heads = 2,
                         .scale = 0.2f,
                         .q = trial_floats(&d, &s, (size_t) 64 * 2 * 64),
@@ -271,8 +280,12 @@ TEST(what_is_not_finite_stays_with_the_rows_that_see_it) {
                 assert_se(d.ops->attention(d.stream, &op) == 0);
                 clean = trial_result(&d, op.out, 64, 128, &width);
                 /* The key of row 10. */
-                data = host_address(op.kv.k);
-                memset(data + kv_entry(0, host_address(op.rows.page_table), row_position(&t, 10)) * 128, 0x7c, 128);
+                for (unsigned j = 0; j < ELEMENTS(key); j++)
+                        key[j] = j % 3 == 0 ? NAN : j % 3 == 1 ? INFINITY : -INFINITY;
+                store = (struct op_kv_store){.rows = op.rows, .kv = op.kv, .k = device_put(&d, key, sizeof(key))};
+                store.rows.n = 1;
+                store.rows.positions = trial_row(op.rows.positions, 10, 1);
+                assert_se(d.ops->kv_store(d.stream, &store) == 0);
                 assert_se(d.ops->attention(d.stream, &op) == 0);
                 spoilt = trial_result(&d, op.out, 64, 128, &width);
                 assert_se(memcmp(clean, spoilt, 10 * 128 * sizeof(float)) == 0);

@@ -310,14 +310,14 @@ static double choice_value(const struct op_index *op, uint32_t t) {
         double value = 0.0;
 
         for (uint32_t i = 0; i < op->k && chosen[i] >= 0; i++) {
-                const uint16_t *key = (const uint16_t *) host_address(op->keys.k) +
-                                      kv_entry(op->keys.ratio, pages, (uint32_t) chosen[i]) * op->keys.k_dim;
+                size_t key = kv_entry(op->keys.ratio, pages, (uint32_t) chosen[i]) * op->keys.k_dim;
 
                 for (uint32_t h = 0; h < op->heads; h++) {
                         double product = 0.0;
 
                         for (uint32_t j = 0; j < op->keys.k_dim; j++)
-                                product += (double) q[h * op->keys.k_dim + j] * f16_to_f32(key[j]);
+                                product += (double) q[h * op->keys.k_dim + j] *
+                                           kv_value(op->keys.type, host_address(op->keys.k), key + j);
                         value += weights[h] * fmax(product, 0.0);
                 }
         }
@@ -336,27 +336,33 @@ static float *try_index_value(struct device *d, const struct trial *t, size_t *r
         return values;
 }
 
-/* Of float16 keys the matrix unit's scores are of bfloat16: the choice is as good within that. */
+/* The matrix unit's scores are of queries as bfloat16: the choice is as good within that. */
 static void check_index(struct trial trial) {
         for (unsigned v = 0; v < n_cpu_variants; v++)
-                if (cpu_variants[v]->index && trial.type == QUANT_F16)
+                if (cpu_variants[v]->index && trial.type == QUANT_BF16)
                         trial_check_variant(cpu_variants[v], try_index_value, trial, 5e-3);
                 else
                         trial_check_variant(cpu_variants[v], try_index, trial, 0.0);
 }
 
 TEST(the_index_agrees) {
-        for (uint32_t option = 0; option < ELEMENTS(ratios); option++)
-                for (uint32_t dim = 3; dim < 70; dim += 22)
-                        for (unsigned f16 = 0; f16 < 2; f16++)
-                                check_index((struct trial){.n = 14,
-                                                           .dim = dim,
-                                                           .heads = 1 + dim % 39,
-                                                           .option = option,
-                                                           .type = f16 ? QUANT_F16 : QUANT_F32});
-        /* The published shape, and heads for more than one set of tiles. */
-        check_index((struct trial){.n = 14, .dim = 128, .heads = 64, .type = QUANT_F16});
-        check_index((struct trial){.n = 14, .dim = 128, .heads = 70, .option = 1, .type = QUANT_F16});
+        static const enum quant_type types[] = {QUANT_F32, QUANT_F16, QUANT_BF16};
+        static const uint32_t dims[] = {3, 25, 32, 64, 69};
+
+        for (uint32_t i = 0; i < ELEMENTS(ratios) * ELEMENTS(dims) * ELEMENTS(types); i++) {
+                uint32_t dim = dims[i / ELEMENTS(types) % ELEMENTS(dims)];
+
+                check_index((struct trial){.n = 14,
+                                           .dim = dim,
+                                           .heads = 1 + dim % 39,
+                                           .option = i / ELEMENTS(types) / ELEMENTS(dims),
+                                           .type = types[i % ELEMENTS(types)]});
+        }
+        /* The published shapes, and heads for more than one set of tiles. */
+        for (uint32_t option = 0; option < 2; option++) {
+                check_index((struct trial){.n = 14, .dim = 128, .heads = 64, .option = option, .type = QUANT_BF16});
+                check_index((struct trial){.n = 14, .dim = 128, .heads = 70, .option = option, .type = QUANT_BF16});
+        }
 }
 
 /* One sequence of 40 keys of one value, one query of 1: scores are the keys, or 0 below. */

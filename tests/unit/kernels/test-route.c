@@ -312,7 +312,7 @@ static void check_refusals(struct device *d) {
         assert_se(d->ops->attention(d->stream, &a) == -EOPNOTSUPP);
         a.heads = 8;
         assert_se(d->ops->attention(d->stream, &a) == 0);
-        a.kv.type = QUANT_BF16;
+        a.kv.type = QUANT_Q8_0;
         assert_se(d->ops->attention(d->stream, &a) == -EOPNOTSUPP);
         assert_se(d->ops->rope(d->stream, &rope) == -EOPNOTSUPP);
         r = route;
