@@ -13,9 +13,8 @@ static uint32_t pages_own(const struct stream *stream) {
         return sequence_pages(stream->sequence) - stream->prefix.pages;
 }
 
-struct tenant *pages_count(struct offer *offer) {
+void pages_count(struct offer *offer) {
         struct prefix_account *account;
-        struct tenant *most = NULL;
         struct stream *stream;
 
         list_for_each(stream, &offer->running, place)
@@ -28,10 +27,6 @@ struct tenant *pages_count(struct offer *offer) {
         }
         list_for_each(stream, &offer->running, place)
                 stream->tenant->pages += pages_own(stream);
-        list_for_each(stream, &offer->running, place)
-                if (!most || stream->tenant->pages > most->pages)
-                        most = stream->tenant;
-        return most;
 }
 
 struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant) {
@@ -92,13 +87,14 @@ static bool pages_may_take(const struct stream *victim, const struct stream *new
                pages_used(victim->tenant) >= pages_own(victim) + pages_used(newcomer->tenant) + need;
 }
 
-/* The youngest of the tenant that uses most, of those that may be taken from: what others have may all be in passes. */
+/* The youngest of the tenant that uses most, of those that may be taken from: what others have may all be in passes.
+ * Without a newcomer it is for one that runs itself. */
 static struct stream *pages_victim(struct offer *offer, const struct stream *newcomer) {
         struct stream *stream, *victim = NULL;
 
         pages_count(offer);
         list_for_each(stream, &offer->running, place)
-                if (pages_may_take(stream, newcomer) &&
+                if ((newcomer ? pages_may_take(stream, newcomer) : stream->rows_flying == 0) &&
                     (!victim || pages_used(stream->tenant) > pages_used(victim->tenant) ||
                      (stream->tenant == victim->tenant && stream->serial > victim->serial)))
                         victim = stream;
@@ -187,7 +183,7 @@ bool pages_extend(struct stream *stream) {
         while ((r = sequence_reserve(stream->sequence, need)) == ENGINE_E_PAGES) {
                 if (prefix_cache_evict(offer, NULL, 1) > 0)
                         continue;
-                victim = pages_youngest(offer, pages_count(offer));
+                victim = pages_victim(offer, NULL);
                 if (!victim)
                         victim = stream;
                 stream_evict(victim);

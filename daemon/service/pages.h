@@ -3,9 +3,9 @@
 
 /* Who may hold the KV pages of a model when they don't suffice for all. A stream begins when its whole prompt fits; of
  * those that wait, the next is one of the tenant that uses the fewest pages. A running stream that needs a page when
- * none is free takes it from the youngest stream of the tenant that holds the most, which waits and is computed again
- * later; so nothing ever fails for want of pages in the middle. Before anything is taken from anybody, what no stream
- * uses is taken from the prefix cache (prefixes.h). */
+ * none is free takes it from the youngest stream of the tenant that uses the most, of those that no forward pass holds;
+ * that one waits and is computed again later; so nothing ever fails for want of pages in the middle. Before anything is
+ * taken from anybody, what no stream uses is taken from the prefix cache (prefixes.h). */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,8 +20,8 @@ void pages_admit(struct offer *offer);
  * back to wait. */
 bool pages_extend(struct stream *stream);
 /* Writes into each tenant (tenant->pages) how many pages of this model count for it: what its running streams alone
- * have, and what is charged to it in the prefix cache; each page counts once. Returns the tenant with running streams
- * that has most, NULL when none runs. Of the pages, pages_idle are in use by nobody. */
-struct tenant *pages_count(struct offer *offer);
+ * have, and what is charged to it in the prefix cache; each page counts once. Of the pages, pages_idle are in use by
+ * nobody. */
+void pages_count(struct offer *offer);
 /* Of a tenant's running streams the youngest that no forward pass holds, so that it can be put back. NULL: all are. */
 struct stream *pages_youngest(const struct offer *offer, const struct tenant *tenant);
