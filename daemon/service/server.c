@@ -390,12 +390,13 @@ int server_reconfigure(struct server *server, struct config *config) {
         if (r < 0)
                 return r;
         server->admin_gid = group_id(SERVER_ADMIN_GROUP);
-        if (old->kv_memory != config->kv_memory || old->threads != config->threads ||
+        if (old->threads != config->threads || old->rows_max != config->rows_max)
+                log_warning("Threads= and RowsMax= take effect at the next start");
+        if (old->kv_memory != config->kv_memory || old->long_rows_max != config->long_rows_max ||
             config_kv_quant(old->kv_type, best) != config_kv_quant(config->kv_type, best) ||
-            old->rows_max != config->rows_max || old->long_rows_max != config->long_rows_max ||
             old->context_max != config->context_max || old->context_extend != config->context_extend)
-                log_warning("KvMemory=, KvType=, Threads=, RowsMax=, LongRowsMax=, ContextMax= and ContextExtend= take "
-                            "effect at the next start");
+                log_warning("KvMemory=, KvType=, LongRowsMax=, ContextMax= and ContextExtend= are those of models that "
+                            "are loaded from now on");
         server->prompt_rows_max = server_prompt_rows(server, config);
         list_for_each(offer, &server->offers, link)
                 offer->sched.short_rows_max = config->prompt_rows_max;

@@ -182,6 +182,19 @@ def drop_ins_and_reload():
         assert set(names(d)) == {"two", "five"}, names(d)
 
 
+def what_is_set_for_models_is_that_of_their_loading():
+    with Daemon(config="[Daemon]\nKvMemory=64M\n") as d:
+        d.write_config("[Daemon]\nKvMemory=64M\nKvType=bf16\n")
+        d.moectl("reload")
+        assert "KvMemory=" not in d.log(), "--kv-type is what counts"
+        d.write_config("[Daemon]\nKvMemory=32M\nThreads=1\n")
+        d.moectl("reload")
+        for words in ("Threads= and RowsMax= take effect at the next start", "of models that are loaded from now on"):
+            assert words in d.log(), d.log()
+        d.moectl("load", "two=" + MODEL)
+        assert models(d)["tiny"]["kv_pages"] == 2 * models(d)["two"]["kv_pages"], models(d)
+
+
 def a_file_that_was_replaced_is_seen_by_a_reload():
     d = Daemon(model=None)
     path = os.path.join(d.folder.name, "model.gguf")
@@ -331,6 +344,7 @@ def main():
         a_bad_file_changes_nothing(d)
         others_may_not(d)
     drop_ins_and_reload()
+    what_is_set_for_models_is_that_of_their_loading()
     a_file_that_was_replaced_is_seen_by_a_reload()
     an_idle_model_gives_its_memory_back_and_wakes()
     what_is_cut_while_it_is_idle_is_told()
