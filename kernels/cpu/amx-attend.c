@@ -42,7 +42,8 @@ void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, 
         w->lanes = (struct lanes *) amx_attend_take(&at, w->groups * sizeof(struct lanes));
         w->scores = (float *) amx_attend_take(&at, 4 * ATTENTION_BLOCK * LANES * sizeof(float));
         w->weights = (uint16_t *) amx_attend_take(&at, 4 * BLOCK_CHUNKS * AMX_TILE_BYTES);
-        none = (size_t) MAX(w->k_chunks, w->v_chunks) * AMX_ROW_BYTES;
+        w->paired = kv_paired(kv);
+        none = (size_t) MAX(w->k_chunks, 2 * w->v_chunks) * AMX_ROW_BYTES;
         w->none = memset(amx_attend_take(&at, none), 0, none);
         if (few)
                 memset(w->out, 0, (size_t) w->groups * w->v_chunks * 2 * AMX_TILE_BYTES);
@@ -340,9 +341,8 @@ static void place_chunk_keys(const struct work *w, bool apart, const struct chun
                         place_key_values(w, at + j, at + j);
                         continue;
                 }
-                prefetch(next->values[j], w->v_dim);
-                prefetch(next->values[j + 1], w->v_dim);
-                place_values(w, at + j, now->values[j], now->values[j + 1], w->v_dim);
+                prefetch(next->values[j], 2 * w->v_dim);
+                place_values(w, at + j, now->values[j], w->v_dim);
         }
 }
 
@@ -420,7 +420,10 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
                         score_few(&f, two, direct, keys, t);
                 weigh_few(&f, two, &now);
                 for (uint32_t c = 0; c < w->v_chunks; c++)
-                        add_few(&f, two, values, now.from, now.to, c);
+                        if (direct && w->paired)
+                                add_few(&f, two, true, values, now.from, now.to, c);
+                        else
+                                add_few(&f, two, false, values, now.from, now.to, c);
         }
 }
 
@@ -451,9 +454,14 @@ void amx_attend_store(const struct work *w, const struct attention_part *part, u
                         __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + TILE_FLOATS);
                         uint32_t n = dim - c * CHUNK, mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
 
-                        _mm512_mask_storeu_ps(to + c * CHUNK, (__mmask16) mask, _mm512_permutex2var_ps(a, low, b));
-                        _mm512_mask_storeu_ps(to + c * CHUNK + 16, (__mmask16) (mask >> 16),
-                                              _mm512_permutex2var_ps(a, high, b));
+                        if (!w->paired) {
+                                __m512 first = _mm512_permutex2var_ps(a, low, b);
+
+                                b = _mm512_permutex2var_ps(a, high, b);
+                                a = first;
+                        }
+                        _mm512_mask_storeu_ps(to + c * CHUNK, (__mmask16) mask, a);
+                        _mm512_mask_storeu_ps(to + c * CHUNK + 16, (__mmask16) (mask >> 16), b);
                 }
         }
 }

@@ -39,7 +39,7 @@ struct work {
         uint32_t k_chunks, v_chunks;
         float softcap;
         uint16_t *keys;    /* [key][k_chunks], a key's CHUNK dims to a tile's row; few groups: two columns of either */
-        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' side by side: see place_values(); few groups: none */
+        uint16_t *values;  /* [key / CHUNK][2 v_chunks], two keys' side by side; few groups: none */
         uint16_t *queries; /* [groups][k_chunks], two dims to a row */
         float *out;        /* [groups][2 v_chunks] */
         float *max, *sum;  /* [groups][LANES] */
@@ -48,15 +48,16 @@ struct work {
         uint16_t *weights; /* [2 blocks][2 groups][BLOCK_CHUNKS] */
         uint32_t stage;    /* keys that keys and values have room for */
         uint32_t k_dim, v_dim;
-        const uint16_t *none; /* a key of zeros */
+        bool paired;          /* values' dims are in their order in `out`; else as place_value_pair() leaves them */
+        const uint16_t *none; /* a key, or a pair of values, of zeros */
 };
 
 /* The keys of a job. */
 struct source {
         uint32_t first, end;
         uint32_t known; /* at least `end`: find() knows the keys before it */
-        bool direct; /* CHUNK keys from a multiple of it on lie one after the other, and end with a whole chunk of dims */
-        bool apart; /* values are not the first part of their keys */
+        bool direct; /* CHUNK keys from a multiple of it on, and their values, lie as the matrix unit takes them */
+        bool apart; /* values are not the first part of their keys: where an even one is, it and the next alternate */
         /* Where the keys [key, end) and, unless NULL, their values are. */
         void (*find)(const struct source *s, uint32_t key, uint32_t end, const uint16_t **keys,
                      const uint16_t **values);

@@ -66,7 +66,7 @@ static void attend_split(const struct attention_job *job) {
                         .first = MAX(attention_first(op, positions[job->first]), job->begin),
                         .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
                         .known = (uint32_t) positions[job->first + job->rows - 1] + 1,
-                        .direct = op->kv.k_dim % CHUNK == 0,
+                        .direct = op->kv.k_dim % CHUNK == 0 && op->kv.v_dim % CHUNK == 0,
                         .apart = op->kv.v.address != 0,
                         .find = find_dense,
                 },

@@ -40,7 +40,7 @@ ALWAYS_INLINE const uint16_t *place_value_column(struct few *f, const uint16_t *
 
         for (uint32_t j = 0; j < CHUNK; j += PART) {
                 fetch_slot(&f->fetch);
-                place_value_part(to + j * (CHUNK / 2), values + j, c * CHUNK, f->w->v_dim - c * CHUNK);
+                place_value_part(to + j * (CHUNK / 2), values + j, f->w->paired, c * CHUNK, f->w->v_dim - c * CHUNK);
         }
         return to;
 }
@@ -83,9 +83,10 @@ ALWAYS_INLINE void score_few(struct few *f, bool two, bool direct, const uint16_
         }
 }
 
-/* Adds CHUNK dims of the values of a block's chunks [from, to). */
-ALWAYS_INLINE void add_few(struct few *f, bool two, const uint16_t *const *values, uint32_t from, uint32_t to,
-                           uint32_t c) {
+/* Adds CHUNK dims of the values of a block's chunks [from, to); `direct` as in score_few(). */
+ALWAYS_INLINE void add_few(struct few *f, bool two, bool direct, const uint16_t *const *values, uint32_t from,
+                           uint32_t to, uint32_t c) {
+        size_t row = direct ? 2 * f->w->v_dim : (uint32_t) CHUNK, second = direct ? CHUNK : TILE_VALUES;
         float *out = f->w->out + (size_t) c * 2 * TILE_FLOATS, *out1 = out + (size_t) f->w->v_chunks * 2 * TILE_FLOATS;
 
         AMX_LOAD(0, out, AMX_ROW_BYTES);
@@ -95,19 +96,24 @@ ALWAYS_INLINE void add_few(struct few *f, bool two, const uint16_t *const *value
                 AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
         }
         for (uint32_t t = from; t < to; t++) {
-                const uint16_t *v = place_value_column(f, values + t * CHUNK, c);
+                const uint16_t *v = direct ? values[t * CHUNK] + 2 * c * CHUNK
+                                           : place_value_column(f, values + t * CHUNK, c);
                 const uint16_t *weights = f->w->weights + t * TILE_VALUES;
 
                 AMX_LOAD(4, weights, AMX_ROW_BYTES);
-                AMX_LOAD(6, v, AMX_ROW_BYTES);
+                AMX_LOAD(6, v, row * sizeof(*v));
                 AMX_DOT_BF16(0, 4, 6);
-                AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+                if (direct)
+                        fetch_slots(f, COLUMN_SLOTS / 2);
+                AMX_LOAD(7, v + second, row * sizeof(*v));
                 AMX_DOT_BF16(1, 4, 7);
                 if (two) {
                         AMX_LOAD(5, weights + BLOCK_CHUNKS * TILE_VALUES, AMX_ROW_BYTES);
                         AMX_DOT_BF16(2, 5, 6);
                         AMX_DOT_BF16(3, 5, 7);
                 }
+                if (direct)
+                        fetch_slots(f, COLUMN_SLOTS / 2);
         }
         AMX_STORE(0, out, AMX_ROW_BYTES);
         AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);

@@ -44,14 +44,23 @@ ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m
                          even, odd);
 }
 
-ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t *even, const uint16_t *odd,
-                                uint32_t dim) {
-        uint32_t c = 0;
+/* Of a pair of values' 2 n numbers from `dim` on, a row of two tiles. */
+ALWAYS_INLINE void copy_pair(uint16_t *to, const uint16_t *from, uint32_t n) {
+        _mm512_store_si512(to, 2 * n >= CHUNK ? load_chunk(from) : load_rest(from, 2 * n));
+        from += CHUNK;
+        if (n >= CHUNK)
+                _mm512_store_si512(to + TILE_VALUES, load_chunk(from));
+        else
+                _mm512_store_si512(to + TILE_VALUES,
+                                   2 * n > CHUNK ? load_rest(from, 2 * n - CHUNK) : _mm512_setzero_si512());
+}
 
-        for (; c < dim / CHUNK; c++)
-                place_chunk(w, i, c, load_chunk(even + c * CHUNK), load_chunk(odd + c * CHUNK));
-        if (c < w->v_chunks)
-                place_chunk(w, i, c, load_rest(even + c * CHUNK, dim % CHUNK), load_rest(odd + c * CHUNK, dim % CHUNK));
+/* Of keys i and i + 1 of the stage. */
+ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t *pair, uint32_t dim) {
+        uint16_t *to = w->values + (size_t) (i / CHUNK) * 2 * w->v_chunks * TILE_VALUES + i % CHUNK / 2 * CHUNK;
+
+        for (uint32_t c = 0; c < w->v_chunks; c++)
+                copy_pair(to + 2 * c * TILE_VALUES, pair + 2 * c * CHUNK, dim - c * CHUNK);
 }
 
 /* Of keys that hold their values: those in place as `key` and the next one. */
@@ -81,8 +90,11 @@ ALWAYS_INLINE void place_key_part(uint16_t *to, const uint16_t *const *keys, uin
                         _mm512_store_si512(to + j * CHUNK, load_rest(keys[j] + dim, n));
 }
 
-ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, uint32_t dim, uint32_t n) {
-        if (n >= CHUNK)
+ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, bool paired, uint32_t dim, uint32_t n) {
+        if (paired)
+                UNROLL for (uint32_t j = 0; j < PART; j += 2)
+                        copy_pair(to + j * (CHUNK / 2), values[j] + 2 * dim, n);
+        else if (n >= CHUNK)
                 UNROLL for (uint32_t j = 0; j < PART; j += 2)
                         place_value_pair(to + j * (CHUNK / 2), load_chunk(values[j] + dim),
                                          load_chunk(values[j + 1] + dim));

@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "base/util.h"
+#include "float16.h"
 #include "host.h"
 #include "simd.h"
 #include "tile.h"
@@ -74,6 +75,13 @@ ALWAYS_INLINE void load_halves(float *to, const uint16_t *from, uint32_t dim, ui
                 vf_store(to + i + l, load(rest + l));
 }
 
+/* One of two rows whose numbers alternate. */
+static void load_paired(float *to, const uint16_t *pair, unsigned odd, uint32_t dim, uint32_t padded) {
+        for (uint32_t i = 0; i < dim; i++)
+                to[i] = bf16_to_f32(pair[2 * i + odd]);
+        memset(to + dim, 0, (padded - dim) * sizeof(*to));
+}
+
 /* The first `n` rows of a page, as float32 and padded with zeros. The page at `next` is asked for meanwhile.
  */
 static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, size_t next,
@@ -88,7 +96,10 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
                         copy_padded(to, (const float *) host_address(base) + at, dim, padded);
                         continue;
                 }
-                if (kv->type == QUANT_BF16)
+                if (base.address == kv->v.address && kv_paired(kv))
+                        load_paired(to, (const uint16_t *) host_address(base) + (slot + j) / 2 * 2 * stride,
+                                    (slot + j) % 2, dim, padded);
+                else if (kv->type == QUANT_BF16)
                         load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_bf16);
                 else
                         load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_f16);
@@ -196,8 +207,8 @@ static void visit_page(struct work *w, const int32_t *positions, uint32_t page, 
         uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
 
         load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, op->kv.k_dim, w->k, last_used + 1);
-        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
-                  last_used + 1);
+        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, op->kv.v.address ? op->kv.v_dim : op->kv.k_dim,
+                  op->kv.v_dim, w->v, last_used + 1);
         for (uint32_t r = 0; r < job->rows; r++) {
                 uint32_t position = positions[job->first + r], first = attention_first(op, position);
 

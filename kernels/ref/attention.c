@@ -36,12 +36,11 @@ static void attend_page(const struct op_attention *op, struct softmax *state, co
                 out[i] *= correction;
         for (unsigned j = first; j <= last; j++) {
                 float p = expf(scores[j] - max);
-                size_t value = (page_slot + j) * kv_value_stride(kv);
 
                 state->sum += p;
                 for (uint32_t i = 0; i < kv->v_dim; i++)
-                        out[i] +=
-                                p * kv_value(kv->type, host_address(kv_values(kv)), value + i);
+                        out[i] += p * kv_value(kv->type, host_address(kv_values(kv)),
+                                               kv_value_at(kv, page_slot + j, i));
         }
         state->max = max;
 }

@@ -110,6 +110,22 @@ static void kv_write(enum quant_type type, void *base, size_t at, const float *s
                 to_half((uint16_t *) base + at, src, n);
 }
 
+static void kv_write_value(const struct kv_layer *kv, size_t slot, const float *src, to_half_fn *to_half) {
+        uint16_t some[64], *to;
+
+        if (!kv_paired(kv)) {
+                kv_write(kv->type, host_address(kv->v), slot * kv->v_dim, src, kv->v_dim, to_half);
+                return;
+        }
+        to = (uint16_t *) host_address(kv->v) + kv_value_at(kv, slot, 0);
+        for (uint32_t i = 0, n; i < kv->v_dim; i += n, to += 2 * n) {
+                n = MIN(kv->v_dim - i, (uint32_t) ELEMENTS(some));
+                to_half(some, src + i, n);
+                for (uint32_t j = 0; j < n; j++)
+                        to[2 * j] = some[j];
+        }
+}
+
 /* One entry for several rows: the one that ends it writes it. */
 static void kv_store_entry(const struct op_kv_store *op, to_half_fn *to_half, uint32_t t) {
         uint32_t position = ((const uint32_t *) host_address(op->rows.positions))[t];
@@ -143,10 +159,9 @@ void kv_store(const struct op_kv_store *op, to_half_fn *to_half, uint32_t begin,
 
                         kv_write(kv->type, host_address(kv->k), slot * kv->k_dim,
                                  (const float *) host_address(op->k) + head * kv->k_dim, kv->k_dim, to_half);
-                        if (!kv->v.address)
-                                continue;
-                        kv_write(kv->type, host_address(kv->v), slot * kv->v_dim,
-                                 (const float *) host_address(op->v) + head * kv->v_dim, kv->v_dim, to_half);
+                        if (kv->v.address)
+                                kv_write_value(kv, slot, (const float *) host_address(op->v) + head * kv->v_dim,
+                                               to_half);
                 }
         }
 }

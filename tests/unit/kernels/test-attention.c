@@ -51,7 +51,8 @@ static struct op_rows make_rows(struct device *d, const struct trial *t) {
 }
 
 /* Entries that no row of the call sees: the largest number, or not-a-number, which is never kept as BF16. */
-static void poison(const struct trial *t, const struct op_rows *rows, struct kv_layer *kv, void *data, uint32_t dim) {
+static void poison(const struct trial *t, const struct op_rows *rows, struct kv_layer *kv, void *data, uint32_t dim,
+                   bool paired) {
         size_t bytes = dim * quant_info(kv->type)->block_bytes;
 
         for (uint32_t s = 0; s < 2; s++) {
@@ -66,17 +67,20 @@ static void poison(const struct trial *t, const struct op_rows *rows, struct kv_
                                 size_t entry = kv_entry(kv->ratio, pages, i), page = kv_page_entries(kv->ratio);
                                 size_t at = (entry / page * kv->kv_heads + h) * page + entry % page;
 
-                                memset((char *) data + at * bytes, kv->type == QUANT_BF16 ? 0x7f : 0xff, bytes);
+                                for (uint32_t j = 0; paired && j < dim; j++)
+                                        ((uint16_t *) data)[at / 2 * 2 * dim + 2 * j + at % 2] = 0x7f7f;
+                                if (!paired)
+                                        memset((char *) data + at * bytes, kv->type == QUANT_BF16 ? 0x7f : 0xff, bytes);
                         }
         }
 }
 
 static struct device_ptr make_plane(struct device *d, struct sample *s, const struct trial *t,
-                                    const struct op_rows *rows, struct kv_layer *kv, uint32_t dim) {
+                                    const struct op_rows *rows, struct kv_layer *kv, uint32_t dim, bool apart) {
         size_t values = (size_t) 2 * PAGES * kv->kv_heads * kv_page_entries(kv->ratio) * dim;
         void *data = sample_weights(s, kv->type, values);
 
-        poison(t, rows, kv, data, dim);
+        poison(t, rows, kv, data, dim, apart && kv->type == QUANT_BF16);
         return device_take(d, data, values * quant_info(kv->type)->block_bytes);
 }
 
@@ -95,9 +99,9 @@ static float *try_dense(struct device *d, const struct trial *t, size_t *ret_wid
                 .out = device_put(d, NULL, (size_t) t->count * t->heads * v_dim * sizeof(float)),
         };
 
-        op.kv.k = make_plane(d, &s, t, &op.rows, &op.kv, t->dim);
+        op.kv.k = make_plane(d, &s, t, &op.rows, &op.kv, t->dim, false);
         if (!(t->option & 8))
-                op.kv.v = make_plane(d, &s, t, &op.rows, &op.kv, v_dim);
+                op.kv.v = make_plane(d, &s, t, &op.rows, &op.kv, v_dim, true);
         assert_se(d->ops->attention(d->stream, &op) == 0);
         return trial_result(d, op.out, t->count, t->heads * v_dim, ret_width);
 }
@@ -109,6 +113,9 @@ TEST(attention_agrees_over_cuts_whatever_lies_behind) {
                                                                 .heads = option & 4 ? 4 : 1 + option % 3,
                                                                 .type = option % 5 ? QUANT_F16 : QUANT_F32,
                                                                 .option = option});
+        /* Whole tiles, of few heads and of some. */
+        trial_check_attention(try_dense, (struct trial){.n = 4, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8});
+        trial_check_attention(try_dense, (struct trial){.n = 4, .dim = 128, .heads = 34, .type = QUANT_F16, .option = 4});
 }
 
 /* As many rows and heads as a job may have, and more. */
@@ -140,10 +147,10 @@ static float *try_sparse(struct device *d, const struct trial *t, size_t *ret_wi
         };
 
         assert_se(chosen);
-        op.kv.k = make_plane(d, &s, t, &op.rows, &op.kv, t->dim);
+        op.kv.k = make_plane(d, &s, t, &op.rows, &op.kv, t->dim, false);
         op.entries = op.kv;
         op.entries.ratio = t->option ? 4 : 0;
-        op.entries.k = make_plane(d, &s, t, &op.rows, &op.entries, t->dim);
+        op.entries.k = make_plane(d, &s, t, &op.rows, &op.entries, t->dim, false);
         for (uint32_t i = 0; i < t->count; i++) {
                 uint32_t seen = kv_visible(op.entries.ratio, row_position(t, t->from + i)), step = 1 + seen / CHOSEN;
 
@@ -188,7 +195,7 @@ static float *try_choice(struct device *d, const struct trial *t, size_t *ret_wi
                 keys[i * t->dim] = (uint16_t) ((sample_u32(&s) & (t->option & 2 ? 0x9ff0 : 0x8300)) | 0x2000);
         for (uint32_t i = 0; i < t->count * t->dim; i++)
                 ones[i] = 1.0f;
-        poison(t, &op.rows, &op.keys, keys, t->dim);
+        poison(t, &op.rows, &op.keys, keys, t->dim, false);
         op.keys.k = device_take(d, keys, n * t->dim * sizeof(*keys));
         op.q = op.weights = device_take(d, ones, (size_t) t->count * t->dim * sizeof(*ones));
         op.chosen = device_put(d, NULL, (size_t) t->count * op.k * sizeof(*chosen));
@@ -276,7 +283,7 @@ TEST(what_is_not_finite_stays_with_the_rows_that_see_it) {
                         .q = trial_floats(&d, &s, (size_t) 64 * 2 * 64),
                         .out = device_put(&d, NULL, (size_t) 64 * 2 * 64 * sizeof(float)),
                 };
-                op.kv.k = make_plane(&d, &s, &t, &op.rows, &op.kv, 64);
+                op.kv.k = make_plane(&d, &s, &t, &op.rows, &op.kv, 64, false);
                 assert_se(d.ops->attention(d.stream, &op) == 0);
                 clean = trial_result(&d, op.out, 64, 128, &width);
                 /* The key of row 10. */
