@@ -156,7 +156,8 @@ int host_check_head_matmul(const struct op_head_matmul *op) {
 }
 
 int host_check_kv(const struct kv_layer *kv) {
-        bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_BF16 || kv->type == QUANT_F32) && kv->kv_heads > 0 &&
+        bool supported = (kv->type == QUANT_F16 || kv->type == QUANT_BF16 || kv->type == QUANT_F32) &&
+                         kv->kv_heads > 0 &&
                          (kv->ratio == 0 || (kv->kv_heads == 1 && (KV_PAGE_TOKENS % kv->ratio == 0 ||
                                                                    kv->ratio % KV_PAGE_TOKENS == 0))) &&
                          (kv->v.address || kv->v_dim <= kv->k_dim);

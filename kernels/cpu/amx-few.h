@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Attention of few pairs, one group or two: memory sets the pace. CHUNK dims of CHUNK keys or values at a time, a column,
- * are placed in two tiles and used from the first cache, unless they are used where they lie. */
+/* Attention of few pairs, one group or two: memory sets the pace. CHUNK dims of CHUNK keys or values at a time, a
+ * column, are placed in two tiles and used from the first cache, unless they are used where they lie. */
 
 #include "amx-attend.h"
 #include "amx-fetch.h"
@@ -45,7 +45,7 @@ ALWAYS_INLINE const uint16_t *place_value_column(struct few *f, const uint16_t *
         return to;
 }
 
-/* Scores of CHUNK keys, number t of the block; `direct`: they lie one after the other, as the matrix unit takes them. */
+/* Scores of CHUNK keys, number t of the block; `direct`: they are used where they lie. */
 ALWAYS_INLINE void score_few(struct few *f, bool two, bool direct, const uint16_t *const *keys, uint32_t t) {
         size_t row = direct ? f->w->k_dim : (uint32_t) CHUNK;
         const uint16_t *q0 = f->w->queries, *q1 = q0 + (size_t) f->w->k_chunks * TILE_VALUES;

@@ -258,7 +258,8 @@ static void begin_blocks(struct index_work *x) {
 }
 
 bool can_index_amx(const struct op_index *op) {
-        return op->keys.type == QUANT_BF16 && op->keys.k_dim % CHUNK == 0 && kv_page_entries(op->keys.ratio) % HALF == 0;
+        return op->keys.type == QUANT_BF16 && op->keys.k_dim % CHUNK == 0 &&
+               kv_page_entries(op->keys.ratio) % HALF == 0;
 }
 
 void index_amx(const struct index_job *job) {

@@ -90,7 +90,8 @@ ALWAYS_INLINE void place_key_part(uint16_t *to, const uint16_t *const *keys, uin
                         _mm512_store_si512(to + j * CHUNK, load_rest(keys[j] + dim, n));
 }
 
-ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, bool paired, uint32_t dim, uint32_t n) {
+ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, bool paired, uint32_t dim,
+                                    uint32_t n) {
         if (paired)
                 UNROLL for (uint32_t j = 0; j < PART; j += 2)
                         copy_pair(to + j * (CHUNK / 2), values[j] + 2 * dim, n);

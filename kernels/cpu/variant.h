@@ -155,8 +155,9 @@ void blend_c(float *y, float a, const float *x, float b, uint32_t n);
 
 #define ROWS_MEMBERS_C                                                                                       \
         .to_f16 = ref_to_f16, .to_bf16 = ref_to_bf16, .dot_input = ref_dot_input, .mix = mix_c,              \
-        .rms_norm = ref_rms_norm, .layer_norm = ref_layer_norm, .rope = ref_rope, .route = ref_route, .channels_add = ref_channels_add, \
-        .hyper_in = ref_hyper_in, .hyper_out = ref_hyper_out, .glu = ref_glu, .add = ref_add, .blend = blend_c
+        .rms_norm = ref_rms_norm, .layer_norm = ref_layer_norm, .rope = ref_rope, .route = ref_route,        \
+        .channels_add = ref_channels_add, .hyper_in = ref_hyper_in, .hyper_out = ref_hyper_out,              \
+        .glu = ref_glu, .add = ref_add, .blend = blend_c
 
 #define DOT_MEMBERS_C [QUANT_F32] = dot_f32_c, [QUANT_F16] = dot_f16_c, [QUANT_BF16] = dot_bf16_c
 

@@ -85,8 +85,8 @@ static const float *feed(struct run *u, struct sequence *q, const int32_t *token
 }
 
 /* Most squared error over squared value (NMSE) where activations are rounded. Where a router's choice is close,
- * rounding as coarse as that of prompts tips it, and the rows behind it differ by what an expert comes to, more than all
- * the others together. Few rows may. */
+ * rounding as coarse as that of prompts tips it, and the rows behind it differ by what an expert comes to, more than
+ * all the others together. Few rows may. */
 static const double tolerance = 8e-3, tolerance_tipped = 5e-2;
 
 static size_t tipped_most(const struct run *u, size_t rows) {
@@ -119,16 +119,17 @@ static void compare_row(struct difference *d, const float *got, const float *exp
 static void say_rounded(struct run *u, const char *what, const struct difference *d) {
         bool tipped = d->beyond <= tipped_most(u, d->rows) && d->error <= tolerance_tipped * d->value;
 
-        said(u, d->error <= tolerance * d->value || tipped, what, "%zu rows, NMSE %.2g (tolerance %.0e), of %zu rows more",
-             d->rows, d->error / d->value, tolerance, d->beyond);
+        said(u, d->error <= tolerance * d->value || tipped, what,
+             "%zu rows, NMSE %.2g (tolerance %.0e), of %zu rows more", d->rows, d->error / d->value, tolerance,
+             d->beyond);
 }
 
 static void say_logits(struct run *u, const char *what, const struct difference *d) {
         if (u->rounded)
                 say_rounded(u, what, d);
         else
-                said(u, d->max <= 1e-3 * u->sigma, what, "%zu rows of logits, error %.2g sigma (tolerance 1e-3)", d->rows,
-                     d->max / u->sigma);
+                said(u, d->max <= 1e-3 * u->sigma, what, "%zu rows of logits, error %.2g sigma (tolerance 1e-3)",
+                     d->rows, d->max / u->sigma);
 }
 
 static void check_last(struct run *u, const char *what) {

@@ -41,8 +41,9 @@ static const struct shape shapes[] = {
         /* DeepSeek-V3.2; V4-Flash, whose keys are compressed from values and gates of two halves each */
         { .name = "dsa", .heads = 128, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .latent = true, .layers = 61,
           .index_heads = 64, .index_dim = 128, .index_k = 2048, .hidden = 7168, .q_low = 1536, .index_rows = 128 },
-        { .name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128, .ratio = 4,
-          .layers = 21, .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024, .index_rows = 512 },
+        { .name = "csa", .heads = 64, .kv_heads = 1, .k_dim = 512, .v_dim = 512, .latent = true, .window = 128,
+          .ratio = 4, .layers = 21, .index_heads = 64, .index_dim = 128, .index_k = 512, .hidden = 4096, .q_low = 1024,
+          .index_rows = 512 },
 };
 /* clang-format on */
 
@@ -125,7 +126,8 @@ static int new_memory(struct bench *b, uint64_t bytes, struct device_ptr *ret) {
 static void fill_halves(struct bench *b, struct device_ptr at, uint64_t bytes) {
         const uint64_t each = UINT64_C(0x0001000100010001);
         bool bf16 = b->backend->kv_type == QUANT_BF16;
-        uint64_t mask = each * (bf16 ? 0x80ff : 0x87ff), base = each * (bf16 ? 0x3e00 : 0x3000), *data = host_address(at);
+        uint64_t mask = each * (bf16 ? 0x80ff : 0x87ff), base = each * (bf16 ? 0x3e00 : 0x3000);
+        uint64_t *data = host_address(at);
 
         for (uint64_t i = 0; i < bytes / sizeof(*data); i++)
                 data[i] = (next_random(b) & mask) | base;

@@ -111,19 +111,21 @@ TEST(attention_agrees_over_cuts_whatever_lies_behind) {
                 trial_check_attention(try_dense, (struct trial){.n = 20 + option,
                                                                 .dim = 20 + 14 * (option % 3),
                                                                 .heads = option & 4 ? 4 : 1 + option % 3,
-                                                                .type = option % 5 ? QUANT_F16 : QUANT_F32,
+                                                                .type = trial_kv_type(option),
                                                                 .option = option});
         /* Whole tiles, of few heads and of some. */
-        trial_check_attention(try_dense, (struct trial){.n = 4, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8});
-        trial_check_attention(try_dense, (struct trial){.n = 4, .dim = 128, .heads = 34, .type = QUANT_F16, .option = 4});
+        trial_check_attention(try_dense,
+                              (struct trial){.n = 4, .dim = 128, .heads = 4, .type = QUANT_BF16, .option = 8});
+        trial_check_attention(try_dense,
+                              (struct trial){.n = 4, .dim = 128, .heads = 34, .type = QUANT_BF16, .option = 4});
 }
 
 /* As many rows and heads as a job may have, and more. */
 TEST(attention_agrees_where_jobs_are_full) {
         static const struct trial trials[] = {
-                {.n = 560, .dim = 12, .heads = 1, .type = QUANT_F16},
-                {.n = 40, .dim = 20, .heads = 20, .type = QUANT_F16, .option = 8},
-                {.n = 4, .dim = 8, .heads = 2 * ATTENTION_PAIRS + 40, .type = QUANT_F16, .option = 2},
+                {.n = 560, .dim = 12, .heads = 1, .type = QUANT_BF16},
+                {.n = 40, .dim = 20, .heads = 20, .type = QUANT_BF16, .option = 8},
+                {.n = 4, .dim = 8, .heads = 2 * ATTENTION_PAIRS + 40, .type = QUANT_BF16, .option = 2},
         };
 
         for (unsigned i = 0; i < ELEMENTS(trials); i++)
@@ -171,7 +173,7 @@ TEST(sparse_attention_agrees_over_cuts_whatever_lies_behind) {
                         trial_check_attention(try_sparse, (struct trial){.n = 7,
                                                                          .dim = 30 + heads,
                                                                          .heads = heads,
-                                                                         .type = option == 1 ? QUANT_F32 : QUANT_F16,
+                                                                         .type = trial_kv_type(option + heads),
                                                                          .option = option});
 }
 

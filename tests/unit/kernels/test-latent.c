@@ -187,12 +187,12 @@ static float *try_latent_attention(struct device *d, const struct trial *t, size
 
 TEST(attention_agrees_where_keys_hold_the_values) {
         for (uint32_t dim = 4; dim <= 100; dim += 24)
-                for (unsigned f16 = 0; f16 < 2; f16++)
+                for (uint32_t i = 0; i < 3; i++)
                         trial_check_attention(try_latent_attention,
                                               (struct trial){.n = 20,
                                                              .dim = dim,
                                                              .heads = 1 + dim % 5,
-                                                             .type = f16 ? QUANT_F16 : QUANT_F32});
+                                                             .type = trial_kv_type(i)});
 }
 
 static const uint32_t ratios[] = {0, 4, 64};
@@ -248,7 +248,7 @@ TEST(sparse_attention_agrees_over_windows_entries_and_choices) {
                                       (struct trial){.n = 14,
                                                      .dim = 5 + option,
                                                      .heads = 1 + option % 20,
-                                                     .type = option % 3 ? QUANT_F16 : QUANT_F32,
+                                                     .type = trial_kv_type(option),
                                                      .option = option});
         }
 }

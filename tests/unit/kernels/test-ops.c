@@ -429,8 +429,8 @@ TEST(attention_agrees_with_windows_sinks_caps_and_shared_heads) {
                                               (struct trial){.n = 1 + option * 3 % 40,
                                                              .dim = 8 * heads + option,
                                                              .heads = heads,
-                                                             .type = option % 3 == 0 ? QUANT_F32 : QUANT_F16,
+                                                             .type = trial_kv_type(option + heads),
                                                              .option = option});
         trial_check_attention(try_attention,
-                              (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_F16, .option = 8});
+                              (struct trial){.n = 50, .dim = 128, .heads = 4, .type = QUANT_BF16, .option = 8});
 }

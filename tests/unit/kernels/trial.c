@@ -133,12 +133,15 @@ void trial_check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial
 }
 
 void trial_check_attention(trial_fn *fn, struct trial trial) {
-        trial_check(fn, trial, 2e-5);
-        if (trial.type != QUANT_F16)
-                return;
-        trial.type = QUANT_BF16;
         for (unsigned v = 0; v < n_cpu_variants; v++)
-                trial_check_variant(cpu_variants[v], fn, trial, cpu_variants[v]->kv_bf16 ? 2e-2 : 2e-5);
+                trial_check_variant(cpu_variants[v], fn, trial,
+                                    cpu_variants[v]->kv_bf16 && trial.type == QUANT_BF16 ? 2e-2 : 2e-5);
+}
+
+enum quant_type trial_kv_type(uint32_t i) {
+        static const enum quant_type types[] = {QUANT_F32, QUANT_BF16, QUANT_F16, QUANT_BF16, QUANT_BF16};
+
+        return types[i % ELEMENTS(types)];
 }
 
 void trial_check(trial_fn *fn, struct trial trial, double tolerance) {

@@ -41,6 +41,7 @@ void trial_rows(struct device *d, const struct trial *t, struct op_rows *rows);
 void trial_check(trial_fn *fn, struct trial trial, double tolerance);
 /* The same of one variant. */
 void trial_check_variant(const struct cpu_variant *v, trial_fn *fn, struct trial trial, double tolerance);
-/* Every variant, within what its attention promises; of F16 keys and values also with such of BF16, which the matrix
- * unit takes. */
+/* Every variant, within what its attention promises: the matrix unit's, of BF16 keys and values, is of bfloat16. */
 void trial_check_attention(trial_fn *fn, struct trial trial);
+/* A type of keys and values for trial number i; most often the one that the matrix unit takes. */
+enum quant_type trial_kv_type(uint32_t i);
