@@ -156,8 +156,13 @@ static inline uint32_t kv_visible(uint32_t ratio, uint32_t position) {
         return ratio == 0 ? position + 1 : (position + 1) / ratio;
 }
 
+/* Where values lie, and how far apart. */
 static inline struct device_ptr kv_values(const struct kv_layer *kv) {
         return kv->v.address ? kv->v : kv->k;
+}
+
+static inline uint32_t kv_value_stride(const struct kv_layer *kv) {
+        return kv->v.address ? kv->v_dim : kv->k_dim;
 }
 
 /* As BF16, the numbers of two neighbouring tokens' values alternate: as matrix units multiply them. */
@@ -169,7 +174,7 @@ static inline bool kv_paired(const struct kv_layer *kv) {
 static inline size_t kv_value_at(const struct kv_layer *kv, size_t slot, uint32_t i) {
         if (kv_paired(kv))
                 return slot / 2 * 2 * kv->v_dim + 2 * (size_t) i + slot % 2;
-        return slot * (kv->v.address ? kv->v_dim : kv->k_dim) + i;
+        return slot * kv_value_stride(kv) + i;
 }
 
 /* Writes each row's key and value into its sequence's page. k: [n][kv_heads][k_dim], v:

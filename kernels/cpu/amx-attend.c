@@ -42,7 +42,7 @@ void amx_attend_init(struct work *w, const struct kv_layer *kv, uint32_t pairs, 
         w->lanes = (struct lanes *) amx_attend_take(&at, w->groups * sizeof(struct lanes));
         w->scores = (float *) amx_attend_take(&at, 4 * ATTENTION_BLOCK * LANES * sizeof(float));
         w->weights = (uint16_t *) amx_attend_take(&at, 4 * BLOCK_CHUNKS * AMX_TILE_BYTES);
-        w->paired = kv_paired(kv);
+        w->apart = kv_paired(kv);
         none = (size_t) MAX(w->k_chunks, 2 * w->v_chunks) * AMX_ROW_BYTES;
         w->none = memset(amx_attend_take(&at, none), 0, none);
         if (few)
@@ -330,14 +330,14 @@ struct chunk_keys {
         const uint16_t *keys[CHUNK], *values[CHUNK];
 };
 
-static void place_chunk_keys(const struct work *w, bool apart, const struct chunk_keys *now,
-                             const struct chunk_keys *next, uint32_t at) {
+static void place_chunk_keys(const struct work *w, const struct chunk_keys *now, const struct chunk_keys *next,
+                             uint32_t at) {
         for (uint32_t j = 0; j < CHUNK; j++) {
                 prefetch(next->keys[j], w->k_dim);
                 place_key(w, at + j, now->keys[j], w->k_dim);
         }
         for (uint32_t j = 0; j < CHUNK; j += 2) {
-                if (!apart) {
+                if (!w->apart) {
                         place_key_values(w, at + j, at + j);
                         continue;
                 }
@@ -357,7 +357,7 @@ static void attend_many(const struct work *w, const struct source *s) {
 
                 for (uint32_t key = MAX(base, s->first / CHUNK * CHUNK); key < end; key += CHUNK, odd ^= 1) {
                         find_keys(w, s, key + CHUNK, CHUNK, s->end, keys[odd ^ 1].keys, keys[odd ^ 1].values);
-                        place_chunk_keys(w, s->apart, &keys[odd], &keys[odd ^ 1], key - base);
+                        place_chunk_keys(w, &keys[odd], &keys[odd ^ 1], key - base);
                 }
                 attend_stage(w, base, end - base);
         }
@@ -383,10 +383,10 @@ static void fetch_block(struct few *f, bool two, const struct source *s, const s
         const struct work *w = f->w;
         uint32_t chunks = now->to - now->from, from = next->from * CHUNK, n = (next->to - next->from) * CHUNK;
         struct fetch_rows keys = {rows->keys + from, n, w->k_dim * (uint32_t) sizeof(uint16_t)};
-        struct fetch_rows values = {rows->values + from, s->apart ? n : 0, w->v_dim * (uint32_t) sizeof(uint16_t)};
+        struct fetch_rows values = {rows->values + from, w->apart ? n : 0, w->v_dim * (uint32_t) sizeof(uint16_t)};
 
         if (n > 0)
-                find_keys(w, s, next->base, ATTENTION_BLOCK, end, rows->keys, s->apart ? rows->values : NULL);
+                find_keys(w, s, next->base, ATTENTION_BLOCK, end, rows->keys, w->apart ? rows->values : NULL);
         fetch_init(&f->fetch, keys, values,
                    chunks * ((w->k_chunks + w->v_chunks) * COLUMN_SLOTS + (two ? 2 : 1) * CHUNK_SLOTS));
 }
@@ -410,9 +410,9 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
         uint32_t begin = s->first / ATTENTION_BLOCK * ATTENTION_BLOCK, odd = 0;
         struct block now = next_block(w, 0, two, begin, s->end - begin, 0), next;
 
-        find_keys(w, s, now.base, ATTENTION_BLOCK, s->end, rows[0].keys, s->apart ? rows[0].values : NULL);
+        find_keys(w, s, now.base, ATTENTION_BLOCK, s->end, rows[0].keys, w->apart ? rows[0].values : NULL);
         for (; now.from < now.to && now.base < s->end; now = next, odd ^= 1) {
-                const uint16_t *const *keys = rows[odd].keys, *const *values = s->apart ? rows[odd].values : keys;
+                const uint16_t *const *keys = rows[odd].keys, *const *values = w->apart ? rows[odd].values : keys;
 
                 next = block_after(w, s, two, begin, &now);
                 fetch_block(&f, two, s, &now, &next, next.base < s->end ? s->end : s->known, &rows[odd ^ 1]);
@@ -420,7 +420,7 @@ ALWAYS_INLINE void attend_few(const struct work *w, const struct source *s, bool
                         score_few(&f, two, direct, keys, t);
                 weigh_few(&f, two, &now);
                 for (uint32_t c = 0; c < w->v_chunks; c++)
-                        if (direct && w->paired)
+                        if (direct && w->apart)
                                 add_few(&f, two, true, values, now.from, now.to, c);
                         else
                                 add_few(&f, two, false, values, now.from, now.to, c);
@@ -454,7 +454,7 @@ void amx_attend_store(const struct work *w, const struct attention_part *part, u
                         __m512 a = _mm512_load_ps(from), b = _mm512_load_ps(from + TILE_FLOATS);
                         uint32_t n = dim - c * CHUNK, mask = n >= CHUNK ? UINT32_MAX : (1u << n) - 1;
 
-                        if (!w->paired) {
+                        if (!w->apart) {
                                 __m512 first = _mm512_permutex2var_ps(a, low, b);
 
                                 b = _mm512_permutex2var_ps(a, high, b);

@@ -48,7 +48,9 @@ struct work {
         uint16_t *weights; /* [2 blocks][2 groups][BLOCK_CHUNKS] */
         uint32_t stage;    /* keys that keys and values have room for */
         uint32_t k_dim, v_dim;
-        bool paired;          /* values' dims are in their order in `out`; else as place_value_pair() leaves them */
+        /* Values are not the first part of their keys: where an even one is, it and the next alternate. In `out` their
+         * dims are in order then; else as place_value_pair() leaves them. */
+        bool apart;
         const uint16_t *none; /* a key, or a pair of values, of zeros */
 };
 
@@ -57,7 +59,6 @@ struct source {
         uint32_t first, end;
         uint32_t known; /* at least `end`: find() knows the keys before it */
         bool direct; /* CHUNK keys from a multiple of it on, and their values, lie as the matrix unit takes them */
-        bool apart; /* values are not the first part of their keys: where an even one is, it and the next alternate */
         /* Where the keys [key, end) and, unless NULL, their values are. */
         void (*find)(const struct source *s, uint32_t key, uint32_t end, const uint16_t **keys,
                      const uint16_t **values);

@@ -30,7 +30,7 @@ static void find_dense(const struct source *base, uint32_t key, uint32_t end, co
                 size_t slot = page_slot(p, i / KV_PAGE_TOKENS) + i % KV_PAGE_TOKENS;
 
                 keys[i - key] = (const uint16_t *) host_address(p->kv->k) + slot * p->kv->k_dim;
-                if (base->apart)
+                if (p->kv->v.address)
                         values[i - key] = (const uint16_t *) host_address(p->kv->v) + slot * p->kv->v_dim;
         }
 }
@@ -67,7 +67,6 @@ static void attend_split(const struct attention_job *job) {
                         .end = MIN((uint32_t) positions[job->first + job->rows - 1] + 1, job->end),
                         .known = (uint32_t) positions[job->first + job->rows - 1] + 1,
                         .direct = op->kv.k_dim % CHUNK == 0 && op->kv.v_dim % CHUNK == 0,
-                        .apart = op->kv.v.address != 0,
                         .find = find_dense,
                 },
                 .pages = {

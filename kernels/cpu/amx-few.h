@@ -40,7 +40,7 @@ ALWAYS_INLINE const uint16_t *place_value_column(struct few *f, const uint16_t *
 
         for (uint32_t j = 0; j < CHUNK; j += PART) {
                 fetch_slot(&f->fetch);
-                place_value_part(to + j * (CHUNK / 2), values + j, f->w->paired, c * CHUNK, f->w->v_dim - c * CHUNK);
+                place_value_part(to + j * (CHUNK / 2), values + j, f->w->apart, c * CHUNK, f->w->v_dim - c * CHUNK);
         }
         return to;
 }

@@ -17,7 +17,7 @@ enum {
         QUAD = 4,           /* keys whose sums fill a vector's quarter */
         HALF = 8,           /* keys of a tile where pages have no more */
         QUADS_MAX = TILES * AMX_ROWS / QUAD,
-        AHEAD = 2, /* blocks, from asking for keys to their products */
+        AHEAD = 2,          /* blocks, from asking for keys to their products */
 };
 
 /* Where the keys of a block are. */
@@ -79,8 +79,7 @@ ALWAYS_INLINE __m512 join_quarters(__m512 a, __m512 b) {
 }
 
 /* Σ_h w_h max(q_h · k, 0) of four keys, over quarters. */
-ALWAYS_INLINE __m512 weigh_quad(const struct index_products *p, uint32_t groups, uint32_t keys,
-                                 uint32_t quad) {
+ALWAYS_INLINE __m512 weigh_quad(const struct index_products *p, uint32_t groups, uint32_t keys, uint32_t quad) {
         const float *at = p->at + quad * QUAD * LANES;
         __m512 sums[QUAD];
 

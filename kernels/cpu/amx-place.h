@@ -37,14 +37,7 @@ ALWAYS_INLINE void place_value_pair(uint16_t *to, __m512i even, __m512i odd) {
         _mm512_store_si512(to + TILE_VALUES, _mm512_unpackhi_epi16(even, odd));
 }
 
-/* Those of keys i and i + 1 of the stage. */
-ALWAYS_INLINE void place_chunk(const struct work *w, uint32_t i, uint32_t c, __m512i even, __m512i odd) {
-        place_value_pair(w->values + ((size_t) (i / CHUNK) * 2 * w->v_chunks + 2 * c) * TILE_VALUES +
-                                 i % CHUNK / 2 * CHUNK,
-                         even, odd);
-}
-
-/* Of a pair of values' 2 n numbers from `dim` on, a row of two tiles. */
+/* n dims of two values that alternate, or CHUNK of them where there are more, become a row of two tiles. */
 ALWAYS_INLINE void copy_pair(uint16_t *to, const uint16_t *from, uint32_t n) {
         _mm512_store_si512(to, 2 * n >= CHUNK ? load_chunk(from) : load_rest(from, 2 * n));
         from += CHUNK;
@@ -55,9 +48,13 @@ ALWAYS_INLINE void copy_pair(uint16_t *to, const uint16_t *from, uint32_t n) {
                                    2 * n > CHUNK ? load_rest(from, 2 * n - CHUNK) : _mm512_setzero_si512());
 }
 
-/* Of keys i and i + 1 of the stage. */
+/* Where keys i and i + 1 of the stage have their values. */
+ALWAYS_INLINE uint16_t *values_at(const struct work *w, uint32_t i) {
+        return w->values + (size_t) (i / CHUNK) * 2 * w->v_chunks * TILE_VALUES + i % CHUNK / 2 * CHUNK;
+}
+
 ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t *pair, uint32_t dim) {
-        uint16_t *to = w->values + (size_t) (i / CHUNK) * 2 * w->v_chunks * TILE_VALUES + i % CHUNK / 2 * CHUNK;
+        uint16_t *to = values_at(w, i);
 
         for (uint32_t c = 0; c < w->v_chunks; c++)
                 copy_pair(to + 2 * c * TILE_VALUES, pair + 2 * c * CHUNK, dim - c * CHUNK);
@@ -66,10 +63,11 @@ ALWAYS_INLINE void place_values(const struct work *w, uint32_t i, const uint16_t
 /* Of keys that hold their values: those in place as `key` and the next one. */
 ALWAYS_INLINE void place_key_values(const struct work *w, uint32_t i, uint32_t key) {
         const uint16_t *even = key_at(w, key), *odd = key_at(w, key + 1);
+        uint16_t *to = values_at(w, i);
 
         for (uint32_t c = 0; c < w->v_chunks; c++)
-                place_chunk(w, i, c, _mm512_load_si512(even + c * CHUNK),
-                            _mm512_load_si512(odd + c * CHUNK));
+                place_value_pair(to + 2 * c * TILE_VALUES, _mm512_load_si512(even + c * CHUNK),
+                                 _mm512_load_si512(odd + c * CHUNK));
 }
 
 /* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
@@ -90,9 +88,9 @@ ALWAYS_INLINE void place_key_part(uint16_t *to, const uint16_t *const *keys, uin
                         _mm512_store_si512(to + j * CHUNK, load_rest(keys[j] + dim, n));
 }
 
-ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, bool paired, uint32_t dim,
+ALWAYS_INLINE void place_value_part(uint16_t *to, const uint16_t *const *values, bool apart, uint32_t dim,
                                     uint32_t n) {
-        if (paired)
+        if (apart)
                 UNROLL for (uint32_t j = 0; j < PART; j += 2)
                         copy_pair(to + j * (CHUNK / 2), values[j] + 2 * dim, n);
         else if (n >= CHUNK)

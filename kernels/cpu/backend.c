@@ -66,8 +66,7 @@ uint64_t cpu_grain(const struct cpu_backend *b, uint64_t n, uint64_t item_nsec) 
 
 #define EMBED(_op, _begin, _end)                                                                             \
         embed((_op), cpu_variant_dequantize(a->variant, (_op)->table.type), (_begin), (_end))
-#define KV_STORE(_op, _begin, _end)                                                                          \
-        kv_store((_op), (_op)->kv.type == QUANT_BF16 ? a->variant->to_bf16 : a->variant->to_f16, (_begin), (_end))
+#define KV_STORE(_op, _begin, _end) kv_store((_op), a->variant->to_f16, a->variant->to_bf16, (_begin), (_end))
 #define COMPRESS(_op, _begin, _end) compress((_op), a->variant->channels_add, (_begin), (_end))
 #define ROUTE(_op, _begin, _end) a->variant->route((_op), NULL, (_begin), (_end))
 

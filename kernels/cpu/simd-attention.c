@@ -92,11 +92,9 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
 
                 if (next != slot)
                         prefetch_row(kv, base, next + j, stride);
-                if (kv->type == QUANT_F32) {
+                if (kv->type == QUANT_F32)
                         copy_padded(to, (const float *) host_address(base) + at, dim, padded);
-                        continue;
-                }
-                if (base.address == kv->v.address && kv_paired(kv))
+                else if (base.address == kv->v.address && kv_paired(kv))
                         load_paired(to, (const uint16_t *) host_address(base) + (slot + j) / 2 * 2 * stride,
                                     (slot + j) % 2, dim, padded);
                 else if (kv->type == QUANT_BF16)
@@ -207,8 +205,8 @@ static void visit_page(struct work *w, const int32_t *positions, uint32_t page, 
         uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
 
         load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, op->kv.k_dim, w->k, last_used + 1);
-        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, op->kv.v.address ? op->kv.v_dim : op->kv.k_dim,
-                  op->kv.v_dim, w->v, last_used + 1);
+        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
+                  last_used + 1);
         for (uint32_t r = 0; r < job->rows; r++) {
                 uint32_t position = positions[job->first + r], first = attention_first(op, position);
 

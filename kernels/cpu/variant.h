@@ -116,7 +116,7 @@ struct cpu_variant {
         void (*add)(const struct op_add *op, uint64_t begin, uint64_t end);
         /* NULL: the reference's, of whole rows. */
         void (*attention)(const struct attention_job *job);
-        /* Of float16 keys only. NULL: what is written in terms of dot. */
+        /* Of bfloat16 keys only. NULL: what is written in terms of dot. */
         void (*sparse_attention)(const struct sparse_job *job);
         void (*index)(const struct index_job *job);
         bool (*can_index)(const struct op_index *op); /* whether index() can do it; NULL with index */

@@ -93,7 +93,7 @@ static int op_kv_store(struct stream *s, const struct op_kv_store *op) {
         int r = host_check_kv(&op->kv);
 
         if (r == 0)
-                kv_store(op, op->kv.type == QUANT_BF16 ? ref_to_bf16 : ref_to_f16, 0, op->rows.n);
+                kv_store(op, ref_to_f16, ref_to_bf16, 0, op->rows.n);
         return r;
 }
 

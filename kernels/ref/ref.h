@@ -80,8 +80,7 @@ typedef void to_half_fn(uint16_t *dst, const float *src, uint32_t n);
 to_half_fn ref_to_f16;
 /* What is not finite becomes the largest finite number: see op_kv_store. */
 to_half_fn ref_to_bf16;
-/* `to_half`: to the type of the planes, unless that is F32. */
-void kv_store(const struct op_kv_store *op, to_half_fn *to_half, uint32_t begin, uint32_t end);
+void kv_store(const struct op_kv_store *op, to_half_fn *to_f16, to_half_fn *to_bf16, uint32_t begin, uint32_t end);
 void embed(const struct op_embed *op, dequantize_fn *dequantize, uint32_t begin, uint32_t end);
 
 /* Items: values. */

@@ -140,7 +140,8 @@ static void kv_store_entry(const struct op_kv_store *op, to_half_fn *to_half, ui
                          (const float *) host_address(op->k) + (size_t) t * kv->k_dim, kv->k_dim, to_half);
 }
 
-void kv_store(const struct op_kv_store *op, to_half_fn *to_half, uint32_t begin, uint32_t end) {
+void kv_store(const struct op_kv_store *op, to_half_fn *to_f16, to_half_fn *to_bf16, uint32_t begin, uint32_t end) {
+        to_half_fn *to_half = op->kv.type == QUANT_BF16 ? to_bf16 : to_f16;
         const int32_t *positions = host_address(op->rows.positions),
                       *sequences = host_address(op->rows.sequences);
         const int32_t *pages = host_address(op->rows.page_table);

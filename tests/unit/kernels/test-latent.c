@@ -6,7 +6,6 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "float16.h"
 #include "host.h"
 #include "test.h"
 #include "trial.h"
