@@ -2,8 +2,8 @@
 /* Rows of prompts by weights in blocks of 32 or 256, on the matrix unit: both as bytes with a scale for 256 columns,
  * which is half of the products and half of the bytes that bfloat16 takes (amx-bf16.c). Weights become bytes
  * (amx-requant.h) two groups by 256 columns at a time, a block ahead of their products and between those of the block
- * before; the sums of a block's products are whole numbers, which AVX-512 scales and adds up as float32 while the next
- * ones are multiplied. All of it is one stream of instructions, from which the processor takes what can run.
+ * before; the sums of a block's products are whole numbers, which AVX-512 scales and adds up as float32 while others
+ * are multiplied. All of it is one stream of instructions, from which the processor takes what can run.
  *
  * A load waits for stores before it that share the low 12 bits of its address and whose data is not there yet
  * (panel.h). So a step's loads and its stores lie in different halves of their pages, and one step's loads begin in the
@@ -18,6 +18,7 @@ enum {
         ROWS = AMX_GROUPS * GROUP_ROWS, /* weight rows at a time */
         HALF_PAGE = PANEL_ALIGN / 2,    /* of a group's bytes of a block, or a panel's */
         MANY_PANELS = 4,                /* from so many on, weights are unpacked in two steps */
+        SCALES = 8,                     /* blocks whose scales are kept: of products two before, parameters two ahead */
         SLOTS = 8,                      /* pieces of other work between the products of half a block */
 };
 
@@ -44,11 +45,12 @@ struct format {
         void (*values)(const struct requant_half *h, int row);
 };
 
-/* Products of a block with up to two panels, to be added up. */
+/* Products of a block with up to two panels. */
 struct products {
         uint32_t panels;
-        const char *sums;       /* tiles of int32, 2 for each panel: a page apart, in one half of it */
+        char *sums;             /* tiles of int32, 2 for each panel: a page apart, in one half of it */
         float *acc;             /* a page: for each panel, for each group [16 weight rows][16 activation rows] */
+        __mmask16 begun;        /* lanes of acc that have something in them */
         const float *scales;    /* of the weights, for each group */
         const float *panel_scales[2];
 };
@@ -58,8 +60,8 @@ struct work {
         _Alignas(PANEL_ALIGN) char sums[2][PANEL_ALIGN];
         float acc[AMX_PANELS_MAX / 2][2][AMX_GROUPS][GROUP_ROWS][PANEL_ROWS];
         struct requant_tables tables[2][AMX_GROUPS];
-        _Alignas(64) float scales[4][AMX_GROUPS][GROUP_ROWS];
-        struct products products[2];
+        _Alignas(64) float scales[SCALES][AMX_GROUPS][GROUP_ROWS];
+        struct products products[3]; /* of this step and the two before */
         struct weights weights[3];
         struct place unpacked, known; /* what is unpacked next; whose parameters are computed next */
 };
@@ -79,22 +81,25 @@ ALWAYS_INLINE void compute_parameters(const struct dot_job *job, struct work *k,
         const struct place *p = &k->known;
 
         if (p->w)
-                f.parameters(&k->tables[p->number % 2][group], k->scales[p->number % 4][group], &p->w->groups[group],
+                f.parameters(&k->tables[p->number % 2][group], k->scales[p->number % SCALES][group], &p->w->groups[group],
                              bytes_of(p->block * REQUANT_COLS, f), parts_there(job, p->block));
 }
 
 ALWAYS_INLINE struct requant_half half_at(const struct dot_job *job, struct work *k, int group, uint32_t half,
                                           struct format f) {
         const struct place *p = &k->unpacked;
+        const struct group *g = &p->w->groups[group];
         size_t at = bytes_of(p->block * REQUANT_COLS, f);
         struct requant_half h = {
                 .to = k->tiles[p->number % 2][group] + 2 * half,
                 .tables = &k->tables[p->number % 2][group],
-                .rows = p->w->groups[group].row,
+                .rows = g->row,
                 .at = at,
                 .half = half,
         };
 
+        if (g->ahead)
+                h.ahead = g->ahead + GROUP_ROWS * at + half * bytes_of(REQUANT_COLS, f);
         for (uint32_t i = 0; i < 4; i++)
                 if (f.block == REQUANT_COLS)
                         h.sub[i] = at + f.codes + 64 * half + 16 * i;
@@ -105,83 +110,115 @@ ALWAYS_INLINE struct requant_half half_at(const struct dot_job *job, struct work
 
 /* Part i of eight: two rows. Also fetches that part of what the rows after these have in this block, half of it each
  * time. */
-ALWAYS_INLINE void unpack_part(const struct work *k, const struct requant_half *h, int group, int i, struct format f) {
-        const struct group *g = &k->unpacked.w->groups[group];
+ALWAYS_INLINE void unpack_part(const struct requant_half *h, int i, struct format f) {
         const size_t bytes = bytes_of(REQUANT_COLS, f);
 
         f.values(h, 2 * i);
         f.values(h, 2 * i + 1);
-        if (g->ahead)
+        if (h->ahead)
                 for (size_t at = 0; at < bytes; at += 64)
-                        _mm_prefetch(g->ahead + GROUP_ROWS * h->at + (2 * (size_t) i + h->half) * bytes + at,
-                                     _MM_HINT_T1);
+                        _mm_prefetch(h->ahead + 2 * (size_t) i * bytes + at, _MM_HINT_T1);
 }
 
 /* --- multiplying ------------------------------------------------------------------------------------------------- */
 
-/* Four weight rows of a tile of sums: acc += sum × weights' scale × panel's. As bits of a float from 2^23 on, a whole
- * number becomes one without the port that floating-point instructions have to share. */
-ALWAYS_INLINE void add_rows(const struct products *p, uint32_t panel, int group, int from) {
+/* A panel's products that are added up, four weight rows at a time. */
+struct addition {
+        bool needed;
+        const char *sums;
+        float *acc;
+        const float *scales;
+        __mmask16 begun; /* lanes of acc that have something in them */
+        __m512 scale, excess;
+};
+
+ALWAYS_INLINE struct addition addition_of(const struct products *p, uint32_t panel) {
+        __m512 scale;
+
+        if (panel >= p->panels)
+                return (struct addition) {};
+        scale = _mm512_load_ps(p->panel_scales[panel]);
+        return (struct addition) {
+                .needed = true,
+                .sums = p->sums + panel * PANEL_ALIGN,
+                .acc = p->acc + panel * (AMX_GROUPS * GROUP_ROWS * PANEL_ROWS),
+                .scales = p->scales,
+                .begun = p->begun,
+                .scale = scale,
+                .excess = scale * _mm512_set1_ps(-0x1.8p23f),
+        };
+}
+
+/* Piece i of SLOTS: acc += sum × weights' scale × panel's. As bits of a float from 2^23 on, a whole number becomes one
+ * without the port that floating-point instructions have to share. */
+ALWAYS_INLINE void add_piece(const struct addition *a, int i) {
         const __m512i bits = _mm512_set1_epi32(0x4b400000); /* 1.5 × 2^23 */
-        const char *sums = p->sums + panel * PANEL_ALIGN + group * AMX_TILE_BYTES;
-        float *acc = p->acc + (AMX_GROUPS * panel + (uint32_t) group) * (GROUP_ROWS * PANEL_ROWS);
-        const float *scales = p->scales + group * GROUP_ROWS;
-        __m512 scale = _mm512_load_ps(p->panel_scales[panel]), excess = scale * _mm512_set1_ps(-0x1.8p23f);
 
-        UNROLL for (int w = from; w < from + 4; w++) {
-                __m512 sum = _mm512_castsi512_ps(_mm512_add_epi32(bits, load512(sums + w * AMX_ROW_BYTES)));
+        if (!a->needed)
+                return;
+        UNROLL for (int w = 4 * i; w < 4 * i + 4; w++) {
+                __m512 sum = _mm512_castsi512_ps(_mm512_add_epi32(bits, load512(a->sums + w * AMX_ROW_BYTES)));
+                __m512 acc = _mm512_maskz_load_ps(a->begun, a->acc + w * PANEL_ROWS);
 
-                sum = _mm512_fmadd_ps(sum, scale, excess);
-                _mm512_store_ps(acc + w * PANEL_ROWS,
-                                _mm512_fmadd_ps(sum, _mm512_set1_ps(scales[w]), _mm512_load_ps(acc + w * PANEL_ROWS)));
+                sum = _mm512_fmadd_ps(sum, a->scale, a->excess);
+                _mm512_store_ps(a->acc + w * PANEL_ROWS, _mm512_fmadd_ps(sum, _mm512_set1_ps(a->scales[w]), acc));
         }
 }
 
-/* Piece i of a panel's SLOTS. */
-ALWAYS_INLINE void add_piece(const struct products *p, uint32_t panel, int i) {
-        if (panel < p->panels)
-                add_rows(p, panel, i / 4, i % 4 * 4);
-}
-
 static void add_all(const struct products *p) {
-        for (uint32_t panel = 0; panel < p->panels; panel++)
-                for (int i = 0; i < SLOTS; i++)
-                        add_piece(p, panel, i);
+        for (uint32_t panel = 0; panel < p->panels; panel++) {
+                struct addition a = addition_of(p, panel);
+
+                UNROLL for (int i = 0; i < SLOTS; i++) add_piece(&a, i);
+        }
 }
 
 /* What goes on beside the products. */
 struct beside {
-        const struct products *before; /* to be added up */
+        const struct products *last;   /* whose sums are in the tiles still, to be stored */
+        const struct products *before; /* the ones before those, to be added up */
         int groups;                    /* to be unpacked */
         int group;                     /* the first of them */
 };
 
 #define SLOT(_i)                                                                                             \
         do {                                                                                                 \
-                add_piece(beside.before, 1 ^ loaded, (_i));                                                  \
+                add_piece(&addition, (_i));                                                                  \
                 if (beside.groups > 0)                                                                       \
-                        unpack_part(k, &half[0], beside.group, (_i), f);                                     \
+                        unpack_part(&half[0], (_i), f);                                                      \
                 if (beside.groups > 1)                                                                       \
-                        unpack_part(k, &half[1], 1, (_i), f);                                                \
+                        unpack_part(&half[1], (_i), f);                                                      \
+        } while (0)
+
+/* Stores a tile of sums, unless there is nothing in it. */
+#define STORE(_tile)                                                                                         \
+        do {                                                                                                 \
+                if ((_tile) / 2 < beside.last->panels)                                                       \
+                        AMX_STORE_AT(_tile, beside.last->sums, (_tile) / 2 * PANEL_ALIGN + (_tile) % 2 * AMX_TILE_BYTES, \
+                                     AMX_ROW_BYTES);                                                         \
+        } while (0)
+
+/* The first product of a tile: the matrix unit takes its instructions in order, and behind stores of what it has just
+ * multiplied it would wait for that. */
+#define RENEW(_tile)                                                                                         \
+        do {                                                                                                 \
+                if (v == 0 && turn == 0) {                                                                   \
+                        STORE(_tile);                                                                        \
+                        AMX_ZERO(_tile);                                                                     \
+                }                                                                                            \
         } while (0)
 
 /* A block's products with one panel or two, x1 - x0 bytes apart; half `first` of its columns comes first. What is
  * stored meanwhile lies in the other half of its page than what is loaded. */
-ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sums, const requant_tiles *tiles,
-                            const char *x0, const char *x1, bool two, uint32_t first, struct beside beside,
-                            struct format f) {
+ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, const requant_tiles *tiles, const char *x0,
+                            const char *x1, bool two, uint32_t first, struct beside beside, struct format f) {
         struct requant_half half[AMX_GROUPS];
 
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        if (two) {
-                AMX_ZERO(2);
-                AMX_ZERO(3);
-        }
         for (uint32_t turn = 0; turn < 2; turn++) {
                 uint32_t loaded = first ^ turn;
                 size_t at = loaded * HALF_PAGE;
                 const char *a = (const char *) tiles + at, *b0 = x0 + at, *b1 = x1 + at;
+                const struct addition addition = addition_of(beside.before, 1 ^ loaded);
 
                 if (beside.groups > 0)
                         half[0] = half_at(job, k, beside.group, 1 ^ loaded, f);
@@ -189,17 +226,21 @@ ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sum
                         half[1] = half_at(job, k, 1, 1 ^ loaded, f);
                 UNROLL for (int v = 0; v < 2; v++) {
                         AMX_LOAD_AT(4, a, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
-                        AMX_LOAD_AT(6, b0, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
+                        AMX_LOAD_ONCE_AT(6, b0, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
+                        RENEW(0);
                         AMX_DOT_S8_S8(0, 4, 6);
                         SLOT(4 * v);
                         AMX_LOAD_AT(5, a, PANEL_ALIGN + v * AMX_TILE_BYTES, AMX_ROW_BYTES);
+                        RENEW(1);
                         AMX_DOT_S8_S8(1, 5, 6);
                         SLOT(4 * v + 1);
-                        if (two) {
-                                AMX_LOAD_AT(7, b1, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
+                        if (two)
+                                AMX_LOAD_ONCE_AT(7, b1, v * AMX_TILE_BYTES, AMX_ROW_BYTES);
+                        RENEW(2);
+                        if (two)
                                 AMX_DOT_S8_S8(2, 4, 7);
-                        }
                         SLOT(4 * v + 2);
+                        RENEW(3);
                         if (two)
                                 AMX_DOT_S8_S8(3, 5, 7);
                         SLOT(4 * v + 3);
@@ -207,24 +248,30 @@ ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, char *sum
                 if (beside.groups > 1 || (beside.groups > 0 && turn == 1))
                         compute_parameters(job, k, beside.groups > 1 ? (int) turn : beside.group, f);
         }
-        AMX_STORE_AT(0, sums, 0, AMX_ROW_BYTES);
-        AMX_STORE_AT(1, sums, AMX_TILE_BYTES, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE_AT(2, sums, PANEL_ALIGN, AMX_ROW_BYTES);
-                AMX_STORE_AT(3, sums, PANEL_ALIGN + AMX_TILE_BYTES, AMX_ROW_BYTES);
-        }
 }
 
-static __attribute__((noinline)) void multiply_two(const struct dot_job *job, struct work *k, char *sums,
-                                                   const requant_tiles *tiles, const char *x0, const char *x1,
-                                                   uint32_t first, const struct products *before) {
-        multiply(job, k, sums, tiles, x0, x1, true, first, (struct beside) {before}, (struct format) {});
+/* Stores and adds up what is left of a row's products. */
+static void finish(struct work *k, uint32_t turn) {
+        struct beside beside = {.last = &k->products[(turn + 2) % 3], .before = &k->products[(turn + 1) % 3]};
+
+        add_all(beside.before);
+        STORE(0);
+        STORE(1);
+        STORE(2);
+        STORE(3);
+        add_all(beside.last);
+        memset(k->products, 0, sizeof(k->products));
 }
 
-static __attribute__((noinline)) void multiply_one(const struct dot_job *job, struct work *k, char *sums,
-                                                   const requant_tiles *tiles, const char *x0, uint32_t first,
+static __attribute__((noinline)) void multiply_two(const requant_tiles *tiles, const char *x0, const char *x1,
+                                                   uint32_t first, const struct products *last,
                                                    const struct products *before) {
-        multiply(job, k, sums, tiles, x0, x0, false, first, (struct beside) {before}, (struct format) {});
+        multiply(NULL, NULL, tiles, x0, x1, true, first, (struct beside) {last, before}, (struct format) {});
+}
+
+static __attribute__((noinline)) void multiply_one(const requant_tiles *tiles, const char *x0, uint32_t first,
+                                                   const struct products *last, const struct products *before) {
+        multiply(NULL, NULL, tiles, x0, x0, false, first, (struct beside) {last, before}, (struct format) {});
 }
 
 /* --- a job ------------------------------------------------------------------------------------------------------- */
@@ -263,17 +310,17 @@ ALWAYS_INLINE void step(const struct dot_job *job, struct work *k, const struct 
                         uint32_t panel, uint32_t panels, uint32_t turn, struct format f) {
         size_t bytes = panel_bytes(DOT_Q8_256, job->cols);
         const char *x0 = x + panel * bytes + (size_t) now->block * PANEL_ALIGN, *x1 = x0 + bytes;
-        struct products *p = &k->products[turn % 2];
-        const struct products *before = &k->products[1 - turn % 2];
+        struct products *p = &k->products[turn % 3];
+        const struct products *last = &k->products[(turn + 2) % 3], *before = &k->products[(turn + 1) % 3];
         const requant_tiles *tiles = k->tiles[now->number % 2];
         uint32_t first = turn % 2;
-        char *sums = k->sums[0] + first * HALF_PAGE;
 
         *p = (struct products) {
                 .panels = MIN(panels - panel, 2U),
-                .sums = sums,
+                .sums = k->sums[0] + first * HALF_PAGE,
                 .acc = k->acc[panel / 2][0][0][0],
-                .scales = k->scales[now->number % 4][0],
+                .begun = now->block > 0 ? 0xffff : 0,
+                .scales = k->scales[now->number % SCALES][0],
         };
         for (uint32_t i = 0; i < p->panels; i++) {
                 const struct panel_256 *scales = panel_scales(DOT_Q8_256, x + (panel + i) * bytes, job->cols);
@@ -282,18 +329,16 @@ ALWAYS_INLINE void step(const struct dot_job *job, struct work *k, const struct 
         }
         if (!k->unpacked.w || panel > 2 || (panel > 0 && panels < MANY_PANELS)) {
                 if (p->panels == 2)
-                        multiply_two(job, k, sums, tiles, x0, x1, first, before);
+                        multiply_two(tiles, x0, x1, first, last, before);
                 else
-                        multiply_one(job, k, sums, tiles, x0, first, before);
+                        multiply_one(tiles, x0, first, last, before);
         } else if (panels >= MANY_PANELS) {
-                multiply(job, k, sums, tiles, x0, x1, true, first, (struct beside) {before, 1, panel / 2}, f);
+                multiply(job, k, tiles, x0, x1, true, first, (struct beside) {last, before, 1, panel / 2}, f);
         } else if (panels > 1) {
-                multiply(job, k, sums, tiles, x0, x1, true, first, (struct beside) {before, 2, 0}, f);
+                multiply(job, k, tiles, x0, x1, true, first, (struct beside) {last, before, 2, 0}, f);
         } else {
-                multiply(job, k, sums, tiles, x0, x1, false, first, (struct beside) {before, 2, 0}, f);
+                multiply(job, k, tiles, x0, x1, false, first, (struct beside) {last, before, 2, 0}, f);
         }
-        if (now->block == 0)
-                memset(p->acc, 0, PANEL_ALIGN);
 }
 
 /* The outputs of products with activation rows t to t + n - 1. */
@@ -316,7 +361,7 @@ ALWAYS_INLINE void begin(const struct dot_job *job, struct work *k, struct forma
                         struct requant_half half = half_at(job, k, g, h, f);
 
                         for (int i = 0; i < SLOTS; i++)
-                                unpack_part(k, &half, g, i, f);
+                                unpack_part(&half, i, f);
                 }
                 compute_parameters(job, k, g, f);
         }
@@ -330,7 +375,7 @@ ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint3
         struct place now;
 
         begin(job, k, f);
-        k->products[1].panels = 0;
+        memset(k->products, 0, sizeof(k->products));
         for (now = k->unpacked; now.w; now = k->unpacked) {
                 advance(job, k, &k->unpacked);
                 advance(job, k, &k->known);
@@ -338,8 +383,7 @@ ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint3
                         step(job, k, &now, x, panel, panels, turn, f);
                 if ((now.block + 1) * REQUANT_COLS < job->cols)
                         continue;
-                add_all(&k->products[1 - turn % 2]);
-                k->products[1 - turn % 2].panels = 0;
+                finish(k, turn);
                 store(job, k, now.w, t, n);
         }
 }

@@ -35,6 +35,7 @@ struct requant_half {
         size_t at;     /* of the block in each row, */
         size_t sub[4]; /* of the codes of four sub-blocks; where these are blocks, missing ones lie where others do */
         uint32_t half;
+        const char *ahead; /* half of what the rows after these have in this block, which is fetched; or NULL */
 };
 
 /* --- constants --------------------------------------------------------------------------------------------------- */

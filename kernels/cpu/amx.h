@@ -42,6 +42,12 @@ ALWAYS_INLINE void amx_end(void) {
                          :                                                                                   \
                          : "r"((const void *) (_from)), "r"((uint64_t) (_stride)), "i"(_offset)              \
                          : "memory")
+/* The same of what is not loaded again soon, and need not stay in the first cache. */
+#define AMX_LOAD_ONCE_AT(_tile, _from, _offset, _stride)                                                     \
+        __asm__ volatile("tileloaddt1 %c2(%0,%1,1), %%tmm" #_tile                                            \
+                         :                                                                                   \
+                         : "r"((const void *) (_from)), "r"((uint64_t) (_stride)), "i"(_offset)              \
+                         : "memory")
 #define AMX_STORE_AT(_tile, _to, _offset, _stride)                                                           \
         __asm__ volatile("tilestored %%tmm" #_tile ", %c2(%0,%1,1)"                                          \
                          :                                                                                   \
