@@ -70,16 +70,21 @@ static void pack_32(struct panel_32 *p, const void *const *x, uint32_t n, uint32
 
 static void pack_float(struct panel_float *p, const void *const *x, uint32_t n, uint32_t cols) {
         for (uint32_t i = 0; i < cols; i += 32, p++) {
-                __m512i a[16], b[16], high[16], low[16];
+                __m512i a[16], b[16];
 
                 load_floats(a, b, x, n, i, cols);
-                for (int t = 0; t < PANEL_ROWS; t++)
-                        split(_mm512_castsi512_ps(a[t]), _mm512_castsi512_ps(b[t]), &high[t], &low[t]);
-                transpose_dwords(high);
-                transpose_dwords(low);
-                for (int k = 0; k < 16; k++) {
-                        _mm512_store_si512(p->high[k], high[k]);
-                        _mm512_store_si512(p->low[k], low[k]);
+                for (uint32_t half = 0; half * PANEL_HALF < n; half++) {
+                        __m512i v[16];
+
+                        for (uint32_t t = 0; t < PANEL_HALF; t++) {
+                                uint32_t row = half * PANEL_HALF + t;
+
+                                split(_mm512_castsi512_ps(a[row]), _mm512_castsi512_ps(b[row]), &v[t],
+                                      &v[PANEL_HALF + t]);
+                        }
+                        transpose_dwords(v);
+                        for (int k = 0; k < 16; k++)
+                                _mm512_store_si512(p->halves[half][k], v[k]);
                 }
         }
 }

@@ -27,13 +27,16 @@ struct panel_256 {
         int16_t sums[4][PANEL_ROWS][2]; /* of each 32 values of q */
 };
 
-/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16, two neighbouring values of a
- * row, then those of the next row. */
+enum { PANEL_HALF = PANEL_ROWS / 2 };
+
+/* 32 values (at the end maybe fewer, then zeros) as the sum of two numbers of bfloat16: a tile for each half of the
+ * rows, so that few rows need one, with two neighbouring values of a row, then those of the next row; first the larger
+ * numbers of all eight rows, then the smaller ones. The second half is left out where no row is in it. */
 struct panel_float {
-        uint16_t high[16][PANEL_ROWS][2], low[16][PANEL_ROWS][2];
+        uint16_t halves[2][16][PANEL_ROWS][2];
 };
 
-/* The same, rounded to one number. */
+/* 32 values rounded to one number, likewise, of all rows. */
 typedef uint16_t panel_bf16[16][PANEL_ROWS][2];
 
 /* Where the scales of a panel's blocks begin. */
