@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What the matrix unit does for attention, in steps between other instructions. */
+/* What the matrix unit does for attention, in steps between other instructions. It takes its instructions in order, and
+ * behind stores of what it has just multiplied it would wait for that: so what is in a tile is stored when it begins
+ * anew. */
 
 #include "amx-attend.h"
 #include "amx-fetch.h"
@@ -14,7 +16,7 @@ struct block {
 
 /* What the matrix unit does while the vector units weigh a block, for one group or two: it adds the values of the
  * block before, and then computes the scores of the one after; these may be of other groups. A step is one or two pairs
- * of products each; what a row of them comes to is stored at the step after its last, when it is there. */
+ * of products each. */
 struct matrix {
         const struct work *w;
         struct block before, after;
@@ -24,6 +26,7 @@ struct matrix {
         uint32_t s_chunk, c;     /* of `after`; to: all are done */
         uint32_t steps, planned, slots, owed;
         struct fetch *fetch; /* to be called at each slot, or NULL */
+        float *sums[4];      /* where the sums in tiles 0 to 3 belong; NULL: there are none */
 };
 
 /* With from = to there is no such block. */
@@ -39,24 +42,22 @@ ALWAYS_INLINE void matrix_init(struct matrix *m, const struct block *before, con
         m->owed = 0;
 }
 
-/* What has been added up of a chunk's dims; nothing yet, when a group begins. */
-ALWAYS_INLINE void load_out(const struct matrix *m, const float *out, const float *out1, bool two) {
-        if (!m->w->lanes[m->before.group].begun) {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-                if (two) {
-                        AMX_ZERO(2);
-                        AMX_ZERO(3);
-                }
-                return;
-        }
-        AMX_LOAD(0, out, AMX_ROW_BYTES);
-        AMX_LOAD(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_LOAD(2, out1, AMX_ROW_BYTES);
-                AMX_LOAD(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-        }
-}
+#define STORE_SUMS(_tile)                                                                                    \
+        do {                                                                                                 \
+                if (m->sums[_tile])                                                                          \
+                        AMX_STORE(_tile, m->sums[_tile], AMX_ROW_BYTES);                                     \
+        } while (0)
+
+/* A tile begins with what is at `_at`, or with zeros that belong there. */
+#define BEGIN_SUMS(_tile, _at, _zeros)                                                                       \
+        do {                                                                                                 \
+                STORE_SUMS(_tile);                                                                           \
+                if (_zeros)                                                                                  \
+                        AMX_ZERO(_tile);                                                                     \
+                else                                                                                         \
+                        AMX_LOAD(_tile, _at, AMX_ROW_BYTES);                                                 \
+                m->sums[_tile] = (_at);                                                                      \
+        } while (0)
 
 ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
         const struct work *w = m->w;
@@ -64,33 +65,28 @@ ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
         float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
         const uint16_t *v = w->values +
                             ((size_t) (m->before.key / CHUNK + m->t) * w->v_chunks + m->v_chunk) * 2 * TILE_VALUES;
+        bool first = m->t == m->before.from, zeros = !w->lanes[m->before.group].begun;
 
-        if (m->t == m->before.from)
-                load_out(m, out, out1, two);
         AMX_LOAD(4, m->weights + m->t * TILE_VALUES, AMX_ROW_BYTES);
-        AMX_LOAD(6, v, AMX_ROW_BYTES);
+        AMX_LOAD_ONCE_AT(6, v, 0, AMX_ROW_BYTES);
+        if (first)
+                BEGIN_SUMS(0, out, zeros);
         AMX_DOT_BF16(0, 4, 6);
-        AMX_LOAD(7, v + TILE_VALUES, AMX_ROW_BYTES);
+        AMX_LOAD_ONCE_AT(7, v + TILE_VALUES, 0, AMX_ROW_BYTES);
+        if (first)
+                BEGIN_SUMS(1, out + TILE_FLOATS, zeros);
         AMX_DOT_BF16(1, 4, 7);
         if (two) {
                 AMX_LOAD(5, m->weights + (BLOCK_CHUNKS + m->t) * TILE_VALUES, AMX_ROW_BYTES);
+                if (first)
+                        BEGIN_SUMS(2, out1, zeros);
                 AMX_DOT_BF16(2, 5, 6);
+                if (first)
+                        BEGIN_SUMS(3, out1 + TILE_FLOATS, zeros);
                 AMX_DOT_BF16(3, 5, 7);
         }
-        m->t++;
-}
-
-ALWAYS_INLINE void add_end(struct matrix *m, bool two) {
-        const struct work *w = m->w;
-        float *out = w->out + ((size_t) m->before.group * w->v_chunks + m->v_chunk) * 2 * TILE_FLOATS;
-        float *out1 = out + (size_t) w->v_chunks * 2 * TILE_FLOATS;
-
-        AMX_STORE(0, out, AMX_ROW_BYTES);
-        AMX_STORE(1, out + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE(2, out1, AMX_ROW_BYTES);
-                AMX_STORE(3, out1 + TILE_FLOATS, AMX_ROW_BYTES);
-        }
+        if (++m->t < m->before.to)
+                return;
         m->t = m->before.from;
         if (++m->v_chunk == w->v_chunks)
                 w->lanes[m->before.group].begun = true;
@@ -101,51 +97,34 @@ ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
         const uint16_t *k0 = w->keys + ((size_t) (m->after.key + m->s_chunk * CHUNK) * w->k_chunks + m->c) * CHUNK;
         size_t stride = (size_t) w->k_chunks * AMX_ROW_BYTES;
         const uint16_t *q0 = w->queries + ((size_t) m->after.group * w->k_chunks + m->c) * TILE_VALUES;
+        float *to = m->scores + m->s_chunk * CHUNK * LANES, *to1 = to + ATTENTION_BLOCK * LANES;
+        bool first = m->c == 0;
 
-        if (m->c == 0) {
-                AMX_ZERO(0);
-                AMX_ZERO(1);
-                if (two) {
-                        AMX_ZERO(2);
-                        AMX_ZERO(3);
-                }
-        }
-        AMX_LOAD(4, k0, stride);
+        AMX_LOAD_ONCE_AT(4, k0, 0, stride);
         AMX_LOAD(6, q0, AMX_ROW_BYTES);
+        if (first)
+                BEGIN_SUMS(0, to, true);
         AMX_DOT_BF16(0, 4, 6);
-        AMX_LOAD(5, k0 + (size_t) w->k_chunks * TILE_VALUES, stride);
+        AMX_LOAD_ONCE_AT(5, k0 + (size_t) w->k_chunks * TILE_VALUES, 0, stride);
+        if (first)
+                BEGIN_SUMS(1, to + TILE_FLOATS, true);
         AMX_DOT_BF16(1, 5, 6);
         if (two) {
                 AMX_LOAD(7, q0 + (size_t) w->k_chunks * TILE_VALUES, AMX_ROW_BYTES);
+                if (first)
+                        BEGIN_SUMS(2, to1, true);
                 AMX_DOT_BF16(2, 4, 7);
+                if (first)
+                        BEGIN_SUMS(3, to1 + TILE_FLOATS, true);
                 AMX_DOT_BF16(3, 5, 7);
         }
-        m->c++;
-}
-
-ALWAYS_INLINE void score_end(struct matrix *m, bool two) {
-        float *to = m->scores + m->s_chunk * CHUNK * LANES;
-
-        AMX_STORE(0, to, AMX_ROW_BYTES);
-        AMX_STORE(1, to + TILE_FLOATS, AMX_ROW_BYTES);
-        if (two) {
-                AMX_STORE(2, to + ATTENTION_BLOCK * LANES, AMX_ROW_BYTES);
-                AMX_STORE(3, to + ATTENTION_BLOCK * LANES + TILE_FLOATS, AMX_ROW_BYTES);
-        }
+        if (++m->c < w->k_chunks)
+                return;
         m->c = 0;
         m->s_chunk++;
 }
 
-/* Stores what is complete. */
-ALWAYS_INLINE void matrix_end(struct matrix *m, bool two) {
-        if (m->t == m->before.to && m->v_chunk < m->w->v_chunks)
-                add_end(m, two);
-        if (m->c == m->w->k_chunks)
-                score_end(m, two);
-}
-
 ALWAYS_INLINE void matrix_step(struct matrix *m, bool two) {
-        matrix_end(m, two);
         m->steps--;
         if (m->v_chunk < m->w->v_chunks)
                 add_step(m, two);
@@ -164,5 +143,9 @@ ALWAYS_INLINE void matrix_slot(struct matrix *m, bool two) {
 ALWAYS_INLINE void matrix_finish(struct matrix *m, bool two) {
         while (m->steps > 0)
                 matrix_step(m, two);
-        matrix_end(m, two);
+        STORE_SUMS(0);
+        STORE_SUMS(1);
+        STORE_SUMS(2);
+        STORE_SUMS(3);
+        memset(m->sums, 0, sizeof(m->sums));
 }
