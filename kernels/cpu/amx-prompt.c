@@ -81,8 +81,8 @@ ALWAYS_INLINE void compute_parameters(const struct dot_job *job, struct work *k,
         const struct place *p = &k->known;
 
         if (p->w)
-                f.parameters(&k->tables[p->number % 2][group], k->scales[p->number % SCALES][group], &p->w->groups[group],
-                             bytes_of(p->block * REQUANT_COLS, f), parts_there(job, p->block));
+                f.parameters(&k->tables[p->number % 2][group], k->scales[p->number % SCALES][group],
+                             &p->w->groups[group], bytes_of(p->block * REQUANT_COLS, f), parts_there(job, p->block));
 }
 
 ALWAYS_INLINE struct requant_half half_at(const struct dot_job *job, struct work *k, int group, uint32_t half,
@@ -194,8 +194,8 @@ struct beside {
 #define STORE(_tile)                                                                                         \
         do {                                                                                                 \
                 if ((_tile) / 2 < beside.last->panels)                                                       \
-                        AMX_STORE_AT(_tile, beside.last->sums, (_tile) / 2 * PANEL_ALIGN + (_tile) % 2 * AMX_TILE_BYTES, \
-                                     AMX_ROW_BYTES);                                                         \
+                        AMX_STORE_AT(_tile, beside.last->sums,                                               \
+                                     (_tile) / 2 * PANEL_ALIGN + (_tile) % 2 * AMX_TILE_BYTES, AMX_ROW_BYTES); \
         } while (0)
 
 /* The first product of a tile: the matrix unit takes its instructions in order, and behind stores of what it has just
@@ -349,6 +349,27 @@ static void store(const struct dot_job *job, struct work *k, const struct weight
                                   &k->acc[i / PANEL_ROWS / 2][i / PANEL_ROWS % 2][g]);
 }
 
+/* The same as columns. */
+static void store_columns(const struct dot_job *job, const struct work *k, const struct weights *w, uint32_t t,
+                          uint32_t n) {
+        for (uint32_t i = 0; i < n; i += PANEL_ROWS)
+                for (uint32_t g = 0; g < AMX_GROUPS; g++) {
+                        uint32_t row = w->row + g * GROUP_ROWS;
+                        uint32_t rows = MIN(job->end - MIN(row, job->end), (uint32_t) GROUP_ROWS);
+                        const float (*acc)[PANEL_ROWS] = k->acc[i / PANEL_ROWS / 2][i / PANEL_ROWS % 2][g];
+                        float *to = job->columns + (size_t) (t + i) * (job->end - job->begin) +
+                                    (row - job->begin) * PANEL_ROWS;
+
+                        for (uint32_t r = 0; r < rows; r++) {
+                                __m512 v = _mm512_load_ps(acc[r]);
+
+                                if (job->bias)
+                                        v = v + _mm512_set1_ps(job->bias[row + r]);
+                                _mm512_store_ps(to + r * PANEL_ROWS, v);
+                        }
+                }
+}
+
 /* The first block, while nothing is multiplied; and the parameters of the second. */
 ALWAYS_INLINE void begin(const struct dot_job *job, struct work *k, struct format f) {
         weights_at(&k->weights[0], job, job->begin);
@@ -384,7 +405,10 @@ ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint3
                 if ((now.block + 1) * REQUANT_COLS < job->cols)
                         continue;
                 finish(k, turn);
-                store(job, k, now.w, t, n);
+                if (job->columns)
+                        store_columns(job, k, now.w, t, n);
+                else
+                        store(job, k, now.w, t, n);
         }
 }
 

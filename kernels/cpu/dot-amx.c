@@ -47,6 +47,7 @@ const struct cpu_variant cpu_variant_amx = {
         .panel_rows = panel_rows,
         .panel_bytes = panel_bytes,
         .panel_pack = panel_pack,
+        .pack_columns = panel_pack_columns,
         .dot_panels = dot_float_amx,
         .prompt_form = prompt_form,
         .dot_prompt = dot_prompt,

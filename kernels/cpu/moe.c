@@ -8,7 +8,8 @@
 /* One moe operation, or a slice of its rows. A pair is a (row, chosen expert); pairs are sorted by expert, within one
  * by whether the row is a prompt's (where that makes a difference), and then by row: a group is those of one expert
  * that are computed alike. Loops over the pool: activations to the weights' form; gate, up and activation function; the
- * hidden rows to the form of down; down, which is added up in the rows themselves, expert after expert. */
+ * hidden rows to the form of down; down, which is added up in the rows themselves, expert after expert. Where a variant
+ * can, hidden values of prompts stay by columns, sixteen pairs side by side, from gate and up to the panels of down. */
 struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
@@ -21,6 +22,7 @@ struct moe {
         float *pair_weight; /* [n_pairs] */
         uint32_t *fill;     /* [2 × stack] */
         uint32_t unit_up, unit_down;
+        bool columns; /* hidden values of prompts stay by columns */
         struct bundle *bundles;  /* [n_bundles] */
         uint32_t *first_bundle;  /* [n_active] */
 
@@ -319,6 +321,11 @@ static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned w
         }
 }
 
+/* Whether its hidden values stay by columns. */
+static bool group_columns(const struct moe *m, uint32_t group) {
+        return m->columns && m->active[group] % 2;
+}
+
 /* The pairs of a bundle, in the form that down asks for: where they are multiplied as rows in their places. */
 static void hidden_bundle(const struct moe *m, uint32_t i, uint8_t *rows) {
         const struct moe_input *in = &m->hidden_input;
@@ -339,9 +346,11 @@ static void hidden_bundle(const struct moe *m, uint32_t i, uint8_t *rows) {
 
 static void hidden_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         const struct moe *m = arg;
+        uint8_t *rows = m->bundle + worker * (size_t) BUNDLE * m->hidden_input.row_bytes;
 
         for (uint64_t i = begin; i < end; i++)
-                hidden_bundle(m, (uint32_t) i, m->bundle + worker * (size_t) BUNDLE * m->hidden_input.row_bytes);
+                if (!group_columns(m, m->bundles[i].group))
+                        hidden_bundle(m, (uint32_t) i, rows);
 }
 
 /* Rows of the matrix of a group's expert. */
@@ -371,13 +380,30 @@ static void moe_dot(const struct moe *m, const struct moe_input *in, const struc
                 cpu_variant_dot(m->variant, w->type, &job);
 }
 
+/* The activation function of gate and up [n][dim], in place of y. */
+static void up_act(const struct moe *m, float *y, const float *gate, const float *up, uint32_t dim) {
+        struct op_glu glu = {
+                .n = 1,
+                .dim = dim,
+                .act = m->op->act,
+                .limit = m->op->limit,
+                .gate = host_device_ptr(gate),
+                .up = host_device_ptr(up),
+                .y = host_device_ptr(y),
+        };
+
+        m->variant->glu(&glu, 0, 1);
+}
+
 /* Gate, up and the activation function of some rows for at most SLICE pairs. */
 static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, uint32_t begin, uint32_t end,
                      float *worker) {
         const struct op_moe *op = m->op;
         float *gate[SLICE], *up[SLICE];
         uint32_t rows = end - begin;
-        struct dot_job job = {.begin = begin, .end = end, .n = n, .y = gate};
+        bool columns = group_columns(m, group);
+        float *worker_up = worker + (size_t) SLICE * rows;
+        struct dot_job job = {.begin = begin, .end = end, .n = n, .y = gate, .columns = columns ? worker : NULL};
 
         if (op->gate.type == op->up.type) {
                 job.next = expert_rows(m, &op->up, group, begin);
@@ -386,10 +412,11 @@ static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, u
         /* A job's results begin at row 0. */
         for (uint32_t i = 0; i < n; i++) {
                 gate[i] = worker + (size_t) i * rows - begin;
-                up[i] = gate[i] + (size_t) SLICE * rows;
+                up[i] = worker_up + (size_t) i * rows - begin;
         }
         moe_dot(m, &m->input[0], &op->gate, op->gate_bias, group, from, job);
         job.y = up;
+        job.columns = columns ? worker_up : NULL;
         if (op->gate.type == op->up.type && end < op->gate.rows)
                 job.next = expert_rows(m, &op->gate, group, end);
         else if (op->gate.type == op->up.type && group + 1 < m->n_active)
@@ -398,18 +425,16 @@ static void up_slice(struct moe *m, uint32_t group, uint32_t from, uint32_t n, u
                 job.next_rows = 0;
         job.next_rows = MIN(job.next_rows, end < op->gate.rows ? op->gate.rows - end : op->gate.rows);
         moe_dot(m, &m->input[1], &op->up, op->up_bias, group, from, job);
-        for (uint32_t i = 0; i < n; i++) {
-                struct op_glu glu = {
-                        .n = 1,
-                        .dim = rows,
-                        .act = op->act,
-                        .limit = op->limit,
-                        .gate = host_device_ptr(gate[i] + begin),
-                        .up = host_device_ptr(up[i] + begin),
-                        .y = host_device_ptr(m->hidden_y[m->first[group] + from + i] + begin),
-                };
+        for (uint32_t i = 0; i < n; i += columns ? BUNDLE : 1) {
+                float *values = worker + (size_t) i * rows, *ups = worker_up + (size_t) i * rows;
 
-                m->variant->glu(&glu, 0, 1);
+                if (!columns) {
+                        up_act(m, m->hidden_y[m->first[group] + from + i] + begin, values, ups, rows);
+                        continue;
+                }
+                up_act(m, values, values, ups, BUNDLE * rows);
+                m->variant->pack_columns(group_panel(m, &m->hidden_input, group, (from + i) / BUNDLE), values, begin,
+                                         rows, op->down.cols);
         }
 }
 
@@ -486,6 +511,8 @@ static void moe_inputs(struct moe *m, bool prompts) {
         if (input_same(&m->input[0], &m->input[1]))
                 m->input[1] = m->input[0];
         input_init(m->variant, &m->hidden_input, &op->down, prompts);
+        m->columns = m->variant->pack_columns && m->input[0].prompt == DOT_Q8_256 &&
+                     m->input[1].prompt == DOT_Q8_256 && m->hidden_input.prompt == DOT_Q8_256;
 }
 
 /* Rows at a time, so that scratch stays about MOE_SCRATCH however many rows a call has. Rows are independent: where a

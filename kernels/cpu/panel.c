@@ -117,3 +117,41 @@ void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t
         else
                 pack_32((void *) scales, x, n, cols);
 }
+
+/* The low bytes of four numbers of each row. */
+ALWAYS_INLINE __m512i pack_fours(const __m512i q[4]) {
+        const __m512i low = _mm512_set1_epi32(0xff), half = _mm512_set1_epi32(0xffff);
+        __m512i a = _mm512_ternarylogic_epi32(low, q[0], _mm512_slli_epi32(q[1], 8), 0xca);
+        __m512i b = _mm512_ternarylogic_epi32(low, q[2], _mm512_slli_epi32(q[3], 8), 0xca);
+
+        return _mm512_ternarylogic_epi32(half, a, _mm512_slli_epi32(b, 16), 0xca);
+}
+
+/* 256 columns, or the n that there are. */
+static void pack_columns_256(panel_fours *to, float d[PANEL_ROWS], const float *x, uint32_t n) {
+        const __m512 zero_below = _mm512_set1_ps(ZERO_BELOW), most = _mm512_set1_ps(127.0f);
+        __m512 largest = _mm512_setzero_ps(), inverse;
+        __mmask16 some;
+
+        for (uint32_t c = 0; c < n; c++)
+                largest = _mm512_max_ps(_mm512_abs_ps(_mm512_load_ps(x + c * PANEL_ROWS)), largest);
+        some = _mm512_cmp_ps_mask(largest, zero_below, _CMP_GE_OQ);
+        inverse = _mm512_maskz_div_ps(some, most, largest);
+        _mm512_store_ps(d, _mm512_maskz_div_ps(some, largest, most));
+        for (uint32_t c = 0; c < 256; c += 4, to++) {
+                __m512i q[4];
+
+                for (uint32_t i = 0; i < 4; i++)
+                        q[i] = c + i < n ? _mm512_cvtps_epi32(_mm512_load_ps(x + (c + i) * PANEL_ROWS) * inverse)
+                                         : _mm512_setzero_si512();
+                _mm512_store_si512(to, pack_fours(q));
+        }
+}
+
+void panel_pack_columns(void *panel, const float *x, uint32_t at, uint32_t n, uint32_t cols) {
+        struct panel_256 *scales = (struct panel_256 *) panel_scales(DOT_Q8_256, panel, cols);
+        panel_fours *fours = panel;
+
+        for (uint32_t c = 0; c < n; c += 256, at += 256)
+                pack_columns_256(fours + at / 4, scales[at / 256].d, x + c * PANEL_ROWS, MIN(n - c, 256U));
+}

@@ -50,6 +50,8 @@ static inline const void *panel_scales(enum dot_input form, const void *panel, u
 size_t panel_bytes(enum dot_input form, uint32_t cols);
 /* Makes a panel of the n ≤ 16 rows x in the form; `panel` is aligned to PANEL_ALIGN. */
 void panel_pack(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
+/* cpu_variant.pack_columns: */
+void panel_pack_columns(void *panel, const float *x, uint32_t at, uint32_t n, uint32_t cols);
 
 ALWAYS_INLINE __m512 from_bf16(__m256i v) {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));

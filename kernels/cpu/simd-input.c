@@ -8,9 +8,6 @@
 /* Values that become one vector of bytes. */
 enum { GROUP = 4 * VF_LANES };
 
-/* A block whose largest value is below this is zero. */
-static const float ZERO_BELOW = 1e-35f;
-
 /* The second operand is returned when one is not a number: such values are passed over. */
 ALWAYS_INLINE float largest(const float *x, int n) {
         vf max[2] = {vf_zero(), vf_zero()};

@@ -18,12 +18,18 @@ struct dot_job {
         const void *const *x; /* [n] rows in the type's dot_input() form */
         const void *panels;   /* the same rows as the variant's panel_pack() makes them, 16 to a panel, or NULL */
         float *const *y;      /* [n] */
+        /* Instead of y, of a variant with pack_columns: a prompt's results with sixteen activation rows at a time side
+         * by side, [n / 16][end - begin][16]; neither accumulated nor scaled. */
+        float *columns;
         const float *bias;    /* or NULL */
         bool accumulate;
         const float *scale;   /* [n], or NULL: 1 */
 };
 
 typedef void dot_fn(const struct dot_job *job);
+
+/* A block of activations whose largest value is below this is zero as 8 bits (ref_dot_input()). */
+#define ZERO_BELOW 1e-35f
 
 /* y[t][c] += Σ_r x[t][r] × w[r][c] for t < n and c < cols, r rising; each product is added as it is made. */
 struct mix_job {
@@ -130,6 +136,10 @@ struct cpu_variant {
         uint32_t (*panel_rows)(enum quant_type type);
         size_t (*panel_bytes)(enum dot_input form, uint32_t cols);
         void (*panel_pack)(enum dot_input form, void *panel, const void *const *x, uint32_t n, uint32_t cols);
+        /* Or NULL: columns [at, at + n) of a panel of DOT_Q8_256, from x [n][16]: the bits that panel_pack() makes of
+         * rows that dot_input() has converted, but not what prompts do without. `at` is a multiple of 256, and so is n,
+         * unless they are the last ones. */
+        void (*pack_columns)(void *panel, const float *x, uint32_t at, uint32_t n, uint32_t cols);
         /* For types that are multiplied with float32 activations, where there are panels. */
         void (*dot_panels)(const struct dot_job *job, enum quant_type type);
         /* For types that are multiplied with 8-bit activations and have no kernel of their own. */
