@@ -192,7 +192,7 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
                 if (unpack)
                         come(k, p, block + 1, f);
                 for (uint32_t s = 0; s < steps; s++, x0 += AMX_TILE_BYTES, x1 += AMX_TILE_BYTES) {
-                        AMX_LOAD_ONCE_AT(6, x0, 0, AMX_ROW_BYTES);
+                        AMX_LOAD_ONCE(6, x0, AMX_ROW_BYTES);
                         LOAD_A(4, 0);
                         AMX_DOT_BF16(0, 4, 6);
                         if (unpack)
@@ -202,7 +202,7 @@ ALWAYS_INLINE void multiply(struct work *k, const struct product *p, bool two, b
                         if (unpack)
                                 unpack_part(k, s, 1, AMX_GROUPS, f);
                         if (two) {
-                                AMX_LOAD_ONCE_AT(7, x1, 0, AMX_ROW_BYTES);
+                                AMX_LOAD_ONCE(7, x1, AMX_ROW_BYTES);
                                 AMX_DOT_BF16(2, 4, 7);
                         }
                         if (unpack)
@@ -256,21 +256,21 @@ ALWAYS_INLINE void multiply_few(struct work *k, const struct product *p, int pan
                 come(k, p, block + 1, f);
                 for (uint32_t s = 0; s < steps; s++, x += AMX_TILE_BYTES) {
                         LOAD_A(4, 0);
-                        AMX_LOAD_ONCE_AT(5, x, 0, AMX_ROW_BYTES);
+                        AMX_LOAD_ONCE(5, x, AMX_ROW_BYTES);
                         AMX_DOT_BF16(0, 4, 5);
                         unpack_part(k, s, 0, 1, f);
                         if (panels > 1) {
-                                AMX_LOAD_ONCE_AT(6, x + bytes, 0, AMX_ROW_BYTES);
+                                AMX_LOAD_ONCE(6, x + bytes, AMX_ROW_BYTES);
                                 AMX_DOT_BF16(1, 4, 6);
                         }
                         unpack_part(k, s, 1, 1, f);
                         if (panels > 2) {
-                                AMX_LOAD_ONCE_AT(7, x + 2 * bytes, 0, AMX_ROW_BYTES);
+                                AMX_LOAD_ONCE(7, x + 2 * bytes, AMX_ROW_BYTES);
                                 AMX_DOT_BF16(2, 4, 7);
                         }
                         unpack_part(k, s, 2, 1, f);
                         if (panels > 3) {
-                                AMX_LOAD_ONCE_AT(5, x + 3 * bytes, 0, AMX_ROW_BYTES);
+                                AMX_LOAD_ONCE(5, x + 3 * bytes, AMX_ROW_BYTES);
                                 AMX_DOT_BF16(3, 4, 5);
                         }
                         unpack_part(k, s, 3, 1, f);

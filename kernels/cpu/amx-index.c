@@ -28,10 +28,10 @@ struct index_keys {
 
 /* Of a block with one row's set of groups. */
 struct index_products {
-        const float *at;      /* [set_groups][keys][LANES] */
+        const float *at;      /* [set_groups][KEYS][LANES] */
         const float *weights; /* [set_groups][LANES] */
         bool first;           /* of the row's sets */
-        float *scores;        /* [keys] */
+        float *scores;        /* [KEYS] */
 };
 
 struct index_work {
@@ -58,11 +58,11 @@ ALWAYS_INLINE void find_keys(struct index_work *x, uint32_t block, uint32_t dim)
         const struct index_job *job = x->job;
         const uint16_t *k = host_address(job->op->keys.k);
 
-        for (uint32_t p = 0; p < HALVES; p++) {
-                uint32_t i = MIN(job->begin + block * KEYS + p * HALF, (job->end - 1) / HALF * HALF);
+        for (uint32_t h = 0; h < HALVES; h++) {
+                uint32_t i = MIN(job->begin + block * KEYS + h * HALF, (job->end - 1) / HALF * HALF);
                 size_t page = (size_t) x->pages[i >> x->page_shift], entry = i & ((1u << x->page_shift) - 1);
 
-                keys_of(x, block)->halves[p] = k + ((page << x->page_shift) + entry) * dim;
+                keys_of(x, block)->halves[h] = k + ((page << x->page_shift) + entry) * dim;
         }
 }
 
@@ -126,8 +126,10 @@ static void weigh_last(const struct index_work *x) {
         store_scores(&x->before, quads);
 }
 
-/* A group's products with CHUNK dims of a tile of keys, the first of them or others; before the first what the tile has
- * in it is stored: right behind its last products the matrix unit would wait for these. */
+/* The sums that are in a group's tile still. */
+#define STORE(_group) AMX_STORE(_group, x->in_tiles + (_group) * KEYS * LANES, AMX_ROW_BYTES)
+
+/* A group's products with CHUNK dims of a tile of keys, the first of them or others. */
 #define MULTIPLY(_group, _b)                                                                                 \
         do {                                                                                                 \
                 if ((_group) < groups) {                                                                     \
@@ -139,11 +141,10 @@ static void weigh_last(const struct index_work *x) {
                         AMX_DOT_BF16(_group, 4, _b);                                                         \
                 }                                                                                            \
         } while (0)
-#define STORE(_group) AMX_STORE(_group, x->in_tiles + (_group) * KEYS * LANES, AMX_ROW_BYTES)
 
 ALWAYS_INLINE void multiply_step(const struct index_work *x, const uint16_t *keys, const uint16_t *queries, bool first,
                                  uint32_t dim, uint32_t groups) {
-        AMX_LOAD_ONCE_AT(4, keys, 0, dim * (uint32_t) sizeof(*keys));
+        AMX_LOAD_ONCE(4, keys, dim * (uint32_t) sizeof(*keys));
         MULTIPLY(0, 6);
         MULTIPLY(1, 7);
         MULTIPLY(2, 6);

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* What the matrix unit does for attention, in steps between other instructions. It takes its instructions in order, and
- * behind stores of what it has just multiplied it would wait for that: so what is in a tile is stored when it begins
- * anew. */
+/* What the matrix unit does for attention, in steps between other instructions. */
 
 #include "amx-attend.h"
 #include "amx-fetch.h"
@@ -68,11 +66,11 @@ ALWAYS_INLINE void add_step(struct matrix *m, bool two) {
         bool first = m->t == m->before.from, zeros = !w->lanes[m->before.group].begun;
 
         AMX_LOAD(4, m->weights + m->t * TILE_VALUES, AMX_ROW_BYTES);
-        AMX_LOAD_ONCE_AT(6, v, 0, AMX_ROW_BYTES);
+        AMX_LOAD_ONCE(6, v, AMX_ROW_BYTES);
         if (first)
                 BEGIN_SUMS(0, out, zeros);
         AMX_DOT_BF16(0, 4, 6);
-        AMX_LOAD_ONCE_AT(7, v + TILE_VALUES, 0, AMX_ROW_BYTES);
+        AMX_LOAD_ONCE(7, v + TILE_VALUES, AMX_ROW_BYTES);
         if (first)
                 BEGIN_SUMS(1, out + TILE_FLOATS, zeros);
         AMX_DOT_BF16(1, 4, 7);
@@ -100,12 +98,12 @@ ALWAYS_INLINE void score_step(struct matrix *m, bool two) {
         float *to = m->scores + m->s_chunk * CHUNK * LANES, *to1 = to + ATTENTION_BLOCK * LANES;
         bool first = m->c == 0;
 
-        AMX_LOAD_ONCE_AT(4, k0, 0, stride);
+        AMX_LOAD_ONCE(4, k0, stride);
         AMX_LOAD(6, q0, AMX_ROW_BYTES);
         if (first)
                 BEGIN_SUMS(0, to, true);
         AMX_DOT_BF16(0, 4, 6);
-        AMX_LOAD_ONCE_AT(5, k0 + (size_t) w->k_chunks * TILE_VALUES, 0, stride);
+        AMX_LOAD_ONCE(5, k0 + (size_t) w->k_chunks * TILE_VALUES, stride);
         if (first)
                 BEGIN_SUMS(1, to + TILE_FLOATS, true);
         AMX_DOT_BF16(1, 5, 6);

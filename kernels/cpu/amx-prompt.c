@@ -63,6 +63,7 @@ struct work {
         _Alignas(64) float scales[SCALES][AMX_GROUPS][GROUP_ROWS];
         struct products products[3]; /* of this step and the two before */
         struct weights weights[3];
+        size_t panel_bytes;
         struct place unpacked, known; /* what is unpacked next; whose parameters are computed next */
 };
 
@@ -190,20 +191,19 @@ struct beside {
                         unpack_part(&half[1], (_i), f);                                                      \
         } while (0)
 
-/* Stores a tile of sums, unless there is nothing in it. */
-#define STORE(_tile)                                                                                         \
+/* Stores a tile of the products' sums, if they have it. */
+#define STORE(_products, _tile)                                                                              \
         do {                                                                                                 \
-                if ((_tile) / 2 < beside.last->panels)                                                       \
-                        AMX_STORE_AT(_tile, beside.last->sums,                                               \
+                if ((_tile) / 2 < (_products)->panels)                                                       \
+                        AMX_STORE_AT(_tile, (_products)->sums,                                               \
                                      (_tile) / 2 * PANEL_ALIGN + (_tile) % 2 * AMX_TILE_BYTES, AMX_ROW_BYTES); \
         } while (0)
 
-/* The first product of a tile: the matrix unit takes its instructions in order, and behind stores of what it has just
- * multiplied it would wait for that. */
+/* Before the first product of a tile. */
 #define RENEW(_tile)                                                                                         \
         do {                                                                                                 \
                 if (v == 0 && turn == 0) {                                                                   \
-                        STORE(_tile);                                                                        \
+                        STORE(beside.last, _tile);                                                           \
                         AMX_ZERO(_tile);                                                                     \
                 }                                                                                            \
         } while (0)
@@ -252,14 +252,14 @@ ALWAYS_INLINE void multiply(const struct dot_job *job, struct work *k, const req
 
 /* Stores and adds up what is left of a row's products. */
 static void finish(struct work *k, uint32_t turn) {
-        struct beside beside = {.last = &k->products[(turn + 2) % 3], .before = &k->products[(turn + 1) % 3]};
+        const struct products *last = &k->products[(turn + 2) % 3], *before = &k->products[(turn + 1) % 3];
 
-        add_all(beside.before);
-        STORE(0);
-        STORE(1);
-        STORE(2);
-        STORE(3);
-        add_all(beside.last);
+        add_all(before);
+        STORE(last, 0);
+        STORE(last, 1);
+        STORE(last, 2);
+        STORE(last, 3);
+        add_all(last);
         memset(k->products, 0, sizeof(k->products));
 }
 
@@ -308,7 +308,7 @@ static void advance(const struct dot_job *job, struct work *k, struct place *p) 
 /* A step: two panels, or the last one. */
 ALWAYS_INLINE void step(const struct dot_job *job, struct work *k, const struct place *now, const char *x,
                         uint32_t panel, uint32_t panels, uint32_t turn, struct format f) {
-        size_t bytes = panel_bytes(DOT_Q8_256, job->cols);
+        size_t bytes = k->panel_bytes;
         const char *x0 = x + panel * bytes + (size_t) now->block * PANEL_ALIGN, *x1 = x0 + bytes;
         struct products *p = &k->products[turn % 3];
         const struct products *last = &k->products[(turn + 2) % 3], *before = &k->products[(turn + 1) % 3];
@@ -391,7 +391,7 @@ ALWAYS_INLINE void begin(const struct dot_job *job, struct work *k, struct forma
 /* Activation rows t to t + n - 1 with all weight rows. */
 ALWAYS_INLINE void rows_requantised(const struct dot_job *job, uint32_t t, uint32_t n, struct work *k,
                                     struct format f) {
-        const char *x = (const char *) job->panels + t / PANEL_ROWS * panel_bytes(DOT_Q8_256, job->cols);
+        const char *x = (const char *) job->panels + t / PANEL_ROWS * k->panel_bytes;
         uint32_t panels = DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), turn = 0;
         struct place now;
 
@@ -416,6 +416,7 @@ ALWAYS_INLINE void dot_requantised(const struct dot_job *job, struct format f) {
         static const struct amx_config config = AMX_WHOLE_TILES;
         struct work k;
 
+        k.panel_bytes = panel_bytes(DOT_Q8_256, job->cols);
         amx_begin(&config);
         for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
                 rows_requantised(job, t, MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS), &k, f);

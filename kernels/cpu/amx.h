@@ -37,23 +37,23 @@ ALWAYS_INLINE void amx_end(void) {
 
 #define AMX_ZERO(_tile) __asm__ volatile("tilezero %%tmm" #_tile ::)
 /* Rows `_stride` bytes apart, from a constant number of bytes after `_from`. */
-#define AMX_LOAD_AT(_tile, _from, _offset, _stride)                                                          \
-        __asm__ volatile("tileloadd %c2(%0,%1,1), %%tmm" #_tile                                              \
+#define AMX_LOAD_AS(_load, _tile, _from, _offset, _stride)                                                   \
+        __asm__ volatile(_load " %c2(%0,%1,1), %%tmm" #_tile                                                 \
                          :                                                                                   \
                          : "r"((const void *) (_from)), "r"((uint64_t) (_stride)), "i"(_offset)              \
                          : "memory")
-/* The same of what is not loaded again soon, and need not stay in the first cache. */
-#define AMX_LOAD_ONCE_AT(_tile, _from, _offset, _stride)                                                     \
-        __asm__ volatile("tileloaddt1 %c2(%0,%1,1), %%tmm" #_tile                                            \
-                         :                                                                                   \
-                         : "r"((const void *) (_from)), "r"((uint64_t) (_stride)), "i"(_offset)              \
-                         : "memory")
+#define AMX_LOAD_AT(_tile, _from, _offset, _stride) AMX_LOAD_AS("tileloadd", _tile, _from, _offset, _stride)
+/* Of what is not loaded again soon, and need not stay in the first cache. */
+#define AMX_LOAD_ONCE_AT(_tile, _from, _offset, _stride) AMX_LOAD_AS("tileloaddt1", _tile, _from, _offset, _stride)
+/* The matrix unit takes its instructions in order: right behind a tile's last products a store makes it wait for them.
+ * So where others follow at once, a tile is stored when it begins anew. */
 #define AMX_STORE_AT(_tile, _to, _offset, _stride)                                                           \
         __asm__ volatile("tilestored %%tmm" #_tile ", %c2(%0,%1,1)"                                          \
                          :                                                                                   \
                          : "r"((void *) (_to)), "r"((uint64_t) (_stride)), "i"(_offset)                      \
                          : "memory")
 #define AMX_LOAD(_tile, _from, _stride) AMX_LOAD_AT(_tile, _from, 0, _stride)
+#define AMX_LOAD_ONCE(_tile, _from, _stride) AMX_LOAD_ONCE_AT(_tile, _from, 0, _stride)
 #define AMX_STORE(_tile, _to, _stride) AMX_STORE_AT(_tile, _to, 0, _stride)
 /* c[m][n] += Σ_k a[m][k] × b[k / 4][n][k % 4]: int32, of unsigned × signed or signed × signed bytes. */
 #define AMX_DOT_U8_S8(_c, _a, _b) __asm__ volatile("tdpbusd %%tmm" #_b ", %%tmm" #_a ", %%tmm" #_c ::)

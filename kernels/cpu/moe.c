@@ -323,7 +323,7 @@ static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned w
 
 /* Whether its hidden values stay by columns. */
 static bool group_columns(const struct moe *m, uint32_t group) {
-        return m->columns && m->active[group] % 2;
+        return m->columns && group_prompt(m, &m->hidden_input, group);
 }
 
 /* The pairs of a bundle, in the form that down asks for: where they are multiplied as rows in their places. */

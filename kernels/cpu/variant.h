@@ -28,9 +28,6 @@ struct dot_job {
 
 typedef void dot_fn(const struct dot_job *job);
 
-/* A block of activations whose largest value is below this is zero as 8 bits (ref_dot_input()). */
-#define ZERO_BELOW 1e-35f
-
 /* y[t][c] += Σ_r x[t][r] × w[r][c] for t < n and c < cols, r rising; each product is added as it is made. */
 struct mix_job {
         const float *w; /* cols floats between rows */

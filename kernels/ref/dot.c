@@ -29,7 +29,7 @@ static float quantize(int8_t *q, const float *x, unsigned n) {
 
         for (unsigned i = 0; i < n; i++)
                 largest = fmaxf(largest, fabsf(x[i]));
-        if (!(largest >= 1e-35f)) {
+        if (!(largest >= ZERO_BELOW)) {
                 memset(q, 0, n);
                 return 0.0f;
         }

@@ -126,10 +126,12 @@ void choose_best(int32_t *chosen, const float *scores, uint32_t n, uint32_t k);
 void ref_head_matmul(const struct op_head_matmul *op, void *scratch, uint64_t begin, uint64_t end);
 size_t head_matmul_scratch(const struct op_head_matmul *op);
 
+#define ZERO_BELOW 1e-35f
+
 /* What a weight type is multiplied with, or (DOT_BF16) what prompt rows are where a variant rounds them. 8-bit
  * activations: blocks of 32 (Q8_32) or 256 (Q8_256; the last one of a row may be shorter, a multiple of 32) values,
  * each with the float32 scale d = max|x| / 127 and q = x / d rounded to nearest, ties to even; a block whose largest
- * magnitude is below 1e-35 is zero. */
+ * magnitude is below ZERO_BELOW is zero. */
 enum dot_input {
         DOT_FLOAT,
         DOT_BF16,
