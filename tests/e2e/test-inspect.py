@@ -172,11 +172,14 @@ def forecast_is_what_the_daemon_takes(folder):
     subprocess.run([sys.executable, MAKE_MODEL, "small", path], check=True)
     # Meson has the allocator fill what it hands out, also what the daemon would never touch.
     env = {"MOED_DAEMON": MOED, "MALLOC_PERTURB_": "0"}
-    with Daemon("--context", 1024, model=path, kv_type="auto", env=env) as d:
-        forecast = inspect(path, "--context", 1024)["forecast"]
-        assert forecast["context"] == 1024
-        # One prompt that makes a long pass, and several that share short ones.
-        d.run([i * 7919 % 8000 for i in range(1000)], "--max-tokens", 24, "--ignore-eog", timeout=110)
+    forecast = inspect(path, "--context", 1024)["forecast"]
+    assert forecast["context"] == 1024
+    # Pages for one context, as is forecast; what is kept of earlier prompts has no more.
+    config = "[Daemon]\nKvMemory=%d\n" % forecast["kv"]
+    with Daemon("--context", 1024, model=path, kv_type="auto", config=config, env=env) as d:
+        # A prompt for each of the long passes, which take turns, and several that share short ones.
+        for factor in (7919, 6229):
+            d.run([i * factor % 8000 for i in range(1000)], "--max-tokens", 24, "--ignore-eog", timeout=110)
         for p in [d.start_run([(i * 6007 + n) % 8000 for i in range(150)], "--max-tokens", 24) for n in range(4)]:
             finish(p)
         real = resident(d.pid())
