@@ -9,8 +9,15 @@
 enum {
         AMX_GROUPS = 2,      /* that are computed together, at most */
         AMX_PANELS_FEW = 2,  /* with which a group alone leaves more of the first cache to itself */
-        AMX_PANELS_MAX = 16, /* whose values and sums stay in the second cache while the weights pass */
+        AMX_PANELS_MAX = 20, /* whose values and sums stay in the second cache while the weights pass */
 };
+
+/* Activation rows at a time: all, or equal parts, for each part unpacks all weights anew. */
+static inline uint32_t amx_rows_at_a_time(uint32_t n) {
+        uint32_t panels = MAX(DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), 1U);
+
+        return DIV_ROUND_UP(panels, DIV_ROUND_UP(panels, (uint32_t) AMX_PANELS_MAX)) * PANEL_ROWS;
+}
 
 /* The groups from `row` on, `most` ≤ AMX_GROUPS of them. Returns how many there are. */
 static inline uint32_t amx_groups(const struct dot_job *job, uint32_t row, uint32_t most, struct group g[AMX_GROUPS]) {
@@ -41,12 +48,12 @@ static inline void amx_store(const struct dot_job *job, const struct group *g, u
         }
 }
 
-/* All of a job, AMX_PANELS_MAX panels and up to _most groups at a time: `_compute` fills _acc[group][panel] with the
+/* All of a job, up to _most groups at a time: `_compute` fills _acc[group][panel] with the
  * products of `groups` groups g with `panels` panels from `first` on, and is computed for each of these. */
 #define AMX_WALK(_job, _most, _acc, _compute)                                                                \
-        for (uint32_t _t = 0; _t < (_job)->n; _t += AMX_PANELS_MAX * PANEL_ROWS)                             \
+        for (uint32_t _t = 0, _rows = amx_rows_at_a_time((_job)->n); _t < (_job)->n; _t += _rows)            \
                 for (uint32_t _row = (_job)->begin; _row < (_job)->end; _row += (_most) * GROUP_ROWS) {      \
-                        uint32_t _n = MIN((_job)->n - _t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS);           \
+                        uint32_t _n = MIN((_job)->n - _t, _rows);                                            \
                         uint32_t first = _t / PANEL_ROWS, panels = DIV_ROUND_UP(_n, (uint32_t) PANEL_ROWS);  \
                         struct group g[AMX_GROUPS];                                                          \
                         uint32_t groups = amx_groups((_job), _row, (_most), g);                              \

@@ -418,8 +418,8 @@ ALWAYS_INLINE void dot_requantised(const struct dot_job *job, struct format f) {
 
         k.panel_bytes = panel_bytes(DOT_Q8_256, job->cols);
         amx_begin(&config);
-        for (uint32_t t = 0; t < job->n; t += AMX_PANELS_MAX * PANEL_ROWS)
-                rows_requantised(job, t, MIN(job->n - t, (uint32_t) AMX_PANELS_MAX * PANEL_ROWS), &k, f);
+        for (uint32_t t = 0, most = amx_rows_at_a_time(job->n); t < job->n; t += most)
+                rows_requantised(job, t, MIN(job->n - t, most), &k, f);
         amx_end();
 }
 

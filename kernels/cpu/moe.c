@@ -51,7 +51,7 @@ struct bundle {
 
 enum {
         BUNDLE = 16,
-        SLICE = 256, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the
+        SLICE = 320, /* pairs that a piece of gate and up computes at a time: what it makes of them stays in the
                       * cache */
         PROMPT_UNIT = 256, /* weight rows of such a piece of prompts: its first ones are unpacked while nothing else
                             * runs */
@@ -445,10 +445,11 @@ static void up_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         for (uint64_t i = begin; i < end; i++) {
                 uint64_t piece = deal_next(m->deal_up, worker);
                 uint32_t group = (uint32_t) (piece / units), row = (uint32_t) (piece % units) * m->unit_up;
-                uint32_t n = m->first[group + 1] - m->first[group];
+                uint32_t n = m->first[group + 1] - m->first[group], bundles = DIV_ROUND_UP(n, (uint32_t) BUNDLE);
+                uint32_t slice = DIV_ROUND_UP(bundles, DIV_ROUND_UP(n, (uint32_t) SLICE)) * BUNDLE;
 
-                for (uint32_t from = 0; from < n; from += SLICE)
-                        up_slice(m, group, from, MIN(n - from, (uint32_t) SLICE), row, MIN(row + m->unit_up, hidden),
+                for (uint32_t from = 0; from < n; from += slice)
+                        up_slice(m, group, from, MIN(n - from, slice), row, MIN(row + m->unit_up, hidden),
                                  m->worker + worker * (size_t) 2 * SLICE * m->unit_up);
         }
 }
