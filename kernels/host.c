@@ -15,8 +15,8 @@ struct buffer {
 
 enum { HOST_ALIGN = 64 };
 
-/* Huge pages are taken whole where a byte is written. An arena of KV is written in as many places at once as it has
- * planes; from this size on what that may waste (240 MiB with 60 layers) is little of it. */
+/* Huge pages are taken whole where a byte is written. An arena of KV, which is not dense, is written in as many places at
+ * once as it has planes; from this size on what that may waste (240 MiB with 60 layers) is little of it. */
 #define HUGE_WORTH (UINT64_C(2) << 30)
 
 static void *align_up(void *data, uintptr_t align) {
@@ -42,10 +42,10 @@ static int map_large(struct buffer *buffer, uint64_t size) {
         return 0;
 }
 
-static int allocate(struct buffer *buffer, uint64_t size) {
+static int allocate(struct buffer *buffer, uint64_t size, bool dense) {
         if (size > PTRDIFF_MAX - HOST_HUGE_PAGE)
                 return -ENOMEM;
-        if (size >= HUGE_WORTH)
+        if (size >= (dense ? (uint64_t) HOST_HUGE_PAGE : HUGE_WORTH))
                 return map_large(buffer, size);
         /* calloc() takes large blocks fresh from the kernel: an arena costs memory only where it was written.
          */
@@ -56,13 +56,13 @@ static int allocate(struct buffer *buffer, uint64_t size) {
         return 0;
 }
 
-int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret) {
+int host_buffer_new(struct backend *b, uint64_t size, bool dense, struct buffer **ret) {
         struct buffer *buffer = calloc(1, sizeof(*buffer));
         int r;
 
         if (!buffer)
                 return -ENOMEM;
-        r = allocate(buffer, size);
+        r = allocate(buffer, size, dense);
         if (r) {
                 free(buffer);
                 return r;

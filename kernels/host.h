@@ -25,7 +25,7 @@ enum { HOST_HUGE_PAGE = 2 << 20 };
  * are 5 to 13 % faster. Whatever the kernel says to it. */
 void host_prefer_huge_pages(void *data, size_t size);
 
-int host_buffer_new(struct backend *b, uint64_t size, struct buffer **ret);
+int host_buffer_new(struct backend *b, uint64_t size, bool dense, struct buffer **ret);
 int host_buffer_import(struct backend *b, const void *host, uint64_t size, struct buffer **ret);
 void host_buffer_free(struct buffer *buffer);
 struct device_ptr host_buffer_address(struct buffer *buffer);

@@ -16,13 +16,14 @@ static uint64_t heap_used(void) {
         return info.uordblks + info.hblkhd;
 }
 
-/* A step of `rows` rows that end at `end`, of which the last wants logits, all experts allowed. */
-static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows) {
+/* A step of `rows` rows that end at `end`, of a prompt or not, of which the last wants logits, all experts allowed. */
+static int run(struct step *step, struct model *m, uint32_t end, uint32_t rows, bool prompt) {
         _cleanup_(sequence_freep) struct sequence *sequence = NULL;
         _cleanup_(freep) uint32_t *allowances = calloc(rows, sizeof(*allowances));
         _cleanup_(freep) int32_t *tokens = calloc(rows, sizeof(*tokens));
         struct step_part part = {
-                .tokens = tokens, .allowances = allowances, .count = rows, .prompt = rows, .logits = true,
+                .tokens = tokens, .allowances = allowances, .count = rows, .prompt = prompt ? rows : 0,
+                .logits = true,
         };
         int r;
 
@@ -50,15 +51,17 @@ static int forecast_run(struct model_forecast *ret, struct model *m, struct back
 
         r = step_new(&steps[0], m);
         if (!r)
-                r = run(steps[0], m, 1, 1);
+                r = run(steps[0], m, 1, 1, false);
         if (r)
                 return r;
         ret->token_weights = backend_plan_cost(b).weights;
-        r = run(steps[0], m, ret->context, ret->rows);
+        r = run(steps[0], m, ret->context, ret->rows, false);
+        if (!r)
+                r = run(steps[0], m, ret->context, ret->rows, true);
         for (uint32_t i = 1; i <= larger && ret->long_rows > 0 && !r; i++) {
                 r = step_new_beside(&steps[i], steps[0], ret->long_rows);
                 if (!r)
-                        r = run(steps[i], m, ret->context, ret->long_rows);
+                        r = run(steps[i], m, ret->context, ret->long_rows, true);
         }
         return r;
 }

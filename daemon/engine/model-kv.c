@@ -101,7 +101,7 @@ int model_init_kv(struct model *m, const struct model_options *options, struct r
         m->info.kv_pages = (uint32_t) pages;
         r = kv_pages_init(&m->pages, (uint32_t) pages);
         if (!r)
-                r = m->backend->ops->buffer_new(m->backend, pages * page, &m->kv);
+                r = m->backend->ops->buffer_new(m->backend, pages * page, false, &m->kv);
         if (!r)
                 place_kv(m, options->kv_type, m->backend->ops->buffer_address(m->kv));
         return r;

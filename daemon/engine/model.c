@@ -63,7 +63,7 @@ static int place_frequencies(struct model *m) {
         struct stream *stream;
         int r;
 
-        r = ops->buffer_new(m->backend, ARCH_ROPES * size, &m->frequencies);
+        r = ops->buffer_new(m->backend, ARCH_ROPES * size, true, &m->frequencies);
         if (r)
                 return r;
         r = ops->stream_new(m->backend, &stream);

@@ -20,7 +20,7 @@ int model_place_predictor(struct model *m) {
 
         if (!p->weight)
                 return 0;
-        r = ops->buffer_new(m->backend, weight + bias, &m->predictor);
+        r = ops->buffer_new(m->backend, weight + bias, true, &m->predictor);
         if (!r)
                 r = ops->stream_new(m->backend, &stream);
         if (r)

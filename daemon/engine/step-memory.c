@@ -16,7 +16,7 @@ static int grow_device(struct step *s, struct step_buffer *b, uint64_t size) {
         if (size <= b->size)
                 return 0;
         size = MAX(size, b->size * 2);
-        r = ops_of(s)->buffer_new(s->model->backend, size, &buffer);
+        r = ops_of(s)->buffer_new(s->model->backend, size, true, &buffer);
         if (r)
                 return r;
         ops_of(s)->buffer_free(b->buffer);

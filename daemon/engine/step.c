@@ -169,7 +169,10 @@ static void place_arrays(struct step *s) {
         struct step_batch *b = &s->batch;
         struct device_ptr at = s->batch_memory.at;
         uint64_t stride = b->rows * sizeof(int32_t);
+        bool prompts = false;
 
+        for (uint32_t i = 0; i < s->n_parts; i++)
+                prompts |= s->parts[i].prompt > 0;
         b->ids = b->staged;
         b->positions = b->ids + b->rows;
         b->sequences = b->positions + b->rows;
@@ -187,7 +190,7 @@ static void place_arrays(struct step *s) {
         b->device_floors = device_offset(at, 4 * stride);
         b->device_groups = device_offset(at, 5 * stride);
         b->device_bases = device_offset(at, 6 * stride);
-        b->device_prompts = device_offset(at, 7 * stride);
+        b->device_prompts = prompts ? device_offset(at, 7 * stride) : DEVICE_NULL;
         b->device_wanted = device_offset(at, 8 * stride);
         b->device_caps = device_offset(at, STEP_ARRAYS * stride);
 }

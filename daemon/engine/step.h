@@ -54,7 +54,8 @@ struct step_batch {
         int32_t *wanted;                                      /* [n_wanted] rows whose logits are wanted */
         int32_t *caps;                                        /* [moe_layers][rows] thousandths of an expert */
         struct device_ptr device_ids, device_positions, device_sequences, device_ones, device_floors,
-                device_groups, device_bases, device_prompts, device_wanted, device_caps;
+                device_groups, device_bases, device_wanted, device_caps;
+        struct device_ptr device_prompts;                     /* null: no row is one of a prompt */
 };
 
 /* What an observer is shown, on the host. */

@@ -37,8 +37,8 @@ struct moe {
                 uint8_t *panels; /* [n_bundles][panel_bytes]; a group's follow each other, though they may be smaller */
                 size_t panel_bytes;
         } input[2], hidden_input; /* of gate and up (maybe one and the same form); of down */
-        float *hidden;     /* [n_pairs][hidden] */
-        float **hidden_y;  /* [n_pairs] */
+        float *hidden;     /* [pairs whose hidden values do not stay by columns][hidden] */
+        float **hidden_y;  /* [n_pairs], NULL for the others */
         float **y;         /* [n_pairs] the rows that down is added to */
         float *worker;     /* [threads][2][SLICE][unit_up]: gate and up of one piece */
         uint8_t *bundle;   /* [threads][BUNDLE][row_bytes of down]: hidden rows on their way to a panel */
@@ -142,16 +142,25 @@ static bool group_panels(const struct moe *m, const struct moe_input *in, uint32
                cpu_wants_panels(m->variant, in->type, m->first[group + 1] - m->first[group]);
 }
 
+/* Whether its hidden values stay by columns. */
+static bool group_columns(const struct moe *m, uint32_t group) {
+        return m->columns && group_prompt(m, &m->hidden_input, group);
+}
+
 /* Hidden rows that are multiplied as rows stay in memory one after the other; of others only the panels do. */
 static void point_hidden(struct moe *m) {
         struct moe_input *down = &m->hidden_input;
+        float *hidden = m->hidden;
         uint8_t *row = down->rows;
 
         for (uint32_t group = 0; group < m->n_active; group++) {
+                bool columns = group_columns(m, group);
                 bool converted = !group_panels(m, down, group) &&
                                  cpu_form_bytes(group_form(m, down, group), down->cols) > 0;
 
                 for (uint32_t i = m->first[group]; i < m->first[group + 1]; i++) {
+                        m->hidden_y[i] = columns ? NULL : hidden;
+                        hidden += columns ? 0 : m->op->gate.rows;
                         down->x[i] = converted ? row : (const void *) m->hidden_y[i];
                         row += converted ? down->row_bytes : 0;
                 }
@@ -169,7 +178,6 @@ static void moe_point(struct moe *m) {
                                            ? in->rows + m->pair_row[i] * in->row_bytes
                                            : (const void *) moe_x(op, m->pair_row[i]);
                 }
-                m->hidden_y[i] = m->hidden + (size_t) i * op->gate.rows;
                 m->y[i] = (float *) host_address(op->y) + (size_t) m->pair_row[i] * op->down.rows;
         }
         point_hidden(m);
@@ -214,6 +222,16 @@ static size_t hidden_rows(const struct moe *m, size_t pairs) {
         return from > 0 ? MIN(pairs, 2 * (size_t) m->op->down.stack * (from - 1)) : pairs;
 }
 
+/* Pairs whose hidden values do not stay by columns, at most; where only a plan is made, all rows are of prompts that may
+ * be. */
+static size_t pairs_by_rows(const struct moe *m, const struct cpu_backend *b) {
+        uint32_t n = m->op->n;
+
+        if (m->columns)
+                n = b->scratch.planned ? 0 : cpu_exact_rows(m->prompt, n);
+        return (size_t) n * m->op->k;
+}
+
 static void input_place(struct moe_input *in, const struct input_plan *plan, char *data) {
         in->rows = in->row_bytes > 0 ? (uint8_t *) data + plan->rows : NULL;
         in->x = (const void **) (data + plan->x);
@@ -250,7 +268,7 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         at[PART_PAIR_ROW] = scratch_plan(&total, pairs, sizeof(*m->pair_row));
         at[PART_PAIR_WEIGHT] = scratch_plan(&total, pairs, sizeof(*m->pair_weight));
         at[PART_FILL] = scratch_plan(&total, groups, sizeof(*m->fill));
-        at[PART_HIDDEN] = scratch_plan(&total, pairs, op->gate.rows * sizeof(float));
+        at[PART_HIDDEN] = scratch_plan(&total, pairs_by_rows(m, b), op->gate.rows * sizeof(float));
         at[PART_HIDDEN_Y] = scratch_plan(&total, pairs, sizeof(*m->hidden_y));
         at[PART_Y] = scratch_plan(&total, pairs, sizeof(*m->y));
         at[PART_WORKER] = scratch_plan(&total, pool_threads(b->pool) * (size_t) 2 * SLICE, m->unit_up * sizeof(float));
@@ -319,11 +337,6 @@ static void input_pack_piece(void *arg, uint64_t begin, uint64_t end, unsigned w
                 if (m->input[1].panels != m->input[0].panels)
                         pack_bundle(m, &m->input[1], (uint32_t) i, m->input[1].x + first);
         }
-}
-
-/* Whether its hidden values stay by columns. */
-static bool group_columns(const struct moe *m, uint32_t group) {
-        return m->columns && group_prompt(m, &m->hidden_input, group);
 }
 
 /* The pairs of a bundle, in the form that down asks for: where they are multiplied as rows in their places. */

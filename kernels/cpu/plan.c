@@ -35,7 +35,7 @@ static int plan_buffer(struct backend *b, uint64_t size, bool imported, struct b
         return 0;
 }
 
-static int plan_buffer_new(struct backend *b, uint64_t size, struct buffer **ret) {
+static int plan_buffer_new(struct backend *b, uint64_t size, bool dense, struct buffer **ret) {
         return plan_buffer(b, size, false, ret);
 }
 

@@ -55,7 +55,7 @@ static int multiply(struct backend *b, enum quant_type type, const void *w, size
 
         r = b->ops->buffer_import(b, w, w_size, &weights);
         if (!r)
-                r = b->ops->buffer_new(b, DOT_INPUTS * (DOT_COLS + DOT_ROWS) * sizeof(float), &memory);
+                r = b->ops->buffer_new(b, DOT_INPUTS * (DOT_COLS + DOT_ROWS) * sizeof(float), true, &memory);
         if (!r)
                 r = b->ops->stream_new(b, &stream);
         if (r)

@@ -116,7 +116,7 @@ static int new_memory(struct bench *b, uint64_t bytes, struct device_ptr *ret) {
 
         if (b->n_buffers == BUFFERS_MAX)
                 return -ENOSPC;
-        r = ops->buffer_new(b->backend, bytes, &b->buffers[b->n_buffers]);
+        r = ops->buffer_new(b->backend, bytes, true, &b->buffers[b->n_buffers]);
         if (r == 0)
                 *ret = ops->buffer_address(b->buffers[b->n_buffers++]);
         return r;

@@ -41,7 +41,7 @@ TEST(plan_reserves_no_memory) {
         struct buffer *buffer, *import;
 
         assert_se(backend_plan_new(&plan, 1) == 0);
-        assert_se(plan->ops->buffer_new(plan, UINT64_C(1) << 60, &buffer) == 0);
+        assert_se(plan->ops->buffer_new(plan, UINT64_C(1) << 60, true, &buffer) == 0);
         assert_se(plan->ops->buffer_import(plan, "x", 77, &import) == 0);
         assert_se(backend_plan_cost(plan).memory == UINT64_C(1) << 60 &&
                   backend_plan_cost(plan).imported == 77);

@@ -26,7 +26,7 @@ struct device_ptr device_put(struct device *d, const void *data, size_t bytes) {
         struct device_ptr p;
 
         assert_se(d->n_buffers < ELEMENTS(d->buffers));
-        assert_se(d->ops->buffer_new(d->backend, bytes, &d->buffers[d->n_buffers]) == 0);
+        assert_se(d->ops->buffer_new(d->backend, bytes, true, &d->buffers[d->n_buffers]) == 0);
         p = d->ops->buffer_address(d->buffers[d->n_buffers++]);
         assert_se(p.address % 64 == 0);
         if (data)

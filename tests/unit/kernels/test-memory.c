@@ -42,19 +42,25 @@ static bool kernel_has_huge_pages(void) {
         return has;
 }
 
-TEST(large_arenas_lie_on_huge_pages_and_small_ones_do_not) {
+TEST(dense_memory_and_large_arenas_lie_on_huge_pages) {
         static const struct {
                 uint64_t size;
-                bool huge;
+                bool dense, huge;
         } cases[] = {
-                { 1, false }, { 100 << 20, false }, { UINT64_C(2) << 30, true }, { (UINT64_C(2) << 30) + 100, true }
+                { 1, false, false },
+                { 1, true, false },
+                { 100 << 20, false, false },
+                { (2 << 20) - 1, true, false },
+                { (2 << 20) + 1, true, true },
+                { UINT64_C(2) << 30, false, true },
+                { (UINT64_C(2) << 30) + 100, false, true },
         };
 
         for (size_t i = 0; i < ELEMENTS(cases); i++) {
                 struct buffer *buffer;
                 uint8_t *data;
 
-                if (host_buffer_new(NULL, cases[i].size, &buffer) != 0)
+                if (host_buffer_new(NULL, cases[i].size, cases[i].dense, &buffer) != 0)
                         continue;
                 data = host_address(host_buffer_address(buffer));
                 assert_se((uintptr_t) data % (cases[i].huge ? (uint64_t) HOST_HUGE_PAGE : 64) == 0);
@@ -63,8 +69,8 @@ TEST(large_arenas_lie_on_huge_pages_and_small_ones_do_not) {
                         assert_se(prefers_huge(data) == cases[i].huge);
                 host_buffer_free(buffer);
         }
-        assert_se(host_buffer_new(NULL, UINT64_MAX, &(struct buffer *) { NULL }) == -ENOMEM);
-        assert_se(host_buffer_new(NULL, PTRDIFF_MAX, &(struct buffer *) { NULL }) == -ENOMEM);
+        assert_se(host_buffer_new(NULL, UINT64_MAX, true, &(struct buffer *) { NULL }) == -ENOMEM);
+        assert_se(host_buffer_new(NULL, PTRDIFF_MAX, false, &(struct buffer *) { NULL }) == -ENOMEM);
 }
 
 TEST(scratch_grows_and_stays) {

@@ -340,9 +340,9 @@ TEST(shapes_that_cannot_be_computed_are_refused) {
 static void check_memory(struct device *d) {
         struct buffer *buffer = NULL;
 
-        assert_se(d->ops->buffer_new(d->backend, UINT64_MAX, &buffer) == -ENOMEM && !buffer);
-        assert_se(d->ops->buffer_new(d->backend, UINT64_MAX / 2 + 1, &buffer) == -ENOMEM && !buffer);
-        assert_se(d->ops->buffer_new(d->backend, 0, &buffer) == 0);
+        assert_se(d->ops->buffer_new(d->backend, UINT64_MAX, true, &buffer) == -ENOMEM && !buffer);
+        assert_se(d->ops->buffer_new(d->backend, UINT64_MAX / 2 + 1, true, &buffer) == -ENOMEM && !buffer);
+        assert_se(d->ops->buffer_new(d->backend, 0, true, &buffer) == 0);
         d->ops->buffer_free(buffer);
         d->ops->buffer_free(NULL);
         d->ops->stream_free(NULL);
