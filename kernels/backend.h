@@ -31,8 +31,8 @@ struct backend_ops {
         const char *name;
         void (*free)(struct backend *b);
 
-        /* New zeroed memory, aligned to 64 bytes at least. `dense`: what of it is used at all lies side by side, so that
-         * it may be taken from the system in large pieces. */
+        /* New zeroed memory, aligned to 64 bytes at least. `dense`: what of it is used at all lies side by side, so
+         * that it may be taken from the system in large pieces. */
         int (*buffer_new)(struct backend *b, uint64_t size, bool dense, struct buffer **ret);
         /* Makes `size` bytes of host memory (weights of a mapped file) readable for operations: in place where the
          * backend has BACKEND_HOST_MEMORY, else by an upload. The host memory must outlive the buffer if in place. */

@@ -15,8 +15,8 @@ struct buffer {
 
 enum { HOST_ALIGN = 64 };
 
-/* Huge pages are taken whole where a byte is written. An arena of KV, which is not dense, is written in as many places at
- * once as it has planes; from this size on what that may waste (240 MiB with 60 layers) is little of it. */
+/* Huge pages are taken whole where a byte is written. An arena of KV, which is not dense, is written in as many places
+ * at once as it has planes; from this size on what that may waste (240 MiB with 60 layers) is little of it. */
 #define HUGE_WORTH (UINT64_C(2) << 30)
 
 static void *align_up(void *data, uintptr_t align) {

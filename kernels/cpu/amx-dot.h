@@ -12,11 +12,8 @@ enum {
         AMX_PANELS_MAX = 20, /* whose values and sums stay in the second cache while the weights pass */
 };
 
-/* Activation rows at a time: all, or equal parts, for each part unpacks all weights anew. */
 static inline uint32_t amx_rows_at_a_time(uint32_t n) {
-        uint32_t panels = MAX(DIV_ROUND_UP(n, (uint32_t) PANEL_ROWS), 1U);
-
-        return DIV_ROUND_UP(panels, DIV_ROUND_UP(panels, (uint32_t) AMX_PANELS_MAX)) * PANEL_ROWS;
+        return rows_at_a_time(n, AMX_PANELS_MAX * PANEL_ROWS);
 }
 
 /* The groups from `row` on, `most` ≤ AMX_GROUPS of them. Returns how many there are. */
@@ -48,8 +45,8 @@ static inline void amx_store(const struct dot_job *job, const struct group *g, u
         }
 }
 
-/* All of a job, up to _most groups at a time: `_compute` fills _acc[group][panel] with the
- * products of `groups` groups g with `panels` panels from `first` on, and is computed for each of these. */
+/* All of a job, up to _most groups at a time: `_compute` fills _acc[group][panel] with the products of `groups` groups
+ * g with `panels` panels from `first` on, and is computed for each of these. */
 #define AMX_WALK(_job, _most, _acc, _compute)                                                                \
         for (uint32_t _t = 0, _rows = amx_rows_at_a_time((_job)->n); _t < (_job)->n; _t += _rows)            \
                 for (uint32_t _row = (_job)->begin; _row < (_job)->end; _row += (_most) * GROUP_ROWS) {      \

@@ -14,7 +14,8 @@ struct moe {
         const struct op_moe *op;
         const struct cpu_variant *variant;
         struct deal *deal_up, *deal_down;
-        const int32_t *prompt; /* [rows], or NULL */
+        const int32_t *prompt; /* [rows], or NULL: none is of a prompt, or it makes no difference */
+        uint32_t n_exact;      /* rows that are not; where only a plan is made, none while there may be prompts */
         uint32_t n_pairs, n_active, n_bundles;
         uint32_t *active;   /* [n_active] groups that have pairs, rising: expert × 2 + whether they are of prompts */
         uint32_t *first;    /* [n_active + 1] their first pair */
@@ -222,14 +223,9 @@ static size_t hidden_rows(const struct moe *m, size_t pairs) {
         return from > 0 ? MIN(pairs, 2 * (size_t) m->op->down.stack * (from - 1)) : pairs;
 }
 
-/* Pairs whose hidden values do not stay by columns, at most; where only a plan is made, all rows are of prompts that may
- * be. */
-static size_t pairs_by_rows(const struct moe *m, const struct cpu_backend *b) {
-        uint32_t n = m->op->n;
-
-        if (m->columns)
-                n = b->scratch.planned ? 0 : cpu_exact_rows(m->prompt, n);
-        return (size_t) n * m->op->k;
+/* Pairs whose hidden values do not stay by columns, at most. */
+static size_t pairs_by_rows(const struct moe *m) {
+        return (size_t) (m->columns ? m->n_exact : m->op->n) * m->op->k;
 }
 
 static void input_place(struct moe_input *in, const struct input_plan *plan, char *data) {
@@ -268,7 +264,7 @@ static int moe_reserve(struct moe *m, struct cpu_backend *b) {
         at[PART_PAIR_ROW] = scratch_plan(&total, pairs, sizeof(*m->pair_row));
         at[PART_PAIR_WEIGHT] = scratch_plan(&total, pairs, sizeof(*m->pair_weight));
         at[PART_FILL] = scratch_plan(&total, groups, sizeof(*m->fill));
-        at[PART_HIDDEN] = scratch_plan(&total, pairs_by_rows(m, b), op->gate.rows * sizeof(float));
+        at[PART_HIDDEN] = scratch_plan(&total, pairs_by_rows(m), op->gate.rows * sizeof(float));
         at[PART_HIDDEN_Y] = scratch_plan(&total, pairs, sizeof(*m->hidden_y));
         at[PART_Y] = scratch_plan(&total, pairs, sizeof(*m->y));
         at[PART_WORKER] = scratch_plan(&total, pool_threads(b->pool) * (size_t) 2 * SLICE, m->unit_up * sizeof(float));
@@ -458,8 +454,7 @@ static void up_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         for (uint64_t i = begin; i < end; i++) {
                 uint64_t piece = deal_next(m->deal_up, worker);
                 uint32_t group = (uint32_t) (piece / units), row = (uint32_t) (piece % units) * m->unit_up;
-                uint32_t n = m->first[group + 1] - m->first[group], bundles = DIV_ROUND_UP(n, (uint32_t) BUNDLE);
-                uint32_t slice = DIV_ROUND_UP(bundles, DIV_ROUND_UP(n, (uint32_t) SLICE)) * BUNDLE;
+                uint32_t n = m->first[group + 1] - m->first[group], slice = rows_at_a_time(n, SLICE);
 
                 for (uint32_t from = 0; from < n; from += slice)
                         up_slice(m, group, from, MIN(n - from, slice), row, MIN(row + m->unit_up, hidden),
@@ -563,14 +558,17 @@ static void moe_units(struct moe *m, const struct cpu_backend *b) {
         m->unit_down = cpu_row_unit(b, op->down.rows, down_bytes * (mean < BUNDLE && !m->prompt ? active : 1));
 }
 
-/* Which rows are of prompts; NULL: none is, or it makes no difference. */
-static const int32_t *moe_prompt(const struct op_moe *op, const struct cpu_backend *b, uint32_t from) {
+static void moe_prompts(struct moe *m, const struct cpu_backend *b, uint32_t from) {
+        const struct op_moe *op = m->op;
         const int32_t *prompt = host_address(op->prompt);
+        bool differ = cpu_prompt(b->variant, op->gate.type) || cpu_prompt(b->variant, op->up.type) ||
+                      cpu_prompt(b->variant, op->down.type);
 
-        if (!prompt || !(cpu_prompt(b->variant, op->gate.type) || cpu_prompt(b->variant, op->up.type) ||
-                         cpu_prompt(b->variant, op->down.type)))
-                return NULL;
-        return b->scratch.planned || cpu_exact_rows(prompt + from, op->n) < op->n ? prompt + from : NULL;
+        m->n_exact = op->n;
+        if (!prompt || !differ)
+                return;
+        m->n_exact = b->scratch.planned ? 0 : cpu_exact_rows(prompt + from, op->n);
+        m->prompt = m->n_exact < op->n ? prompt + from : NULL;
 }
 
 static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t from, uint32_t n) {
@@ -584,7 +582,7 @@ static int moe_slice(struct cpu_backend *b, const struct op_moe *whole, uint32_t
         op.ids = device_offset(op.ids, (uint64_t) from * op.k * sizeof(int32_t));
         op.weights = device_offset(op.weights, (uint64_t) from * op.k * sizeof(float));
         op.counts = device_offset(op.counts, from * sizeof(int32_t));
-        m.prompt = moe_prompt(&op, b, from);
+        moe_prompts(&m, b, from);
         moe_inputs(&m, m.prompt);
         moe_units(&m, b);
         r = moe_reserve(&m, b);

@@ -79,15 +79,16 @@ struct tiles {
         uint8_t rows[16];
 };
 
-enum { TILE_BYTES = 1024, FACTORS = 4 };
+enum { FACTORS = 4, TILE_WORDS = 512 };
 
-/* Numbers without a pattern: of zeros the unit multiplies a fifth more in the same time, for it then needs less power. */
-static void fill_factors(uint16_t *factors, uint16_t same, uint16_t random) {
+/* Numbers without a pattern: of zeros the unit multiplies a fifth more in the same time, for it then needs less
+ * power. */
+static void fill_factors(uint16_t factors[FACTORS][TILE_WORDS], uint16_t same, uint16_t random) {
         uint32_t state = 1;
 
-        for (unsigned i = 0; i < FACTORS * TILE_BYTES / sizeof(*factors); i++) {
+        for (unsigned i = 0; i < FACTORS * TILE_WORDS; i++) {
                 state = state * 1664525 + 1013904223;
-                factors[i] = (uint16_t) (same + (state >> 16 & random));
+                factors[i / TILE_WORDS][i % TILE_WORDS] = (uint16_t) (same + (state >> 16 & random));
         }
 }
 
@@ -97,18 +98,19 @@ static void fill_factors(uint16_t *factors, uint16_t same, uint16_t random) {
 #define TILES(_name, _target, _step, _same, _random)                                                         \
         __attribute__((target("amx-tile," _target))) static void _name(void *arg, uint64_t begin,            \
                                                                        uint64_t end, unsigned worker) {      \
-                _Alignas(64) uint16_t factors[FACTORS * TILE_BYTES / sizeof(uint16_t)];                      \
+                _Alignas(64) uint16_t factors[FACTORS][TILE_WORDS];                                          \
                 struct tiles tiles = {.palette = 1};                                                         \
                 for (unsigned t = 0; t < 8; t++) {                                                           \
                         tiles.row_bytes[t] = 64;                                                             \
                         tiles.rows[t] = 16;                                                                  \
                 }                                                                                            \
                 fill_factors(factors, _same, _random);                                                       \
-                __asm__ volatile("ldtilecfg %0\n\ttileloadd (%1,%2), %%tmm4\n\t"                            \
-                                 "tileloadd 1024(%1,%2), %%tmm5\n\ttileloadd 2048(%1,%2), %%tmm6\n\t"       \
-                                 "tileloadd 3072(%1,%2), %%tmm7"                                             \
+                __asm__ volatile("ldtilecfg %0\n\ttileloadd (%1,%5), %%tmm4\n\t"                             \
+                                 "tileloadd (%2,%5), %%tmm5\n\ttileloadd (%3,%5), %%tmm6\n\t"               \
+                                 "tileloadd (%4,%5), %%tmm7"                                                 \
                                  :                                                                           \
-                                 : "m"(tiles), "r"(factors), "r"(UINT64_C(64))                               \
+                                 : "m"(tiles), "r"(factors[0]), "r"(factors[1]), "r"(factors[2]),            \
+                                   "r"(factors[3]), "r"(UINT64_C(64))                                        \
                                  : "memory");                                                                \
                 for (uint64_t i = begin * TILE_ROUNDS; i < end * TILE_ROUNDS; i++)                           \
                         __asm__ volatile(_step " %tmm6, %tmm4, %tmm0\n\t" _step                              \
@@ -206,16 +208,12 @@ static int measure(struct limits *l, uint64_t bytes) {
                 return -ENOMEM;
         pool_run(all, bytes / READ_PIECE, 1, fill_piece, data);
         for (unsigned look = 0; look < LOOKS; look++) {
-                double read_one = limit_read(one, data, bytes), read_all = limit_read(all, data, bytes);
-
-                l->read_one = MAX(l->read_one, read_one);
-                l->read_all = MAX(l->read_all, read_all);
+                l->read_one = MAX(l->read_one, limit_read(one, data, bytes));
+                l->read_all = MAX(l->read_all, limit_read(all, data, bytes));
         }
         for (unsigned look = 0; look < PEAK_LOOKS; look++) {
-                double bf16 = limit_bf16(all, isa), int8 = limit_int8(all, isa);
-
-                l->bf16 = MAX(l->bf16, bf16);
-                l->int8 = MAX(l->int8, int8);
+                l->bf16 = MAX(l->bf16, limit_bf16(all, isa));
+                l->int8 = MAX(l->int8, limit_int8(all, isa));
         }
         return 0;
 }

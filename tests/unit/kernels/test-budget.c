@@ -58,7 +58,8 @@ static void spender_init(struct spender *s, struct backend *b, const struct op_r
         s->op.k = K;
         assert_se(s->d.ops->buffer_new(b, SEQUENCES * PAGES * KV_PAGE_TOKENS * sizeof(struct route_state), false,
                                        &s->state) == 0);
-        assert_se(s->d.ops->buffer_new(b, SEQUENCES * PAGES * KV_PAGE_TOKENS * K * sizeof(uint16_t), false, &s->chosen) == 0);
+        assert_se(s->d.ops->buffer_new(b, SEQUENCES * PAGES * KV_PAGE_TOKENS * K * sizeof(uint16_t), false,
+                                       &s->chosen) == 0);
         for (int i = 0; i < SEQUENCES * PAGES; i++)
                 s->pages[i % SEQUENCES][i / SEQUENCES] = i;
 }
