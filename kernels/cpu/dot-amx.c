@@ -11,7 +11,7 @@
 static uint32_t panel_rows(enum quant_type type) {
         if (dot_input(type) == DOT_FLOAT)
                 return type == QUANT_F32 ? 0 : 1;
-        if (!cpu_variant_amx.dot[type])
+        if (!dot_requantised_amx(type))
                 return 0;
         /* The vector unit takes eight at a time of Q4_K; of other types four, and twice is as fast still. */
         return type == QUANT_Q4_K ? 9 : 7;
@@ -51,7 +51,6 @@ const struct cpu_variant cpu_variant_amx = {
         .dot_panels = dot_float_amx,
         .prompt_form = prompt_form,
         .dot_prompt = dot_prompt,
-        .dot_whole = dot_whole_avx2,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_avx512,
@@ -64,6 +63,8 @@ const struct cpu_variant cpu_variant_amx = {
                         [QUANT_Q5_1] = dot_q5_1_amx,
                         [QUANT_IQ4_NL] = dot_iq4_nl_amx,
                         [QUANT_MXFP4] = dot_mxfp4_amx,
+                        [QUANT_Q2_K] = dot_q2_k_avx2,
+                        [QUANT_Q3_K] = dot_q3_k_avx2,
                         [QUANT_Q4_K] = dot_q4_k_amx,
                         [QUANT_Q5_K] = dot_q5_k_amx,
                         [QUANT_Q6_K] = dot_q6_k_amx,

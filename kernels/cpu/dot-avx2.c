@@ -1,297 +1,361 @@
 /* SPDX-License-Identifier: MIT */
-/* Dot products of quantised weights with 8-bit activations on AVX2. Integer sums are exact; float sums run in
- * 8 lanes, block after block. */
+/* Dot products of quantised weights with 8-bit activations on AVX2. Sixteen weight rows are unpacked side by side, 256
+ * columns at a time (lanes.h), and multiplied with all activation rows, four at a time. Integer sums are exact, and the
+ * blocks of a row are added as float32 in rising order with one rounding each: results have the bits of the definition
+ * (ref_dot). */
 
-#include "block.h"
+#include "lanes.h"
 #include "machine.h"
-#include "quant-whole.h"
 #include "tile.h"
 
-ALWAYS_INLINE __m256i load256(const void *p) {
-        return _mm256_loadu_si256(p);
+enum { FETCH_LINES = 2 }; /* at a time */
+
+/* 256 columns of sixteen weight rows, or what is left of them. */
+struct columns {
+        uint32_t col;
+        const uint8_t *row; /* the first one, row_bytes between them */
+        size_t row_bytes;
+        uint32_t parts;     /* of 32 columns */
+        const char *ahead;  /* what is read later, to be fetched meanwhile: as many bytes */
+        size_t bytes;
+};
+
+struct work {
+        struct lanes lanes;
+        _Alignas(32) float sums[TILE_SLICE][LANE_ROWS];
+};
+
+/* --- unpacking --------------------------------------------------------------------------------------------------- */
+
+/* What is read after sixteen rows from `row` on, as far as it is known: or they themselves. */
+static const char *rows_ahead(const struct dot_job *job, uint32_t row) {
+        uint32_t next = row + LANE_ROWS;
+
+        if (next + LANE_ROWS <= job->end)
+                row = next;
+        else if (next >= job->end && LANE_ROWS <= job->next_rows)
+                return (const char *) job->next;
+        return (const char *) job->w + row * job->row_bytes;
 }
 
-/* A half-precision number in all lanes. */
-ALWAYS_INLINE __m256 half_all(uint16_t h) {
-        return _mm256_cvtph_ps(_mm_set1_epi16((short) h));
+/* The rows to come are fetched by rising addresses, as memory likes best, though these are read side by side. */
+ALWAYS_INLINE struct columns columns_at(const struct dot_job *job, uint32_t row, uint32_t col, const char *ahead,
+                                        struct format f) {
+        size_t at = col / f.p.cols * (size_t) f.bytes;
+        uint32_t parts = MIN((job->cols - col) / 32, (uint32_t) LANE_PARTS);
+
+        return (struct columns) {
+                .col = col,
+                .row = job->w + row * job->row_bytes + at,
+                .row_bytes = job->row_bytes,
+                .parts = parts,
+                .ahead = ahead + LANE_ROWS * at,
+                .bytes = LANE_ROWS * (parts * 32 / f.p.cols * (size_t) f.bytes),
+        };
 }
 
-#define ACC_ZERO(_acc, _W, _N)                                                                               \
-        UNROLL for (int _w = 0; _w < (_W); _w++) UNROLL for (int _n = 0; _n < (_N); _n++)(_acc)[_w][_n] =    \
-                _mm256_setzero_ps()
+/* Eight of the rows; unpacking them fetches half of `fetched` bytes. */
+ALWAYS_INLINE struct lanes_half half_at(struct lanes *lanes, const struct columns *c, int half, size_t fetched) {
+        const uint8_t *row = c->row + (size_t) (half * LANES) * c->row_bytes;
 
-ALWAYS_INLINE void tile_q8_0(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
-        const __m256i ones = _mm256_set1_epi16(1);
-        __m256 acc[4][4];
+        return (struct lanes_half) {
+                .to = lanes,
+                .half = half,
+                .row = row,
+                .fourth = row + 4 * c->row_bytes,
+                .row_bytes = c->row_bytes,
+                .ahead = c->ahead + (size_t) half * (fetched / 2),
+                .scales = &lanes->scales[0][half],
+                .q = &lanes->q[0][half],
+        };
+}
 
-        ACC_ZERO(acc, W, N);
-        for (uint32_t i = 0; i < job->cols / 32; i++)
-                UNROLL for (int w = 0; w < W; w++) {
-                        const struct block_q8_0 *b =
-                                (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
-                        __m256i q = load256(b->q), magnitude = _mm256_abs_epi8(q);
-                        __m256 d = half_all(b->d);
+/* Fetches a part of each row's next block to the first cache: as many as there are pieces. */
+ALWAYS_INLINE void fetch_near(const struct lanes_half *h, int part, struct format f) {
+        const int lines = DIV_ROUND_UP((int) f.bytes / 64 + 1, LANE_COLS / (int) f.piece);
 
-                        /* |w| × (y with the sign of w): the instruction wants one side unsigned. */
-                        UNROLL for (int n = 0; n < N; n++) {
-                                const uint8_t *x = job->x[t + n];
-                                __m256i y = _mm256_sign_epi8(load256(x + i * 32), q);
-                                __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, y), ones);
-                                __m256 dy = _mm256_set1_ps(q8_32_scales(x, job->cols)[i]);
+        UNROLL for (int i = 0; i < lines; i++) UNROLL for (int r = 0; r < LANES; r++)
+                _mm_prefetch(row_at(h, r, f.bytes + 64 * (size_t) (part * lines + i)), _MM_HINT_T0);
+}
 
-                                acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d * dy, acc[w][n]);
+/* On to the next piece. */
+ALWAYS_INLINE void unpack_piece(struct lanes_half *h, int i, struct format f) {
+        f.values(h, i, f.p.cols == 32 ? (size_t) i * f.bytes : 0, f.p);
+        if (f.near)
+                fetch_near(h, i, f);
+        h->scales += HALVES * f.piece / f.p.scale;
+        h->q += HALVES * f.piece / 4;
+        EACH_OF_FEW(n, f.p) h->x[n] += f.piece;
+}
+
+/* Fetches half of what is to be fetched. */
+ALWAYS_INLINE void unpack(struct lanes *lanes, const struct columns *c, struct format f) {
+        for (int half = 0; half < HALVES; half++) {
+                struct lanes_half h = half_at(lanes, c, half, c->bytes / 2);
+
+                if (f.head)
+                        f.head(&h, f.p);
+                for (int i = 0; i < (int) (c->parts * 32 / f.piece); i++)
+                        unpack_piece(&h, i, f);
+        }
+}
+
+/* --- multiplying ------------------------------------------------------------------------------------------------- */
+
+/* Activation rows from a block on. */
+struct inputs {
+        const uint8_t *q[4];
+        const float *d[4];      /* of the block, or of its parts */
+        const int16_t *sums[4]; /* of the parts, or of halves of them */
+};
+
+ALWAYS_INLINE struct inputs inputs_at(const struct dot_job *job, uint32_t col, uint32_t t, int N, struct format f) {
+        struct inputs x;
+
+        UNROLL for (int n = 0; n < N; n++) {
+                const void *row = job->x[t + (uint32_t) n];
+
+                x.q[n] = (const uint8_t *) row + col;
+                x.d[n] = f.p.cols == 256 ? q8_256_scales(row, job->cols) + col / 256
+                                       : q8_32_scales(row, job->cols) + col / 32;
+                x.sums[n] = f.p.cols == 256 ? q8_256_sums(row, job->cols) + col / 16
+                                          : q8_32_sums(row, job->cols) + col / 32;
+        }
+        return x;
+}
+
+/* The mins' part of a block of 256. */
+ALWAYS_INLINE __m256i sum_mins(const struct lanes *lanes, int half, const int16_t *sums, struct format f) {
+        const __m256i all = load256(sums);
+        const __m128i parts = _mm_hadd_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+        __m256i less = _mm256_setzero_si256();
+
+        UNROLL for (int j = 0; j < LANE_PARTS; j++) {
+                const __m256i two = f.p.scale == 32 ? _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(parts),
+                                                                                _mm256_set1_epi32(j))
+                                                  : four_at(sums, j);
+
+                if (2 * j * f.p.scale < LANE_COLS)
+                        less = _mm256_add_epi32(less, _mm256_madd_epi16(lanes->mins[j][half], two));
+        }
+        return less;
+}
+
+/* Adds a block's products with activation row n to the sum; of blocks of 32 those of number i. */
+ALWAYS_INLINE __m256 add_block(__m256 sum, const struct lanes *lanes, int half, __m256i dot, const struct inputs *x,
+                               int n, uint32_t i, struct format f) {
+        const __m256 d = _mm256_set1_ps(x->d[n][i]);
+        __m256i less = f.mins ? sum_mins(lanes, half, x->sums[n], f) : _mm256_set1_epi32(f.zero * x->sums[n][i]);
+
+        if (f.mins == WHOLE_MINS || f.zero)
+                dot = _mm256_sub_epi32(dot, less);
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), lanes->d[i][half] * d, sum);
+        if (f.mins == OWN_MINS)
+                sum = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(less), lanes->m[0][half] * d, sum);
+        if (f.m)
+                sum = _mm256_fmadd_ps(_mm256_set1_ps(x->sums[n][i]), lanes->m[i][half] * d, sum);
+        return sum;
+}
+
+/* What has been unpacked with N activation rows. Fetches FETCH_LINES for each scale from `ahead` on, if that is not
+ * NULL. */
+ALWAYS_INLINE void multiply(const struct lanes *lanes, const struct inputs *x, uint32_t parts, const char *ahead,
+                            float (*sums)[LANE_ROWS], int N, struct format f) {
+        const int fours = (int) f.p.scale / 4, every = (int) (f.p.cols / f.p.scale);
+        const __m256i (*q)[HALVES] = lanes->q;
+        __m256i dot[4][HALVES];
+        const uint8_t *y[4];
+
+        UNROLL for (int n = 0; n < N; n++) y[n] = x->q[n];
+        for (int i = 0; i < (int) (parts * 32 / f.p.scale); i++, q += fours) {
+                __m256i some[4][HALVES];
+
+                if (ahead)
+                        fetch_lines(ahead + FETCH_LINES * 64 * i, FETCH_LINES);
+                if (i % every == 0)
+                        UNROLL for (int n = 0; n < N; n++) dot[n][0] = dot[n][1] = _mm256_setzero_si256();
+                UNROLL for (int k = 0; k < fours; k++) UNROLL for (int n = 0; n < N; n++) {
+                        const __m256i four = four_at(y[n], k);
+
+                        UNROLL for (int h = 0; h < HALVES; h++)
+                                add_products(&dot[n][h], &some[n][h], q[k][h], four, k,
+                                             scale_at(&lanes->scales[i][h], 0, f.p), f.p);
+                }
+                UNROLL for (int n = 0; n < N; n++) y[n] += f.p.scale;
+                if (i % every < every - 1)
+                        continue;
+                UNROLL for (int n = 0; n < N; n++) UNROLL for (int h = 0; h < HALVES; h++) {
+                        float *sum = sums[n] + h * LANES;
+
+                        _mm256_store_ps(sum, add_block(_mm256_load_ps(sum), lanes, h, dot[n][h], x, n,
+                                                       (uint32_t) (i / every), f));
+                }
+        }
+}
+
+/* Unpacks columns and multiplies them on the way. */
+ALWAYS_INLINE void multiply_few(struct lanes *lanes, const struct columns *c, const struct inputs *x,
+                                float (*sums)[LANE_ROWS], struct format f) {
+        const int pieces = (int) (c->parts * 32 / f.piece), every = (int) (f.p.cols / f.piece);
+
+        for (int half = 0; half < HALVES; half++) {
+                struct lanes_half h = half_at(lanes, c, half, c->bytes);
+
+                EACH_OF_FEW(n, f.p) h.x[n] = x->q[n];
+                if (f.head)
+                        f.head(&h, f.p);
+                for (int i = 0; i < pieces; i++) {
+                        if (i % every == 0)
+                                EACH_OF_FEW(n, f.p) h.dot[n] = _mm256_setzero_si256();
+                        unpack_piece(&h, i, f);
+                        if (i % every < every - 1)
+                                continue;
+                        EACH_OF_FEW(n, f.p) {
+                                float *sum = sums[n] + half * LANES;
+
+                                _mm256_store_ps(sum, add_block(_mm256_load_ps(sum), lanes, half, h.dot[n], x, n,
+                                                               (uint32_t) (i / every), f));
                         }
                 }
-        TILE_STORE(job, row, t, acc, W, N);
-}
-
-ALWAYS_INLINE void tile_q4_0(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
-        const __m256i ones = _mm256_set1_epi16(1), eights = _mm256_set1_epi8(8);
-        __m256 acc[4][4];
-
-        ACC_ZERO(acc, W, N);
-        for (uint32_t i = 0; i < job->cols / 32; i++)
-                UNROLL for (int w = 0; w < W; w++) {
-                        const struct block_q4_0 *b =
-                                (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
-                        __m256i q = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *) b->q));
-                        __m256 d = half_all(b->d);
-
-                        q = _mm256_and_si256(_mm256_srlv_epi64(q, _mm256_setr_epi64x(0, 0, 4, 4)),
-                                             _mm256_set1_epi8(15));
-                        UNROLL for (int n = 0; n < N; n++) {
-                                const uint8_t *x = job->x[t + n];
-                                __m256i y = load256(x + i * 32);
-                                __m256i dot = _mm256_sub_epi16(_mm256_maddubs_epi16(q, y),
-                                                               _mm256_maddubs_epi16(eights, y));
-                                __m256 dy = _mm256_set1_ps(q8_32_scales(x, job->cols)[i]);
-
-                                acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(dot, ones)),
-                                                            d * dy, acc[w][n]);
-                        }
-                }
-        TILE_STORE(job, row, t, acc, W, N);
-}
-
-DOT_WALK(dot_q8_0_avx2, tile_q8_0, 2, 4)
-DOT_WALK(dot_q4_0_avx2, tile_q4_0, 2, 4)
-
-/* The 8 scales and then the 8 mins of a Q4_K block as 16-bit numbers (block.h: q4_k_scale_min). */
-ALWAYS_INLINE __m256i q4_k_scales(const struct block_q4_k *b) {
-        uint32_t s[3], low = 0x0f0f0f0f, top = 0x30303030, six = 0x3f3f3f3f;
-
-        memcpy(s, b->scales, sizeof(s));
-        return _mm256_cvtepu8_epi16(
-                _mm_setr_epi32((int) (s[0] & six), (int) ((s[2] & low) | (s[0] >> 2 & top)),
-                               (int) (s[1] & six), (int) ((s[2] >> 4 & low) | (s[1] >> 2 & top))));
-}
-
-/* Byte shuffle that brings word `a` of a lane to its low eight bytes and word `b` to the high ones. */
-ALWAYS_INLINE __m256i words_index(short a, short b) {
-        __m128i low = _mm_set1_epi16((short) ((2 * a + 1) << 8 | 2 * a)),
-                high = _mm_set1_epi16((short) ((2 * b + 1) << 8 | 2 * b));
-
-        return _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(low, high));
-}
-
-ALWAYS_INLINE void step_q4_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
-                             __m256 acc[4][4]) {
-        UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q4_k *b =
-                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
-                __m256i packed = q4_k_scales(b), scales = _mm256_permute2x128_si256(packed, packed, 0x00);
-                __m128i m = _mm256_extracti128_si256(packed, 1);
-                __m256i mins = _mm256_set_m128i(_mm_unpackhi_epi16(m, m), _mm_unpacklo_epi16(m, m));
-                __m256 d = half_all(b->d), dmin = half_all(b->dmin);
-                __m256i dot[4];
-
-                UNROLL for (int n = 0; n < N; n++) dot[n] = _mm256_setzero_si256();
-                UNROLL for (short g = 0; g < 4; g++) {
-                        __m256i q = load256(b->q + 32 * g), low = _mm256_and_si256(q, _mm256_set1_epi8(15));
-                        __m256i high = _mm256_and_si256(_mm256_srli_epi16(q, 4), _mm256_set1_epi8(15));
-                        __m256i scale_low = _mm256_shuffle_epi8(scales, words_index(2 * g, 2 * g));
-                        __m256i scale_high = _mm256_shuffle_epi8(scales, words_index(2 * g + 1, 2 * g + 1));
-
-                        UNROLL for (int n = 0; n < N; n++) {
-                                const uint8_t *y = (const uint8_t *) job->x[t + n] + i * 256 + g * 64;
-                                __m256i a =
-                                        _mm256_madd_epi16(_mm256_maddubs_epi16(low, load256(y)), scale_low);
-                                __m256i c = _mm256_madd_epi16(_mm256_maddubs_epi16(high, load256(y + 32)),
-                                                              scale_high);
-
-                                dot[n] = _mm256_add_epi32(dot[n], _mm256_add_epi32(a, c));
-                        }
-                }
-                UNROLL for (int n = 0; n < N; n++) {
-                        __m256 dy = _mm256_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
-                        __m256i min = _mm256_madd_epi16(
-                                mins, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
-
-                        acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[n]), d * dy, acc[w][n]);
-                        acc[w][n] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(min), dmin * dy, acc[w][n]);
-                }
         }
 }
 
-ALWAYS_INLINE void tile_q4_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
-        __m256 acc[4][4];
+/* The outputs of products with activation row t, but for the first `done` of the rows. */
+static void store(const struct dot_job *job, uint32_t row, uint32_t done, uint32_t t, const float sums[LANE_ROWS]) {
+        for (uint32_t i = done; i < LANE_ROWS; i += LANES) {
+                uint32_t n = MIN(LANE_ROWS - i, (uint32_t) LANES);
+                float *y = job->y[t] + row + i;
+                vf v = vf_load_part(sums + i, n, vf_zero());
 
-        ACC_ZERO(acc, W, N);
-        for (uint32_t i = 0; i < job->cols / 256; i++)
-                step_q4_k(job, row, t, W, N, i, acc);
-        TILE_STORE(job, row, t, acc, W, N);
-}
-
-DOT_WALK(dot_q4_k_avx2, tile_q4_k, 1, 4)
-
-/* Values 32 g to 32 g + 31 of a Q6_K block, 0 to 63 (block.h: q6_k_unpack). */
-ALWAYS_INLINE __m256i q6_k_values(const struct block_q6_k *b, int g) {
-        __m256i low = load256(b->ql + g / 4 * 64 + g % 2 * 32), high = load256(b->qh + g / 4 * 32);
-
-        if (g % 4 >= 2)
-                low = _mm256_srli_epi16(low, 4);
-        high = g % 4 < 2 ? _mm256_slli_epi16(high, 4 - g % 4 * 2) : _mm256_srli_epi16(high, g % 4 * 2 - 4);
-        return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(0x0f)),
-                               _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
-}
-
-ALWAYS_INLINE void step_q6_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N, uint32_t i,
-                             __m256 acc[4][4]) {
-        UNROLL for (int w = 0; w < W; w++) {
-                const struct block_q6_k *b =
-                        (const void *) (job->w + (row + w) * job->row_bytes + i * sizeof(*b));
-                __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) b->scales));
-                __m256i offset = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32));
-                __m256i half[2] = {
-                        _mm256_permute2x128_si256(scales, scales, 0x00),
-                        _mm256_permute2x128_si256(scales, scales, 0x11),
-                };
-                __m256 d = half_all(b->d);
-                __m256i dot[4];
-
-                /* The values are unsigned here; -32 × scale × Σ y makes up for it. */
-                UNROLL for (int n = 0; n < N; n++) dot[n] =
-                        _mm256_madd_epi16(offset, load256(q8_256_sums(job->x[t + n], job->cols) + i * 16));
-                UNROLL for (short g = 0; g < 8; g++) {
-                        short s = g % 4 * 2;
-                        __m256i q = q6_k_values(b, g);
-                        /* 16 values share a scale: a lane each. */
-                        __m256i scale = _mm256_shuffle_epi8(
-                                half[g / 4],
-                                _mm256_set_m128i(_mm256_castsi256_si128(words_index(s + 1, s + 1)),
-                                                 _mm256_castsi256_si128(words_index(s, s))));
-
-                        UNROLL for (int n = 0; n < N; n++) {
-                                __m256i y = load256((const uint8_t *) job->x[t + n] + i * 256 + g * 32);
-
-                                dot[n] = _mm256_add_epi32(
-                                        dot[n], _mm256_madd_epi16(_mm256_maddubs_epi16(q, y), scale));
-                        }
-                }
-                UNROLL for (int n = 0; n < N; n++) {
-                        __m256 dy = _mm256_set1_ps(q8_256_scales(job->x[t + n], job->cols)[i]);
-
-                        acc[w][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[n]), d * dy, acc[w][n]);
-                }
+                if (job->bias)
+                        v = v + vf_load_part(job->bias + row + i, n, vf_zero());
+                if (job->scale)
+                        v = v * vf_set(job->scale[t]);
+                if (job->accumulate)
+                        v = vf_load_part(y, n, vf_zero()) + v;
+                vf_store_part(y, v, n);
         }
 }
 
-ALWAYS_INLINE void tile_q6_k(const struct dot_job *job, uint32_t row, uint32_t t, int W, int N) {
-        __m256 acc[4][4];
+/* Of the activation rows from t on a few, which are all; or some, i being the first. What unpacking has not fetched is
+ * fetched beside the first products. */
+ALWAYS_INLINE void few_rows(const struct dot_job *job, const struct columns *c, uint32_t t, struct work *k, int N,
+                            struct format f) {
+        const struct inputs x = inputs_at(job, c->col, t, N, f);
 
-        ACC_ZERO(acc, W, N);
-        for (uint32_t i = 0; i < job->cols / 256; i++)
-                step_q6_k(job, row, t, W, N, i, acc);
-        TILE_STORE(job, row, t, acc, W, N);
+        f.p.few = N;
+        multiply_few(&k->lanes, c, &x, k->sums, f);
 }
 
-DOT_WALK(dot_q6_k_avx2, tile_q6_k, 1, 4)
+ALWAYS_INLINE void some_rows(const struct dot_job *job, const struct columns *c, uint32_t t, uint32_t i,
+                             struct work *k, int N, struct format f) {
+        const struct inputs x = inputs_at(job, c->col, t + i, N, f);
+        size_t at = c->bytes / 2 + i / 4 * (c->parts * 32 / f.p.scale * FETCH_LINES * 64);
 
-/* Sixteen products' sums in eight lanes. */
-ALWAYS_INLINE __m256i dot16(const int8_t *w, const int8_t *x) {
-        return _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w)),
-                                 _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) x)));
+        multiply(&k->lanes, &x, c->parts, at < c->bytes ? c->ahead + at : NULL, k->sums + i, N, f);
 }
 
-ALWAYS_INLINE float sum_lanes(__m256i v) {
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+/* With the n activation rows from t on. */
+ALWAYS_INLINE void dot_columns(const struct dot_job *job, const struct columns *c, uint32_t t, uint32_t n,
+                               struct work *k, struct format f) {
+        uint32_t i = 0;
 
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-        return (float) _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
-}
-
-ALWAYS_INLINE float multiply_add(float a, float b, float c) {
-        return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
-}
-
-/* The next block of 32 of a row times that of each activation row, added to `sums`. */
-static void add_whole_32(const struct dot_job *job, const struct quant_whole_32 *w, uint32_t i, uint32_t from,
-                         uint32_t n, float *sums) {
-        for (uint32_t t = 0; t < n; t++) {
-                const int8_t *x = (const int8_t *) job->x[from + t] + (size_t) i * 32;
-                float d = q8_32_scales(job->x[from + t], job->cols)[i];
-                float all = q8_32_sums(job->x[from + t], job->cols)[i];
-                float dot = sum_lanes(_mm256_add_epi32(dot16(w->q, x), dot16(w->q + 16, x + 16)));
-
-                sums[t] = multiply_add(dot, w->d * d, sums[t]);
-                sums[t] = multiply_add(all, w->m * d, sums[t]);
+        switch (n) {
+        case 1:
+                few_rows(job, c, t, k, 1, f);
+                return;
+        case 2:
+                few_rows(job, c, t, k, 2, f);
+                return;
+        case 3:
+                few_rows(job, c, t, k, 3, f);
+                return;
+        case 4:
+                few_rows(job, c, t, k, 4, f);
+                return;
+        }
+        unpack(&k->lanes, c, f);
+        for (; i + 4 <= n; i += 4)
+                some_rows(job, c, t, i, k, 4, f);
+        switch (n - i) {
+        case 1:
+                some_rows(job, c, t, i, k, 1, f);
+                break;
+        case 2:
+                some_rows(job, c, t, i, k, 2, f);
+                break;
+        case 3:
+                some_rows(job, c, t, i, k, 3, f);
+                break;
         }
 }
 
-static void add_whole_256(const struct dot_job *job, const struct quant_whole_256 *w, uint32_t i, uint32_t from,
-                          uint32_t n, float *sums) {
-        __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w->scales));
-        __m256i mins = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) w->mins));
-        int16_t scale[16];
+/* Sixteen weight rows, of which the first `done` are not stored, with the n activation rows from t on. */
+ALWAYS_INLINE void dot_rows(const struct dot_job *job, uint32_t row, uint32_t done, uint32_t t, uint32_t n,
+                            struct work *k, struct format f) {
+        const char *ahead = rows_ahead(job, row);
 
-        _mm256_storeu_si256((void *) scale, scales);
-        for (uint32_t t = 0; t < n; t++) {
-                const int8_t *x = (const int8_t *) job->x[from + t] + (size_t) i * 256;
-                float d = q8_256_scales(job->x[from + t], job->cols)[i];
-                __m256i dot = _mm256_setzero_si256();
+        memset(k->sums, 0, n * sizeof(*k->sums));
+        for (uint32_t col = 0; col < job->cols; col += LANE_COLS) {
+                const struct columns c = columns_at(job, row, col, ahead, f);
 
-                for (unsigned j = 0; j < 16; j++)
-                        dot = _mm256_add_epi32(dot, _mm256_mullo_epi32(dot16(w->q + 16 * j, x + 16 * j),
-                                                                       _mm256_set1_epi32(scale[j])));
-                sums[t] = multiply_add(sum_lanes(dot), w->d * d, sums[t]);
-                dot = _mm256_madd_epi16(mins, load256(q8_256_sums(job->x[from + t], job->cols) + i * 16));
-                sums[t] = multiply_add(-sum_lanes(dot), w->dmin * d, sums[t]);
+                dot_columns(job, &c, t, n, k, f);
+        }
+        for (uint32_t i = 0; i < n; i++)
+                store(job, row, done, t + i, k->sums[i]);
+}
+
+/* Fewer than sixteen rows at the end are computed along with those before them. A matrix that has fewer is computed by
+ * the definition. */
+ALWAYS_INLINE void dot_format(const struct dot_job *job, struct format f) {
+        struct work k;
+
+        if (job->end < LANE_ROWS) {
+                dot_c(job, f.type);
+                return;
+        }
+        for (uint32_t row = job->begin; row < job->end; row += LANE_ROWS) {
+                uint32_t first = MIN(row, job->end - LANE_ROWS);
+
+                for (uint32_t t = 0; t < job->n; t += TILE_SLICE)
+                        dot_rows(job, first, row - first, t, MIN(job->n - t, (uint32_t) TILE_SLICE), &k, f);
         }
 }
 
-static void whole_row(const struct dot_job *job, enum quant_type type, uint32_t row, uint32_t from, uint32_t n) {
-        const struct quant_info *info = quant_info(type);
-        const uint8_t *w = job->w + row * job->row_bytes;
-        float sums[TILE_SLICE] = {0};
-
-        for (uint32_t i = 0; i < job->cols / info->block_values; i++, w += info->block_bytes) {
-                struct quant_whole_32 whole_32;
-                struct quant_whole_256 whole_256;
-
-                if (dot_input(type) == DOT_Q8_32) {
-                        quant_whole_32(type)(&whole_32, w);
-                        add_whole_32(job, &whole_32, i, from, n, sums);
-                } else {
-                        quant_whole_256(type)(&whole_256, w);
-                        add_whole_256(job, &whole_256, i, from, n, sums);
-                }
+#define DOT(_name, _type, _cols, _piece, _scale, _together, ...)                                             \
+        void dot_##_name##_avx2(const struct dot_job *job) {                                                 \
+                dot_format(job, (struct format) {                                                            \
+                        .type = _type,                                                                       \
+                        .p = {.cols = _cols, .scale = _scale, .together = _together},                        \
+                        .bytes = sizeof(struct block_##_name),                                               \
+                        .piece = _piece,                                                                     \
+                        .values = values_##_name,                                                            \
+                        __VA_ARGS__,                                                                         \
+                });                                                                                          \
         }
-        for (uint32_t t = 0; t < n; t++)
-                dot_store(job, from + t, row, sums[t]);
-}
+#define DOT_32(_name, _type, _together, _more) DOT(_name, _type, 32, 32, 32, _together, _more)
+#define DOT_256(_name, _type, _piece, _scale, _together, _mins, _near)                                       \
+        DOT(_name, _type, 256, _piece, _scale, _together, .head = head_##_name, .mins = _mins, .near = _near)
 
-void dot_whole_avx2(const struct dot_job *job, enum quant_type type) {
-        for (uint32_t from = 0; from < job->n; from += TILE_SLICE)
-                for (uint32_t row = job->begin; row < job->end; row++)
-                        whole_row(job, type, row, from, MIN(job->n - from, (uint32_t) TILE_SLICE));
-}
+DOT_32(q8_0, QUANT_Q8_0, 0, .zero = 0)
+DOT_32(q4_0, QUANT_Q4_0, 8, .zero = 8)
+DOT_32(q4_1, QUANT_Q4_1, 8, .m = true)
+DOT_32(q5_0, QUANT_Q5_0, 4, .zero = 16)
+DOT_32(q5_1, QUANT_Q5_1, 4, .m = true)
+DOT_32(iq4_nl, QUANT_IQ4_NL, 0, .zero = 0)
+DOT_32(mxfp4, QUANT_MXFP4, 4, .zero = 12)
+DOT_256(q2_k, QUANT_Q2_K, 128, 16, 4, OWN_MINS, false)
+DOT_256(q3_k, QUANT_Q3_K, 128, 16, 4, WHOLE_MINS, false)
+DOT_256(q4_k, QUANT_Q4_K, 64, 32, 8, OWN_MINS, false)
+DOT_256(q5_k, QUANT_Q5_K, 64, 32, 4, OWN_MINS, false)
+DOT_256(q6_k, QUANT_Q6_K, 128, 16, 2, WHOLE_MINS, true)
+DOT_256(iq4_xs, QUANT_IQ4_XS, 32, 32, 0, NO_MINS, false)
 
 const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",
         .needs = CPU_AVX2,
         ROWS_MEMBERS(avx2),
         .attention = attention_avx2,
-        .dot_whole = dot_whole_avx2,
         .blend = blend_avx2,
         .dot =
                 {
@@ -300,7 +364,16 @@ const struct cpu_variant cpu_variant_avx2 = {
                         [QUANT_BF16] = dot_bf16_avx2,
                         [QUANT_Q8_0] = dot_q8_0_avx2,
                         [QUANT_Q4_0] = dot_q4_0_avx2,
+                        [QUANT_Q4_1] = dot_q4_1_avx2,
+                        [QUANT_Q5_0] = dot_q5_0_avx2,
+                        [QUANT_Q5_1] = dot_q5_1_avx2,
+                        [QUANT_IQ4_NL] = dot_iq4_nl_avx2,
+                        [QUANT_MXFP4] = dot_mxfp4_avx2,
+                        [QUANT_Q2_K] = dot_q2_k_avx2,
+                        [QUANT_Q3_K] = dot_q3_k_avx2,
                         [QUANT_Q4_K] = dot_q4_k_avx2,
+                        [QUANT_Q5_K] = dot_q5_k_avx2,
                         [QUANT_Q6_K] = dot_q6_k_avx2,
+                        [QUANT_IQ4_XS] = dot_iq4_xs_avx2,
                 },
 };

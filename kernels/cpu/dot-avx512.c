@@ -9,7 +9,6 @@ const struct cpu_variant cpu_variant_avx512 = {
         .attention = attention_avx512,
         .choose = choose_avx512,
         .blend = blend_avx512,
-        .dot_whole = dot_whole_avx2,
         .dot =
                 {
                         [QUANT_F32] = dot_f32_avx512,
@@ -22,6 +21,8 @@ const struct cpu_variant cpu_variant_avx512 = {
                         [QUANT_Q5_1] = dot_q5_1_avx512,
                         [QUANT_IQ4_NL] = dot_iq4_nl_avx512,
                         [QUANT_MXFP4] = dot_mxfp4_avx512,
+                        [QUANT_Q2_K] = dot_q2_k_avx2,
+                        [QUANT_Q3_K] = dot_q3_k_avx2,
                         [QUANT_Q4_K] = dot_q4_k_avx512,
                         [QUANT_Q5_K] = dot_q5_k_avx512,
                         [QUANT_Q6_K] = dot_q6_k_avx512,

@@ -38,8 +38,7 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
         } while (0)
 
 /* W, N: the tile for many activation rows. Few of them take one weight row after the other: a single stream
- * of addresses runs at twice the speed of four. The K types always do; their unpacking is cheap beside their
- * products. */
+ * of addresses runs at twice the speed of four. */
 #define DOT_WALK(_name, _tile, _W, _N)                                                                       \
         static void _tile##_slice(const struct dot_job *job, uint32_t from, uint32_t to) {                   \
                 uint32_t row = job->begin;                                                                   \
@@ -66,12 +65,12 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
 /* The kernels, one set per instruction set. */
 #define DOT_DECLARE(_isa)                                                                                    \
         dot_fn dot_f32_##_isa, dot_f16_##_isa, dot_bf16_##_isa, dot_q8_0_##_isa, dot_q4_0_##_isa,            \
-                dot_q4_k_##_isa, dot_q6_k_##_isa
+                dot_q4_1_##_isa, dot_q5_0_##_isa, dot_q5_1_##_isa, dot_iq4_nl_##_isa, dot_mxfp4_##_isa,      \
+                dot_q4_k_##_isa, dot_q5_k_##_isa, dot_q6_k_##_isa, dot_iq4_xs_##_isa
 DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
-dot_fn dot_q4_1_avx512, dot_q5_0_avx512, dot_q5_1_avx512, dot_iq4_nl_avx512, dot_mxfp4_avx512, dot_q5_k_avx512,
-        dot_iq4_xs_avx512;
-void dot_whole_avx2(const struct dot_job *job, enum quant_type type);
+/* Also what the variants beyond have. */
+dot_fn dot_q2_k_avx2, dot_q3_k_avx2;
 
 void dot_float_amx(const struct dot_job *job, enum quant_type type);
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type);

@@ -6,7 +6,7 @@
 #include "machine.h"
 #include "variant.h"
 
-static void dot_c(const struct dot_job *job, enum quant_type type) {
+void dot_c(const struct dot_job *job, enum quant_type type) {
         for (uint32_t row = job->begin; row < job->end; row++)
                 for (uint32_t t = 0; t < job->n; t++)
                         dot_store(job, t, row,

@@ -164,6 +164,7 @@ extern const struct cpu_variant cpu_variant_i8mm, cpu_variant_neon;
 extern const struct cpu_variant cpu_variant_c;
 
 /* What the variant "c" is made of: for others that have nothing faster. */
+void dot_c(const struct dot_job *job, enum quant_type type);
 dot_fn dot_f32_c, dot_f16_c, dot_bf16_c;
 void mix_c(const struct mix_job *job);
 void blend_c(float *y, float a, const float *x, float b, uint32_t n);

@@ -15,7 +15,7 @@
 
 enum { ROUNDS_MAX = 15, COLS = 2048, HIDDEN = 1024, EXPERTS = 64, CHOSEN = 8, LIMITS = 4 };
 
-static const enum quant_type types[] = {QUANT_F32,  QUANT_F16,  QUANT_BF16, QUANT_Q8_0,
+static const enum quant_type types[] = {QUANT_F32,  QUANT_F16,  QUANT_BF16,  QUANT_Q8_0, QUANT_MXFP4, QUANT_IQ4_XS,
                                         QUANT_Q4_0, QUANT_Q4_K, QUANT_Q6_K};
 static const uint32_t row_counts[] = {1, 2, 4, 8, 16, 64, 256, 512};
 

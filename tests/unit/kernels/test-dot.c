@@ -122,7 +122,7 @@ static void check_job(const struct cpu_variant *v, enum quant_type type, uint32_
                         double tolerance, expected = ref_dot(type, row, b.x[t], cols);
 
                         /* Whole numbers leave no room for another order. */
-                        if (dot_input(type) != DOT_FLOAT && v->needs & (CPU_AVX512 | CPU_DOTPROD)) {
+                        if (dot_input(type) != DOT_FLOAT && v->needs & (CPU_AVX2 | CPU_DOTPROD)) {
                                 assert_se(b.y[t][i] == (float) expected);
                                 continue;
                         }
@@ -142,7 +142,7 @@ static void check_shape(const struct cpu_variant *v, enum quant_type type, uint3
 }
 
 TEST(every_variant_agrees_with_the_definition_and_a_row_with_itself_alone) {
-        static const uint32_t outputs[] = {1, 3, 4, 7, 18};
+        static const uint32_t outputs[] = {1, 7, 16, 18, 35};
 
         for (unsigned v = 0; v < n_cpu_variants; v++)
                 for (const enum quant_type *type = sample_types; *type != _QUANT_MAX; type++) {
