@@ -2,7 +2,8 @@
 /* Compiled once per instruction set (simd.h).
  *
  * Keys are visited page after page; a row looks at those of its own window, whoever else is in the job: its
- * bits depend on its own position only. Each page is brought to float32 once per job. */
+ * bits depend on its own position only. Each page is brought to float32 once per job; pairs of a row and a head that
+ * see the same of it share what is loaded. */
 #include <math.h>
 
 #include "base/util.h"
@@ -11,7 +12,7 @@
 #include "simd.h"
 #include "tile.h"
 
-enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES };
+enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES, PAIRS = 2 /* at a time */, GROUP = 16 };
 
 /* In the job's scratch. k and v are the padded row lengths. */
 struct work {
@@ -104,22 +105,28 @@ static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr b
         }
 }
 
-/* q · key for VF_LANES neighbouring keys. */
-ALWAYS_INLINE vf scores_of(const float *q, const float *keys, uint32_t k) {
-        vf acc[VF_LANES];
+/* q · key of N pairs for VF_LANES neighbouring keys. Half of these at a time: for two pairs as many sums as there are
+ * registers. */
+ALWAYS_INLINE void scores_of(vf scores[PAIRS], const float *const q[PAIRS], const float *keys, uint32_t k, int N) {
+        enum { HALF = VF_LANES / 2 };
+        vf sums[PAIRS][VF_LANES];
 
-        UNROLL for (int j = 0; j < VF_LANES; j++) acc[j] = vf_zero();
-        for (uint32_t i = 0; i < k; i += VF_LANES) {
-                vf x = vf_load(q + i);
+        for (int half = 0; half < 2; half++) {
+                const float *key[HALF];
+                vf acc[PAIRS][HALF];
 
-                UNROLL for (int j = 0; j < VF_LANES; j++) acc[j] =
-                        vf_fma(x, vf_load(keys + (size_t) j * k + i), acc[j]);
+                UNROLL for (int j = 0; j < HALF; j++) key[j] = keys + (size_t) (half * HALF + j) * k;
+                UNROLL for (int n = 0; n < N; n++) UNROLL for (int j = 0; j < HALF; j++) acc[n][j] = vf_zero();
+                for (size_t i = 0; i < k; i += VF_LANES)
+                        UNROLL for (int j = 0; j < HALF; j++) {
+                                vf x = vf_load(key[j] + i);
+
+                                UNROLL for (int n = 0; n < N; n++) acc[n][j] = vf_fma(vf_load(q[n] + i), x, acc[n][j]);
+                        }
+                UNROLL for (int n = 0; n < N; n++) UNROLL for (int j = 0; j < HALF; j++) sums[n][half * HALF + j] =
+                        acc[n][j];
         }
-#if defined(__AVX512F__)
-        return _mm512_insertf32x8(_mm512_castps256_ps512(vf_sum8(acc)), vf_sum8(acc + 8), 1);
-#else
-        return vf_sum8(acc);
-#endif
+        UNROLL for (int n = 0; n < N; n++) scores[n] = vf_sums(sums[n]);
 }
 
 /* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
@@ -129,93 +136,154 @@ ALWAYS_INLINE vf capped(vf s, float cap) {
         return vf_set(cap) * (vf_set(1.0f) - vf_set(2.0f) / (vf_set(1.0f) + e));
 }
 
-/* The page's scores [first, last]; -inf outside. Returns the largest of them and `max`. */
-static float page_scores(const struct work *w, uint32_t pair, uint32_t first, uint32_t last, float *scores,
-                         float max) {
+/* One or two pairs that see the same keys [first, last] of a page, counted from its first. */
+struct seen {
+        uint32_t pair, n, first, last;
+};
+
+/* Pairs that look at a page's keys, and then at its values: so that either stay in the first cache meanwhile. */
+struct looks {
+        struct seen seen[GROUP];
+        uint32_t n;
+        float p[GROUP][PAIRS][KV_PAGE_TOKENS], correction[GROUP][PAIRS];
+};
+
+/* Scores; -inf outside of the keys that are seen. */
+ALWAYS_INLINE void page_scores(const struct work *w, const struct seen *s, float scores[PAIRS][KV_PAGE_TOKENS], int N) {
         const struct op_attention *op = w->job->op;
+        const float *q[PAIRS];
 
+        UNROLL for (int n = 0; n < N; n++) q[n] = w->queries + (size_t) (s->pair + (uint32_t) n) * w->k;
         for (uint32_t b = 0; b < KEY_VECTORS; b++) {
-                vf s = vf_set(-INFINITY);
+                vf v[PAIRS];
 
-                if (last >= b * VF_LANES && first < (b + 1) * VF_LANES) {
-                        s = scores_of(w->queries + (size_t) pair * w->k,
-                                      w->keys + (size_t) b * VF_LANES * w->k, w->k);
-                        s = s * vf_set(op->scale);
+                UNROLL for (int n = 0; n < N; n++) v[n] = vf_set(-INFINITY);
+                if (s->last >= b * VF_LANES && s->first < (b + 1) * VF_LANES)
+                        scores_of(v, q, w->keys + (size_t) b * VF_LANES * w->k, w->k, N);
+                UNROLL for (int n = 0; n < N; n++) {
+                        v[n] = v[n] * vf_set(op->scale);
                         if (op->softcap > 0.0f)
-                                s = capped(s, op->softcap);
+                                v[n] = capped(v[n], op->softcap);
+                        vf_store(scores[n] + b * VF_LANES, v[n]);
                 }
-                vf_store(scores + b * VF_LANES, s);
         }
-        for (uint32_t j = 0; j < first; j++)
-                scores[j] = -INFINITY;
-        for (uint32_t j = last + 1; j < KV_PAGE_TOKENS; j++)
-                scores[j] = -INFINITY;
-        for (uint32_t b = 0; b < KEY_VECTORS; b++)
-                max = fmaxf(max, vf_largest(vf_load(scores + b * VF_LANES)));
-        return max;
-}
-
-/* out = out × correction + Σ p[j] values[j] */
-static void page_values(const struct work *w, float *out, float correction, const float *p, uint32_t first,
-                        uint32_t last) {
-        uint32_t i = 0;
-
-        for (; i + 4 * VF_LANES <= w->v; i += 4 * VF_LANES) {
-                vf acc[4];
-
-                UNROLL for (int c = 0; c < 4; c++) acc[c] =
-                        vf_load(out + i + c * VF_LANES) * vf_set(correction);
-                for (uint32_t j = first; j <= last; j++) {
-                        const float *value = w->values + (size_t) j * w->v + i;
-
-                        UNROLL for (int c = 0; c < 4; c++) acc[c] =
-                                vf_fma(vf_set(p[j]), vf_load(value + c * VF_LANES), acc[c]);
-                }
-                UNROLL for (int c = 0; c < 4; c++) vf_store(out + i + c * VF_LANES, acc[c]);
-        }
-        for (; i < w->v; i += VF_LANES) {
-                vf acc = vf_load(out + i) * vf_set(correction);
-
-                for (uint32_t j = first; j <= last; j++)
-                        acc = vf_fma(vf_set(p[j]), vf_load(w->values + (size_t) j * w->v + i), acc);
-                vf_store(out + i, acc);
+        UNROLL for (int n = 0; n < N; n++) {
+                for (uint32_t j = 0; j < s->first; j++)
+                        scores[n][j] = -INFINITY;
+                for (uint32_t j = s->last + 1; j < KV_PAGE_TOKENS; j++)
+                        scores[n][j] = -INFINITY;
         }
 }
 
-static void attend_page(struct work *w, uint32_t pair, uint32_t first, uint32_t last) {
-        float p[KV_PAGE_TOKENS], max = page_scores(w, pair, first, last, p, w->max[pair]);
-        float correction = expf(w->max[pair] - max);
+/* Scores become weights. Returns by what the sums so far are to be corrected. */
+static float weigh(struct work *w, uint32_t pair, float p[KV_PAGE_TOKENS]) {
+        float max = w->max[pair], correction;
         vf sum = vf_zero();
 
+        for (uint32_t b = 0; b < KEY_VECTORS; b++)
+                max = fmaxf(max, vf_largest(vf_load(p + b * VF_LANES)));
         for (uint32_t b = 0; b < KEY_VECTORS; b++) {
                 vf e = vf_exp(vf_load(p + b * VF_LANES) - vf_set(max));
 
                 vf_store(p + b * VF_LANES, e);
                 sum = sum + e;
         }
+        correction = expf(w->max[pair] - max);
         w->sum[pair] = w->sum[pair] * correction + vf_sum(sum);
         w->max[pair] = max;
-        page_values(w, w->out + (size_t) pair * w->v, correction, p, first, last);
+        return correction;
+}
+
+/* out[c] = out[c] × correction + Σ p[j] values[j][c], of C vectors from column i on. */
+ALWAYS_INLINE void add_values(const struct work *w, const struct seen *s, uint32_t i, const float correction[PAIRS],
+                              const float p[PAIRS][KV_PAGE_TOKENS], int C, int N) {
+        float *out = w->out + (size_t) s->pair * w->v + i;
+        vf acc[PAIRS][4];
+
+        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++) acc[n][c] =
+                vf_load(out + (size_t) n * w->v + c * VF_LANES) * vf_set(correction[n]);
+        for (uint32_t j = s->first; j <= s->last; j++) {
+                const float *value = w->values + (size_t) j * w->v + i;
+
+                UNROLL for (int c = 0; c < C; c++) {
+                        vf v = vf_load(value + c * VF_LANES);
+
+                        UNROLL for (int n = 0; n < N; n++) acc[n][c] = vf_fma(vf_set(p[n][j]), v, acc[n][c]);
+                }
+        }
+        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++)
+                vf_store(out + (size_t) n * w->v + c * VF_LANES, acc[n][c]);
+}
+
+ALWAYS_INLINE void page_values(const struct work *w, const struct seen *s, const float correction[PAIRS],
+                               const float p[PAIRS][KV_PAGE_TOKENS], int N) {
+        uint32_t i = 0;
+
+        for (; i + 4 * VF_LANES <= w->v; i += 4 * VF_LANES)
+                add_values(w, s, i, correction, p, 4, N);
+        for (; i < w->v; i += VF_LANES)
+                add_values(w, s, i, correction, p, 1, N);
+}
+
+/* Each pair is computed as if it were alone. */
+static void look(struct work *w, struct looks *l) {
+        for (uint32_t i = 0; i < l->n; i++)
+                if (l->seen[i].n == 2)
+                        page_scores(w, &l->seen[i], l->p[i], 2);
+                else
+                        page_scores(w, &l->seen[i], l->p[i], 1);
+        for (uint32_t i = 0; i < l->n; i++)
+                for (uint32_t n = 0; n < l->seen[i].n; n++)
+                        l->correction[i][n] = weigh(w, l->seen[i].pair + n, l->p[i][n]);
+        for (uint32_t i = 0; i < l->n; i++)
+                if (l->seen[i].n == 2)
+                        page_values(w, &l->seen[i], l->correction[i], l->p[i], 2);
+                else
+                        page_values(w, &l->seen[i], l->correction[i], l->p[i], 1);
+        l->n = 0;
+}
+
+/* What a pair sees of a page: n is 0 or 1. */
+static struct seen seen_of(const struct work *w, const int32_t *positions, uint32_t page, uint32_t pair) {
+        uint32_t base = page * KV_PAGE_TOKENS;
+        uint32_t position = (uint32_t) positions[w->job->first + pair / w->job->heads];
+        uint32_t first = attention_first(w->job->op, position);
+
+        if (position < base || first > base + KV_PAGE_TOKENS - 1)
+                return (struct seen) {.pair = pair};
+        return (struct seen) {pair, 1, MAX(first, base) - base, MIN(position - base, KV_PAGE_TOKENS - 1U)};
+}
+
+/* As the second beside the pair before it. */
+static bool join_pair(struct looks *l, const struct seen *s) {
+        struct seen *last = l->n > 0 ? &l->seen[l->n - 1] : NULL;
+
+        if (!last || last->n == 2 || last->pair + 1 != s->pair || last->first != s->first || last->last != s->last)
+                return false;
+        last->n = 2;
+        return true;
 }
 
 static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, size_t next,
                        uint32_t last_key) {
-        const struct attention_job *job = w->job;
-        const struct op_attention *op = job->op;
-        uint32_t base = page * KV_PAGE_TOKENS, last_used = MIN(last_key - base, KV_PAGE_TOKENS - 1U);
+        const struct op_attention *op = w->job->op;
+        uint32_t last_used = MIN(last_key - page * KV_PAGE_TOKENS, KV_PAGE_TOKENS - 1U);
+        struct looks looks;
 
+        looks.n = 0;
         load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, op->kv.k_dim, w->k, last_used + 1);
         load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
                   last_used + 1);
-        for (uint32_t r = 0; r < job->rows; r++) {
-                uint32_t position = positions[job->first + r], first = attention_first(op, position);
+        for (uint32_t pair = 0; pair < w->pairs; pair++) {
+                struct seen s = seen_of(w, positions, page, pair);
 
-                if (position < base || first > base + KV_PAGE_TOKENS - 1)
+                if (s.n == 0 || join_pair(&looks, &s))
                         continue;
-                for (uint32_t h = 0; h < job->heads; h++)
-                        attend_page(w, r * job->heads + h, MAX(first, base) - base,
-                                    MIN(position - base, KV_PAGE_TOKENS - 1U));
+                if (looks.n == GROUP)
+                        look(w, &looks);
+                looks.seen[looks.n++] = s;
         }
+        look(w, &looks);
 }
 
 static size_t page_slot(const struct op_attention *op, int32_t page, uint32_t kv_head) {

@@ -388,6 +388,15 @@ ALWAYS_INLINE __m256 vf_sum8(const vf v[8]) {
         return _mm256_permute2f128_ps(a, c, 0x20) + _mm256_permute2f128_ps(a, c, 0x31);
 }
 
+/* The same of as many vectors as there are lanes. */
+ALWAYS_INLINE vf vf_sums(const vf v[VF_LANES]) {
+#if defined(__AVX512F__)
+        return _mm512_insertf32x8(_mm512_castps256_ps512(vf_sum8(v)), vf_sum8(v + 8), 1);
+#else
+        return vf_sum8(v);
+#endif
+}
+
 /* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by a polynomial (|r| ≤ 0.3475: off by 4e-9), times
  * 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
 ALWAYS_INLINE vf vf_exp(vf x) {

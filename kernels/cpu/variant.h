@@ -147,7 +147,7 @@ struct cpu_variant {
         void (*pack_columns)(void *panel, const float *x, uint32_t at, uint32_t n, uint32_t cols);
         /* For types that are multiplied with float32 activations, where there are panels. */
         void (*dot_panels)(const struct dot_job *job, enum quant_type type);
-        /* For types that are multiplied with 8-bit activations and have no kernel of their own. */
+        /* For types that are multiplied with 8-bit activations and have no kernel of their own, if there are any. */
         void (*dot_whole)(const struct dot_job *job, enum quant_type type);
         /* The form that prompt rows (op.h) take for weights of a type: DOT_BF16 or DOT_Q8_256, or DOT_FLOAT where they
          * are computed as all others are; and their product, of panels in that form: `x` is not used. NULL: all are. */
