@@ -117,9 +117,9 @@ ALWAYS_INLINE struct inputs inputs_at(const struct dot_job *job, uint32_t col, u
 
                 x.q[n] = (const uint8_t *) row + col;
                 x.d[n] = f.p.cols == 256 ? q8_256_scales(row, job->cols) + col / 256
-                                       : q8_32_scales(row, job->cols) + col / 32;
+                                         : q8_32_scales(row, job->cols) + col / 32;
                 x.sums[n] = f.p.cols == 256 ? q8_256_sums(row, job->cols) + col / 16
-                                          : q8_32_sums(row, job->cols) + col / 32;
+                                            : q8_32_sums(row, job->cols) + col / 32;
         }
         return x;
 }
@@ -132,8 +132,8 @@ ALWAYS_INLINE __m256i sum_mins(const struct lanes *lanes, int half, const int16_
 
         UNROLL for (int j = 0; j < LANE_PARTS; j++) {
                 const __m256i two = f.p.scale == 32 ? _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(parts),
-                                                                                _mm256_set1_epi32(j))
-                                                  : four_at(sums, j);
+                                                                                  _mm256_set1_epi32(j))
+                                                    : four_at(sums, j);
 
                 if (2 * j * f.p.scale < LANE_COLS)
                         less = _mm256_add_epi32(less, _mm256_madd_epi16(lanes->mins[j][half], two));

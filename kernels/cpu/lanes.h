@@ -55,7 +55,7 @@ struct format {
 };
 
 /* (clang wants to see a number as the loop's end.) */
-#define EACH_OF_FEW(_n, _f) UNROLL for (int _n = 0; _n < LANE_FEW; _n++) if (_n < (_f).few)
+#define EACH_OF_FEW(_n, _p) UNROLL for (int _n = 0; _n < LANE_FEW; _n++) if (_n < (_p).few)
 
 /* Eight rows from a block on, and what becomes of them. */
 struct lanes_half {
