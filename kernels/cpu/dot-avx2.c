@@ -16,8 +16,9 @@ struct columns {
         const uint8_t *row; /* the first one, row_bytes between them */
         size_t row_bytes;
         uint32_t parts;     /* of 32 columns */
-        const char *ahead;  /* what is read later, to be fetched meanwhile: as many bytes */
-        size_t bytes;
+        const char *ahead;  /* what is read later, to be fetched meanwhile: half of as many bytes, */
+        size_t apart;       /* and so far from there the others */
+        size_t bytes;       /* of a half */
 };
 
 struct work {
@@ -49,13 +50,14 @@ ALWAYS_INLINE struct columns columns_at(const struct dot_job *job, uint32_t row,
                 .row = job->w + row * job->row_bytes + at,
                 .row_bytes = job->row_bytes,
                 .parts = parts,
-                .ahead = ahead + LANE_ROWS * at,
-                .bytes = LANE_ROWS * (parts * 32 / f.p.cols * (size_t) f.bytes),
+                .ahead = ahead + LANES * at,
+                .apart = LANES * job->row_bytes,
+                .bytes = LANES * (parts * 32 / f.p.cols * (size_t) f.bytes),
         };
 }
 
-/* Eight of the rows; unpacking them fetches half of `fetched` bytes. */
-ALWAYS_INLINE struct lanes_half half_at(struct lanes *lanes, const struct columns *c, int half, size_t fetched) {
+/* Eight of the rows. */
+ALWAYS_INLINE struct lanes_half half_at(struct lanes *lanes, const struct columns *c, int half) {
         const uint8_t *row = c->row + (size_t) (half * LANES) * c->row_bytes;
 
         return (struct lanes_half) {
@@ -64,7 +66,8 @@ ALWAYS_INLINE struct lanes_half half_at(struct lanes *lanes, const struct column
                 .row = row,
                 .fourth = row + 4 * c->row_bytes,
                 .row_bytes = c->row_bytes,
-                .ahead = c->ahead + (size_t) half * (fetched / 2),
+                .ahead = c->ahead + (size_t) half * (c->bytes / 2),
+                .apart = c->apart,
                 .scales = &lanes->scales[0][half],
                 .q = &lanes->q[0][half],
         };
@@ -88,15 +91,23 @@ ALWAYS_INLINE void unpack_piece(struct lanes_half *h, int i, struct format f) {
         EACH_OF_FEW(n, f.p) h->x[n] += f.piece;
 }
 
+/* What is to be fetched for these rows, but has not been: less was loaded at once than the blocks have. */
+ALWAYS_INLINE void fetch_rest(const struct lanes_half *h, struct format f) {
+        fetch_lines(h->ahead, f.rest);
+        if (f.p.few)
+                fetch_lines(h->ahead + h->apart, f.rest);
+}
+
 /* Fetches half of what is to be fetched. */
 ALWAYS_INLINE void unpack(struct lanes *lanes, const struct columns *c, struct format f) {
         for (int half = 0; half < HALVES; half++) {
-                struct lanes_half h = half_at(lanes, c, half, c->bytes / 2);
+                struct lanes_half h = half_at(lanes, c, half);
 
                 if (f.head)
                         f.head(&h, f.p);
                 for (int i = 0; i < (int) (c->parts * 32 / f.piece); i++)
                         unpack_piece(&h, i, f);
+                fetch_rest(&h, f);
         }
 }
 
@@ -199,7 +210,7 @@ ALWAYS_INLINE void multiply_few(struct lanes *lanes, const struct columns *c, co
         const int pieces = (int) (c->parts * 32 / f.piece), every = (int) (f.p.cols / f.piece);
 
         for (int half = 0; half < HALVES; half++) {
-                struct lanes_half h = half_at(lanes, c, half, c->bytes);
+                struct lanes_half h = half_at(lanes, c, half);
 
                 EACH_OF_FEW(n, f.p) h.x[n] = x->q[n];
                 if (f.head)
@@ -217,6 +228,7 @@ ALWAYS_INLINE void multiply_few(struct lanes *lanes, const struct columns *c, co
                                                                (uint32_t) (i / every), f));
                         }
                 }
+                fetch_rest(&h, f);
         }
 }
 
@@ -250,9 +262,9 @@ ALWAYS_INLINE void few_rows(const struct dot_job *job, const struct columns *c, 
 ALWAYS_INLINE void some_rows(const struct dot_job *job, const struct columns *c, uint32_t t, uint32_t i,
                              struct work *k, int N, struct format f) {
         const struct inputs x = inputs_at(job, c->col, t + i, N, f);
-        size_t at = c->bytes / 2 + i / 4 * (c->parts * 32 / f.p.scale * FETCH_LINES * 64);
+        size_t at = i / 4 * (c->parts * 32 / f.p.scale * FETCH_LINES * 64);
 
-        multiply(&k->lanes, &x, c->parts, at < c->bytes ? c->ahead + at : NULL, k->sums + i, N, f);
+        multiply(&k->lanes, &x, c->parts, at < c->bytes ? c->ahead + c->apart + at : NULL, k->sums + i, N, f);
 }
 
 /* With the n activation rows from t on. */
@@ -333,17 +345,17 @@ ALWAYS_INLINE void dot_format(const struct dot_job *job, struct format f) {
                         __VA_ARGS__,                                                                         \
                 });                                                                                          \
         }
-#define DOT_32(_name, _type, _together, _more) DOT(_name, _type, 32, 32, 32, _together, _more)
+#define DOT_32(_name, _type, _together, ...) DOT(_name, _type, 32, 32, 32, _together, __VA_ARGS__)
 #define DOT_256(_name, _type, _piece, _scale, _together, _mins, _near)                                       \
         DOT(_name, _type, 256, _piece, _scale, _together, .head = head_##_name, .mins = _mins, .near = _near)
 
-DOT_32(q8_0, QUANT_Q8_0, 0, .zero = 0)
-DOT_32(q4_0, QUANT_Q4_0, 8, .zero = 8)
-DOT_32(q4_1, QUANT_Q4_1, 8, .m = true)
-DOT_32(q5_0, QUANT_Q5_0, 4, .zero = 16)
-DOT_32(q5_1, QUANT_Q5_1, 4, .m = true)
-DOT_32(iq4_nl, QUANT_IQ4_NL, 0, .zero = 0)
-DOT_32(mxfp4, QUANT_MXFP4, 4, .zero = 12)
+DOT_32(q8_0, QUANT_Q8_0, 0, .rest = 1)
+DOT_32(q4_0, QUANT_Q4_0, 8, .zero = 8, .rest = 1)
+DOT_32(q4_1, QUANT_Q4_1, 8, .m = true, .rest = 2)
+DOT_32(q5_0, QUANT_Q5_0, 4, .zero = 16, .rest = 3)
+DOT_32(q5_1, QUANT_Q5_1, 4, .m = true, .rest = 4)
+DOT_32(iq4_nl, QUANT_IQ4_NL, 0, .rest = 1)
+DOT_32(mxfp4, QUANT_MXFP4, 4, .zero = 12, .rest = 1)
 DOT_256(q2_k, QUANT_Q2_K, 128, 16, 4, OWN_MINS, false)
 DOT_256(q3_k, QUANT_Q3_K, 128, 16, 4, WHOLE_MINS, false)
 DOT_256(q4_k, QUANT_Q4_K, 64, 32, 8, OWN_MINS, false)

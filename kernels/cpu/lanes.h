@@ -48,6 +48,7 @@ struct format {
         int zero;       /* of blocks of 32: what has been added to the values */
         bool m;         /* of these: value = d × q + m */
         enum { NO_MINS, WHOLE_MINS, OWN_MINS } mins; /* of blocks of 256: with the scales' d, or one of their own */
+        int rest; /* lines of half of the rows' bytes that loads of sixteen bytes do not fetch, in 256 columns */
         bool near; /* pieces lie here and there in their block: the next one is to be in the first cache */
         void (*head)(struct lanes_half *h, struct products p); /* what a block has but for values, or NULL */
         /* Those of a piece, whose block is from `at` in the rows on. */
@@ -63,7 +64,8 @@ struct lanes_half {
         int half;
         const uint8_t *row, *fourth; /* row_bytes between them */
         size_t row_bytes;
-        const char *ahead; /* what is read later, to be fetched meanwhile */
+        const char *ahead; /* what is read later, to be fetched meanwhile: */
+        size_t apart;      /* and so far from it, where values are not kept */
         const __m256i *scales; /* of the piece */
         __m256i *q;            /* where its values are kept, or else: */
         const uint8_t *x[LANE_FEW]; /* activation rows from the piece on */
@@ -106,13 +108,14 @@ ALWAYS_INLINE void fetch_lines(const char *at, int n) {
 
 /* Sixteen bytes from `at` of each row: dword i of all of them in v[i]. Fetches as many, or half of them where there is
  * time for the others later: a few at a time, for while more are on the way than the processor can keep track of,
- * nothing is computed. */
+ * nothing is computed; and in two places, for either of which the hardware looks ahead. */
 ALWAYS_INLINE void load_rows(__m256i v[4], struct lanes_half *h, size_t at, struct products p) {
-        const int lines = p.few ? 2 : 1;
         __m256i rows[4], a, b, c, d;
 
-        fetch_lines(h->ahead, lines);
-        h->ahead += 64 * lines;
+        fetch_lines(h->ahead, 1);
+        if (p.few)
+                fetch_lines(h->ahead + h->apart, 1);
+        h->ahead += 64;
         UNROLL for (int r = 0; r < 4; r++) rows[r] = _mm256_inserti128_si256(
                 _mm256_castsi128_si256(load128(row_at(h, r, at))), load128(row_at(h, r + 4, at)), 1);
         a = _mm256_unpacklo_epi32(rows[0], rows[1]);
