@@ -70,35 +70,6 @@ ALWAYS_INLINE __m512i constant_at(const void *from) {
         return v;
 }
 
-/* Dword j of v[i] changes places with dword i of v[j]. */
-ALWAYS_INLINE void transpose_dwords(__m512i v[16]) {
-        __m512i a[16];
-
-        UNROLL for (int i = 0; i < 16; i += 2) {
-                a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-                a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-        }
-        /* Quarters: v[i + k] gets dword k, 4 + k, … of the rows i to i + 3. */
-        UNROLL for (int i = 0; i < 16; i += 4) {
-                v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-                v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-                v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-                v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-        }
-        UNROLL for (int i = 0; i < 4; i++) {
-                a[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-                a[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-                a[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-                a[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-        }
-        UNROLL for (int i = 0; i < 4; i++) {
-                v[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-                v[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-                v[i + 4] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
-                v[i + 12] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
-        }
-}
-
 /* The bfloat16 numbers of two vectors, those of the first in the low half. */
 ALWAYS_INLINE __m512i to_bf16(__m512 low, __m512 high) {
         return (__m512i) _mm512_cvtne2ps_pbh(high, low);

@@ -2,8 +2,9 @@
 /* Compiled once per instruction set (simd.h).
  *
  * Keys are visited page after page; a row looks at those of its own window, whoever else is in the job: its
- * bits depend on its own position only. Each page is brought to float32 once per job; pairs of a row and a head that
- * see the same of it share what is loaded. */
+ * bits depend on its own position only. Each page is brought to float32 once per job, its keys side by side. Pairs of a
+ * row and a head that see the same of it share what is loaded; and a block of keys or values stays in the first cache
+ * until all pairs have been multiplied with it. */
 #include <math.h>
 
 #include "base/util.h"
@@ -12,24 +13,33 @@
 #include "simd.h"
 #include "tile.h"
 
-enum { KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES, PAIRS = 2 /* at a time */, GROUP = 16 };
+enum {
+        KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES,
+        PAIRS = VF_LANES == 16 ? 4 : 3, /* at a time */
+        VECTORS = 4,                    /* of values at a time: with the pairs as many sums as there are registers */
+        LOOKS = 8,
+        KEY_COLS = 64, /* of a block of keys */
+        APART = 16,    /* floats between rows of values, so that they do not meet in the first cache */
+};
+
+/* What will be read next. */
+struct ahead {
+        const char *at, *end;
+};
 
 /* In the job's scratch. k and v are the padded row lengths. */
 struct work {
         const struct attention_job *job;
         uint32_t k, v, pairs;
-        float *keys, *values; /* [KV_PAGE_TOKENS][k], [KV_PAGE_TOKENS][v] */
+        float *keys, *values; /* [k][KV_PAGE_TOKENS], [KV_PAGE_TOKENS][v + APART] */
         float *queries, *out; /* [pairs][k], [pairs][v] */
         float *max, *sum;     /* [pairs] */
+        struct ahead ahead[2]; /* the next page's keys and values */
+        uint32_t pace, due;    /* lines of either for a cycle or so of work, and for what has been done: in 1/1024 */
 };
 
 static uint32_t pad16(uint32_t n) {
         return (n + 15) & ~15U;
-}
-
-static void copy_padded(float *dst, const float *src, uint32_t n, uint32_t padded) {
-        memcpy(dst, src, n * sizeof(*dst));
-        memset(dst + n, 0, (padded - n) * sizeof(*dst));
 }
 
 static void work_init(struct work *w, const struct attention_job *job) {
@@ -39,41 +49,128 @@ static void work_init(struct work *w, const struct attention_job *job) {
         w->pairs = job->rows * job->heads;
         w->keys = job->scratch;
         w->values = w->keys + (size_t) KV_PAGE_TOKENS * w->k;
-        w->queries = w->values + (size_t) KV_PAGE_TOKENS * w->v;
+        w->queries = w->values + (size_t) KV_PAGE_TOKENS * (w->v + APART);
         w->out = w->queries + (size_t) w->pairs * w->k;
         w->max = w->out + (size_t) w->pairs * w->v;
         w->sum = w->max + w->pairs;
         for (uint32_t i = 0; i < w->pairs; i++) {
                 size_t head = job->head + i % job->heads, row = job->first + i / job->heads;
+                const float *q = (const float *) host_address(op->q) + (row * op->heads + head) * op->kv.k_dim;
+                float *to = w->queries + (size_t) i * w->k;
 
-                copy_padded(w->queries + (size_t) i * w->k,
-                            (const float *) host_address(op->q) + (row * op->heads + head) * op->kv.k_dim,
-                            op->kv.k_dim, w->k);
+                memcpy(to, q, op->kv.k_dim * sizeof(*to));
+                memset(to + op->kv.k_dim, 0, (w->k - op->kv.k_dim) * sizeof(*to));
                 memset(w->out + (size_t) i * w->v, 0, w->v * sizeof(float));
                 w->max[i] = -INFINITY;
                 w->sum[i] = 0.0f;
         }
 }
 
-/* A page begins anywhere in memory, where no hardware prefetcher foresees it. */
-static void prefetch_row(const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t dim) {
-        size_t bytes = dim * (size_t) quant_info(kv->type)->block_bytes;
-        const char *p = (const char *) host_address(base) + slot * bytes;
-
-        for (size_t i = 0; i < bytes; i += 64)
-                _mm_prefetch(p + i, _MM_HINT_T1);
+/* A page of a kv head. */
+static const uint8_t *page_at(const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t stride) {
+        return (const uint8_t *) host_address(base) + slot * stride * quant_info(kv->type)->block_bytes;
 }
 
-ALWAYS_INLINE void load_halves(float *to, const uint16_t *from, uint32_t dim, uint32_t padded, vf load(const void *p)) {
-        uint16_t rest[16] = {0};
+static struct ahead page_ahead(const struct kv_layer *kv, struct device_ptr base, size_t slot, uint32_t stride) {
+        const char *at = (const char *) page_at(kv, base, slot, stride);
+
+        return (struct ahead) {at, at + (size_t) KV_PAGE_TOKENS * stride * quant_info(kv->type)->block_bytes};
+}
+
+/* Cycles, more or less, of n × C products with each of N rows: alone a row waits for its sums. */
+ALWAYS_INLINE uint32_t products_work(uint32_t n, uint32_t C, uint32_t N) {
+        return n * C * (N + 1) / 2;
+}
+
+/* A page begins anywhere in memory, where no hardware prefetcher foresees it: it is asked for while the one before is
+ * worked on, evenly, for while more is on the way than the processor can keep track of, nothing is computed. */
+static void plan_ahead(struct work *w, size_t slot) {
+        const struct kv_layer *kv = &w->job->op->kv;
+        const uint32_t k = w->k / VF_LANES, v = w->v / VF_LANES, n = MIN(w->pairs, (uint32_t) PAIRS);
+        const uint32_t products = products_work(KV_PAGE_TOKENS, k + v, n) * DIV_ROUND_UP(w->pairs, n);
+        size_t bytes;
+
+        w->ahead[0] = page_ahead(kv, kv->k, slot, kv->k_dim);
+        w->ahead[1] = page_ahead(kv, kv_values(kv), slot, kv_value_stride(kv));
+        if (w->ahead[1].at == w->ahead[0].at)
+                w->ahead[1].at = w->ahead[1].end;
+        bytes = (size_t) MAX(w->ahead[0].end - w->ahead[0].at, w->ahead[1].end - w->ahead[1].at);
+        w->pace = (uint32_t) (bytes / 64 * 1024 / (KV_PAGE_TOKENS * (2 * k + v) + products)) + 1;
+        w->due = 0;
+}
+
+/* What is due after so many cycles. */
+static void fetch_ahead(struct work *w, uint32_t cycles) {
+        for (w->due += cycles * w->pace; w->due >= 1024; w->due -= 1024)
+                for (unsigned i = 0; i < ELEMENTS(w->ahead); i++) {
+                        struct ahead *a = &w->ahead[i];
+
+                        if (a->at < a->end) {
+                                _mm_prefetch(a->at, _MM_HINT_T1);
+                                a->at += 64;
+                        }
+                }
+}
+
+/* Columns from i on of a row that has `dim` of them, `size` bytes each; `whole`: as many as there are lanes. */
+ALWAYS_INLINE vf load_cols(const uint8_t *row, uint32_t i, uint32_t dim, bool whole, size_t size,
+                           vf load(const void *p)) {
+        if (whole)
+                return load(row + i * size);
+        return i < dim ? vf_load_rest(load, row + i * size, (dim - i) * size) : vf_zero();
+}
+
+/* VF_LANES keys, side by side from `to` on. */
+ALWAYS_INLINE void place_cols(float *to, const uint8_t *const key[VF_LANES], uint32_t i, uint32_t dim, bool whole,
+                              size_t size, vf load(const void *p)) {
+        vf v[VF_LANES];
+
+        UNROLL for (int l = 0; l < VF_LANES; l++) v[l] = load_cols(key[l], i, dim, whole, size, load);
+        vf_transpose(v);
+        UNROLL for (int l = 0; l < VF_LANES; l++) vf_store(to + (size_t) (i + (uint32_t) l) * KV_PAGE_TOKENS, v[l]);
+}
+
+/* The first `n` keys of a page. As many are like the last one as whole vectors lack. */
+ALWAYS_INLINE void place_keys(struct work *w, const uint8_t *page, uint32_t n, size_t size, vf load(const void *p)) {
+        const uint32_t dim = w->job->op->kv.k_dim;
+
+        for (uint32_t first = 0; first < n; first += VF_LANES) {
+                const uint8_t *key[VF_LANES];
+                uint32_t i = 0;
+
+                UNROLL for (uint32_t l = 0; l < VF_LANES; l++) key[l] = page + MIN(first + l, n - 1) * dim * size;
+                for (; i + VF_LANES <= dim; i += VF_LANES) {
+                        fetch_ahead(w, 2 * VF_LANES);
+                        place_cols(w->keys + first, key, i, dim, true, size, load);
+                }
+                for (; i < w->k; i += VF_LANES)
+                        place_cols(w->keys + first, key, i, dim, false, size, load);
+        }
+}
+
+static void load_keys(struct work *w, size_t slot, uint32_t n) {
+        const struct kv_layer *kv = &w->job->op->kv;
+        const uint8_t *page = page_at(kv, kv->k, slot, kv->k_dim);
+
+        if (kv->type == QUANT_F32)
+                place_keys(w, page, n, 4, vf_load);
+        else if (kv->type == QUANT_BF16)
+                place_keys(w, page, n, 2, vf_load_bf16);
+        else
+                place_keys(w, page, n, 2, vf_load_f16);
+}
+
+ALWAYS_INLINE void load_row(float *to, const uint8_t *row, uint32_t dim, uint32_t padded, size_t size,
+                            vf load(const void *p)) {
         uint32_t i = 0;
 
+        for (; i + 4 * VF_LANES <= dim; i += 4 * VF_LANES)
+                UNROLL for (uint32_t l = 0; l < 4 * VF_LANES; l += VF_LANES)
+                        vf_store(to + i + l, load_cols(row, i + l, dim, true, size, load));
         for (; i + VF_LANES <= dim; i += VF_LANES)
-                vf_store(to + i, load(from + i));
-        if (i < padded)
-                memcpy(rest, from + i, (dim - i) * sizeof(*rest));
-        for (uint32_t l = 0; i + l < padded; l += VF_LANES)
-                vf_store(to + i + l, load(rest + l));
+                vf_store(to + i, load_cols(row, i, dim, true, size, load));
+        for (; i < padded; i += VF_LANES)
+                vf_store(to + i, load_cols(row, i, dim, false, size, load));
 }
 
 /* One of two rows whose numbers alternate. */
@@ -83,50 +180,68 @@ static void load_paired(float *to, const uint16_t *pair, unsigned odd, uint32_t 
         memset(to + dim, 0, (padded - dim) * sizeof(*to));
 }
 
-/* The first `n` rows of a page, as float32 and padded with zeros. The page at `next` is asked for meanwhile.
- */
-static void load_page(float *dst, const struct kv_layer *kv, struct device_ptr base, size_t slot, size_t next,
-                      uint32_t stride, uint32_t dim, uint32_t padded, uint32_t n) {
-        for (uint32_t j = 0; j < n; j++) {
-                float *to = dst + (size_t) j * padded;
-                size_t at = (slot + j) * stride;
+/* The first `n` values of a page. */
+static void load_values(struct work *w, size_t slot, uint32_t n) {
+        const struct kv_layer *kv = &w->job->op->kv;
+        const uint32_t stride = kv_value_stride(kv), dim = kv->v_dim;
+        const uint8_t *page = page_at(kv, kv_values(kv), slot, stride);
 
-                if (next != slot)
-                        prefetch_row(kv, base, next + j, stride);
+        for (uint32_t j = 0; j < n; j++) {
+                float *to = w->values + (size_t) j * (w->v + APART);
+
+                fetch_ahead(w, w->v / VF_LANES);
                 if (kv->type == QUANT_F32)
-                        copy_padded(to, (const float *) host_address(base) + at, dim, padded);
-                else if (base.address == kv->v.address && kv_paired(kv))
-                        load_paired(to, (const uint16_t *) host_address(base) + (slot + j) / 2 * 2 * stride,
-                                    (slot + j) % 2, dim, padded);
+                        load_row(to, page + (size_t) j * stride * 4, dim, w->v, 4, vf_load);
+                else if (kv_values(kv).address == kv->v.address && kv_paired(kv))
+                        load_paired(to, (const uint16_t *) page + (size_t) j / 2 * 2 * stride, j % 2, dim, w->v);
                 else if (kv->type == QUANT_BF16)
-                        load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_bf16);
+                        load_row(to, page + (size_t) j * stride * 2, dim, w->v, 2, vf_load_bf16);
                 else
-                        load_halves(to, (const uint16_t *) host_address(base) + at, dim, padded, vf_load_f16);
+                        load_row(to, page + (size_t) j * stride * 2, dim, w->v, 2, vf_load_f16);
         }
 }
 
-/* q · key of N pairs for VF_LANES neighbouring keys. Half of these at a time: for two pairs as many sums as there are
- * registers. */
-ALWAYS_INLINE void scores_of(vf scores[PAIRS], const float *const q[PAIRS], const float *keys, uint32_t k, int N) {
-        enum { HALF = VF_LANES / 2 };
-        vf sums[PAIRS][VF_LANES];
+/* Of N rows y and a: y[c] += Σ_i a[i] b[i][c] for C vectors, i rising from 0 to n - 1. */
+struct products {
+        float *y;
+        const float *a, *b;
+        size_t y_stride, a_stride, b_stride;
+        uint32_t n;
+};
 
-        for (int half = 0; half < 2; half++) {
-                const float *key[HALF];
-                vf acc[PAIRS][HALF];
+ALWAYS_INLINE void add_products(const struct products *p, int C, int N) {
+        vf acc[PAIRS][VECTORS];
 
-                UNROLL for (int j = 0; j < HALF; j++) key[j] = keys + (size_t) (half * HALF + j) * k;
-                UNROLL for (int n = 0; n < N; n++) UNROLL for (int j = 0; j < HALF; j++) acc[n][j] = vf_zero();
-                for (size_t i = 0; i < k; i += VF_LANES)
-                        UNROLL for (int j = 0; j < HALF; j++) {
-                                vf x = vf_load(key[j] + i);
+        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++) acc[n][c] =
+                vf_load(p->y + (size_t) n * p->y_stride + c * VF_LANES);
+        for (uint32_t i = 0; i < p->n; i++) {
+                vf b[VECTORS];
 
-                                UNROLL for (int n = 0; n < N; n++) acc[n][j] = vf_fma(vf_load(q[n] + i), x, acc[n][j]);
-                        }
-                UNROLL for (int n = 0; n < N; n++) UNROLL for (int j = 0; j < HALF; j++) sums[n][half * HALF + j] =
-                        acc[n][j];
+                UNROLL for (int c = 0; c < C; c++) b[c] = vf_load(p->b + i * p->b_stride + c * VF_LANES);
+                UNROLL for (int n = 0; n < N; n++) {
+                        vf a = vf_set(p->a[(size_t) n * p->a_stride + i]);
+
+                        UNROLL for (int c = 0; c < C; c++) acc[n][c] = vf_fma(a, b[c], acc[n][c]);
+                }
         }
-        UNROLL for (int n = 0; n < N; n++) scores[n] = vf_sums(sums[n]);
+        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++)
+                vf_store(p->y + (size_t) n * p->y_stride + c * VF_LANES, acc[n][c]);
+}
+
+ALWAYS_INLINE void add_products_of(const struct products *p, int C, uint32_t n) {
+        switch (n) {
+        case 1:
+                add_products(p, C, 1);
+                break;
+        case 2:
+                add_products(p, C, 2);
+                break;
+        case 3:
+                add_products(p, C, 3);
+                break;
+        default:
+                add_products(p, C, PAIRS);
+        }
 }
 
 /* cap × tanh(s / cap); tanh z = 1 - 2 / (1 + e^2z) */
@@ -136,110 +251,118 @@ ALWAYS_INLINE vf capped(vf s, float cap) {
         return vf_set(cap) * (vf_set(1.0f) - vf_set(2.0f) / (vf_set(1.0f) + e));
 }
 
-/* One or two pairs that see the same keys [first, last] of a page, counted from its first. */
+/* Neighbouring pairs that see the same keys [first, last] of a page, counted from its first. */
 struct seen {
         uint32_t pair, n, first, last;
 };
 
-/* Pairs that look at a page's keys, and then at its values: so that either stay in the first cache meanwhile. */
+/* Pairs that look at a page's keys, and then at its values. */
 struct looks {
-        struct seen seen[GROUP];
+        struct seen seen[LOOKS];
         uint32_t n;
-        float p[GROUP][PAIRS][KV_PAGE_TOKENS], correction[GROUP][PAIRS];
+        _Alignas(64) float p[LOOKS][PAIRS][KV_PAGE_TOKENS];
 };
 
-/* Scores; -inf outside of the keys that are seen. */
-ALWAYS_INLINE void page_scores(const struct work *w, const struct seen *s, float scores[PAIRS][KV_PAGE_TOKENS], int N) {
-        const struct op_attention *op = w->job->op;
-        const float *q[PAIRS];
+/* q · key for all keys of the page */
+static void multiply_keys(struct work *w, struct looks *l) {
+        memset(l->p, 0, l->n * sizeof(l->p[0]));
+        for (uint32_t i = 0; i < w->k; i += KEY_COLS)
+                for (uint32_t s = 0; s < l->n; s++) {
+                        const struct products p = {
+                                .y = l->p[s][0],
+                                .a = w->queries + (size_t) l->seen[s].pair * w->k + i,
+                                .b = w->keys + (size_t) i * KV_PAGE_TOKENS,
+                                .y_stride = KV_PAGE_TOKENS,
+                                .a_stride = w->k,
+                                .b_stride = KV_PAGE_TOKENS,
+                                .n = MIN(w->k - i, (uint32_t) KEY_COLS),
+                        };
 
-        UNROLL for (int n = 0; n < N; n++) q[n] = w->queries + (size_t) (s->pair + (uint32_t) n) * w->k;
-        for (uint32_t b = 0; b < KEY_VECTORS; b++) {
-                vf v[PAIRS];
-
-                UNROLL for (int n = 0; n < N; n++) v[n] = vf_set(-INFINITY);
-                if (s->last >= b * VF_LANES && s->first < (b + 1) * VF_LANES)
-                        scores_of(v, q, w->keys + (size_t) b * VF_LANES * w->k, w->k, N);
-                UNROLL for (int n = 0; n < N; n++) {
-                        v[n] = v[n] * vf_set(op->scale);
-                        if (op->softcap > 0.0f)
-                                v[n] = capped(v[n], op->softcap);
-                        vf_store(scores[n] + b * VF_LANES, v[n]);
+                        fetch_ahead(w, products_work(p.n, KEY_VECTORS, l->seen[s].n));
+                        add_products_of(&p, KEY_VECTORS, l->seen[s].n);
                 }
-        }
-        UNROLL for (int n = 0; n < N; n++) {
-                for (uint32_t j = 0; j < s->first; j++)
-                        scores[n][j] = -INFINITY;
-                for (uint32_t j = s->last + 1; j < KV_PAGE_TOKENS; j++)
-                        scores[n][j] = -INFINITY;
-        }
 }
 
-/* Scores become weights. Returns by what the sums so far are to be corrected. */
-static float weigh(struct work *w, uint32_t pair, float p[KV_PAGE_TOKENS]) {
-        float max = w->max[pair], correction;
-        vf sum = vf_zero();
+/* -inf outside of the keys that are seen */
+static void hide_unseen(const struct seen *s, vf scores[KEY_VECTORS]) {
+        float p[KV_PAGE_TOKENS];
 
-        for (uint32_t b = 0; b < KEY_VECTORS; b++)
-                max = fmaxf(max, vf_largest(vf_load(p + b * VF_LANES)));
-        for (uint32_t b = 0; b < KEY_VECTORS; b++) {
-                vf e = vf_exp(vf_load(p + b * VF_LANES) - vf_set(max));
+        UNROLL for (uint32_t b = 0; b < KEY_VECTORS; b++) vf_store(p + b * VF_LANES, scores[b]);
+        for (uint32_t j = 0; j < s->first; j++)
+                p[j] = -INFINITY;
+        for (uint32_t j = s->last + 1; j < KV_PAGE_TOKENS; j++)
+                p[j] = -INFINITY;
+        UNROLL for (uint32_t b = 0; b < KEY_VECTORS; b++) scores[b] = vf_load(p + b * VF_LANES);
+}
 
-                vf_store(p + b * VF_LANES, e);
-                sum = sum + e;
-        }
-        correction = expf(w->max[pair] - max);
-        w->sum[pair] = w->sum[pair] * correction + vf_sum(sum);
+/* The sums so far, corrected for a larger maximum. */
+static void raise_max(struct work *w, uint32_t pair, float max) {
+        float *out = w->out + (size_t) pair * w->v, correction = expf(w->max[pair] - max);
+
         w->max[pair] = max;
-        return correction;
+        w->sum[pair] *= correction;
+        for (uint32_t i = 0; i < w->v; i += VF_LANES)
+                vf_store(out + i, vf_load(out + i) * vf_set(correction));
 }
 
-/* out[c] = out[c] × correction + Σ p[j] values[j][c], of C vectors from column i on. */
-ALWAYS_INLINE void add_values(const struct work *w, const struct seen *s, uint32_t i, const float correction[PAIRS],
-                              const float p[PAIRS][KV_PAGE_TOKENS], int C, int N) {
-        float *out = w->out + (size_t) s->pair * w->v + i;
-        vf acc[PAIRS][4];
+/* A pair's products with the keys become scores, and these weights. */
+static void weigh(struct work *w, const struct seen *s, uint32_t pair, float p[KV_PAGE_TOKENS]) {
+        const struct op_attention *op = w->job->op;
+        vf v[KEY_VECTORS], all;
+        float max;
 
-        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++) acc[n][c] =
-                vf_load(out + (size_t) n * w->v + c * VF_LANES) * vf_set(correction[n]);
-        for (uint32_t j = s->first; j <= s->last; j++) {
-                const float *value = w->values + (size_t) j * w->v + i;
-
-                UNROLL for (int c = 0; c < C; c++) {
-                        vf v = vf_load(value + c * VF_LANES);
-
-                        UNROLL for (int n = 0; n < N; n++) acc[n][c] = vf_fma(vf_set(p[n][j]), v, acc[n][c]);
-                }
+        UNROLL for (uint32_t b = 0; b < KEY_VECTORS; b++) {
+                v[b] = vf_load(p + b * VF_LANES) * vf_set(op->scale);
+                if (op->softcap > 0.0f)
+                        v[b] = capped(v[b], op->softcap);
         }
-        UNROLL for (int n = 0; n < N; n++) UNROLL for (int c = 0; c < C; c++)
-                vf_store(out + (size_t) n * w->v + c * VF_LANES, acc[n][c]);
+        if (s->first > 0 || s->last < KV_PAGE_TOKENS - 1)
+                hide_unseen(s, v);
+        all = v[0];
+        UNROLL for (uint32_t b = 1; b < KEY_VECTORS; b++) all = vf_max(all, v[b]);
+        max = vf_largest(all);
+        if (max > w->max[pair])
+                raise_max(w, pair, max);
+        all = vf_zero();
+        UNROLL for (uint32_t b = 0; b < KEY_VECTORS; b++) {
+                v[b] = vf_exp(v[b] - vf_set(w->max[pair]));
+                vf_store(p + b * VF_LANES, v[b]);
+                all = all + v[b];
+        }
+        w->sum[pair] += vf_sum(all);
 }
 
-ALWAYS_INLINE void page_values(const struct work *w, const struct seen *s, const float correction[PAIRS],
-                               const float p[PAIRS][KV_PAGE_TOKENS], int N) {
-        uint32_t i = 0;
+/* Of C vectors from column i on. */
+ALWAYS_INLINE void multiply_values(struct work *w, const struct looks *l, uint32_t i, int C) {
+        for (uint32_t s = 0; s < l->n; s++) {
+                const struct seen *seen = &l->seen[s];
+                const struct products p = {
+                        .y = w->out + (size_t) seen->pair * w->v + i,
+                        .a = l->p[s][0] + seen->first,
+                        .b = w->values + (size_t) seen->first * (w->v + APART) + i,
+                        .y_stride = w->v,
+                        .a_stride = KV_PAGE_TOKENS,
+                        .b_stride = w->v + APART,
+                        .n = seen->last - seen->first + 1,
+                };
 
-        for (; i + 4 * VF_LANES <= w->v; i += 4 * VF_LANES)
-                add_values(w, s, i, correction, p, 4, N);
-        for (; i < w->v; i += VF_LANES)
-                add_values(w, s, i, correction, p, 1, N);
+                fetch_ahead(w, products_work(p.n, (uint32_t) C, seen->n));
+                add_products_of(&p, C, seen->n);
+        }
 }
 
 /* Each pair is computed as if it were alone. */
 static void look(struct work *w, struct looks *l) {
-        for (uint32_t i = 0; i < l->n; i++)
-                if (l->seen[i].n == 2)
-                        page_scores(w, &l->seen[i], l->p[i], 2);
-                else
-                        page_scores(w, &l->seen[i], l->p[i], 1);
-        for (uint32_t i = 0; i < l->n; i++)
-                for (uint32_t n = 0; n < l->seen[i].n; n++)
-                        l->correction[i][n] = weigh(w, l->seen[i].pair + n, l->p[i][n]);
-        for (uint32_t i = 0; i < l->n; i++)
-                if (l->seen[i].n == 2)
-                        page_values(w, &l->seen[i], l->correction[i], l->p[i], 2);
-                else
-                        page_values(w, &l->seen[i], l->correction[i], l->p[i], 1);
+        uint32_t i = 0;
+
+        multiply_keys(w, l);
+        for (uint32_t s = 0; s < l->n; s++)
+                for (uint32_t n = 0; n < l->seen[s].n; n++)
+                        weigh(w, &l->seen[s], l->seen[s].pair + n, l->p[s][n]);
+        for (; i + VECTORS * VF_LANES <= w->v; i += VECTORS * VF_LANES)
+                multiply_values(w, l, i, VECTORS);
+        for (; i < w->v; i += VF_LANES)
+                multiply_values(w, l, i, 1);
         l->n = 0;
 }
 
@@ -254,32 +377,33 @@ static struct seen seen_of(const struct work *w, const int32_t *positions, uint3
         return (struct seen) {pair, 1, MAX(first, base) - base, MIN(position - base, KV_PAGE_TOKENS - 1U)};
 }
 
-/* As the second beside the pair before it. */
+/* Beside the pairs before it. */
 static bool join_pair(struct looks *l, const struct seen *s) {
         struct seen *last = l->n > 0 ? &l->seen[l->n - 1] : NULL;
 
-        if (!last || last->n == 2 || last->pair + 1 != s->pair || last->first != s->first || last->last != s->last)
+        if (!last || last->n == PAIRS || last->pair + last->n != s->pair || last->first != s->first ||
+            last->last != s->last)
                 return false;
-        last->n = 2;
+        last->n++;
         return true;
 }
 
 static void visit_page(struct work *w, const int32_t *positions, uint32_t page, size_t slot, size_t next,
                        uint32_t last_key) {
-        const struct op_attention *op = w->job->op;
         uint32_t last_used = MIN(last_key - page * KV_PAGE_TOKENS, KV_PAGE_TOKENS - 1U);
         struct looks looks;
 
         looks.n = 0;
-        load_page(w->keys, &op->kv, op->kv.k, slot, next, op->kv.k_dim, op->kv.k_dim, w->k, last_used + 1);
-        load_page(w->values, &op->kv, kv_values(&op->kv), slot, next, kv_value_stride(&op->kv), op->kv.v_dim, w->v,
-                  last_used + 1);
+        if (next != slot)
+                plan_ahead(w, next);
+        load_keys(w, slot, last_used + 1);
+        load_values(w, slot, last_used + 1);
         for (uint32_t pair = 0; pair < w->pairs; pair++) {
                 struct seen s = seen_of(w, positions, page, pair);
 
                 if (s.n == 0 || join_pair(&looks, &s))
                         continue;
-                if (looks.n == GROUP)
+                if (looks.n == LOOKS)
                         look(w, &looks);
                 looks.seen[looks.n++] = s;
         }

@@ -160,14 +160,6 @@ void SIMD_NAME(add)(const struct op_add *op, uint64_t begin, uint64_t end) {
                 y[i] += op->scale * x[i];
 }
 
-/* The last lanes of a row: the rest of the vector reads as zero. */
-ALWAYS_INLINE vf load_part(vf (*load)(const void *), const uint8_t *p, size_t bytes) {
-        uint8_t padded[VF_LANES * sizeof(float)] = {0};
-
-        memcpy(padded, p, bytes);
-        return load(padded);
-}
-
 enum { PLAIN_AHEAD = 2048 /* bytes */ };
 
 /* Weights of plain types, converted exactly; `size` bytes a value. */
@@ -191,12 +183,12 @@ ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t 
                 }
         if (i < job->cols)
                 UNROLL for (int w = 0; w < W; w++) {
-                        vf weights = load_part(load, job->w + (row + w) * job->row_bytes + i * size,
+                        vf weights = vf_load_rest(load, job->w + (row + w) * job->row_bytes + i * size,
                                                (job->cols - i) * size);
 
                         UNROLL for (int n = 0; n < N; n++) acc[w][n] = vf_fma(
                                 weights,
-                                load_part(vf_load, (const uint8_t *) ((const float *) job->x[t + n] + i),
+                                vf_load_rest(vf_load, (const uint8_t *) ((const float *) job->x[t + n] + i),
                                           (job->cols - i) * sizeof(float)),
                                 acc[w][n]);
                 }

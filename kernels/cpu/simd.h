@@ -176,6 +176,44 @@ ALWAYS_INLINE vf vf_negate_by(vi n, vf v) {
         return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), sign));
 }
 
+/* Dword j of v[i] changes places with dword i of v[j]. */
+ALWAYS_INLINE void transpose_dwords(__m512i v[16]) {
+        __m512i a[16];
+
+        UNROLL for (int i = 0; i < 16; i += 2) {
+                a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+                a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+        }
+        /* Quarters: v[i + k] gets dword k, 4 + k, … of the rows i to i + 3. */
+        UNROLL for (int i = 0; i < 16; i += 4) {
+                v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+                v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+                v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+                v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+        }
+        UNROLL for (int i = 0; i < 4; i++) {
+                a[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+                a[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+                a[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+                a[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+        }
+        UNROLL for (int i = 0; i < 4; i++) {
+                v[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+                v[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
+                v[i + 4] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
+                v[i + 12] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
+        }
+}
+
+/* Lane j of v[i] changes places with lane i of v[j]. */
+ALWAYS_INLINE void vf_transpose(vf v[VF_LANES]) {
+        __m512i dwords[VF_LANES];
+
+        UNROLL for (int i = 0; i < VF_LANES; i++) dwords[i] = _mm512_castps_si512(v[i]);
+        transpose_dwords(dwords);
+        UNROLL for (int i = 0; i < VF_LANES; i++) v[i] = _mm512_castsi512_ps(dwords[i]);
+}
+
 #else
 
 #define SIMD_NAME(_name) _name##_avx2
@@ -354,7 +392,35 @@ ALWAYS_INLINE vf vf_negate_by(vi n, vf v) {
         return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(v), sign));
 }
 
+/* Lane j of v[i] changes places with lane i of v[j]. */
+ALWAYS_INLINE void vf_transpose(vf v[VF_LANES]) {
+        __m256 a[VF_LANES];
+
+        /* Each half has the fours of four rows: those from the first lane on, and from the fifth. */
+        UNROLL for (int i = 0; i < 4; i++) {
+                a[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+                a[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+        }
+        UNROLL for (int i = 0; i < VF_LANES; i += 4) {
+                __m256 low[2] = {_mm256_unpacklo_ps(a[i], a[i + 1]), _mm256_unpacklo_ps(a[i + 2], a[i + 3])};
+                __m256 high[2] = {_mm256_unpackhi_ps(a[i], a[i + 1]), _mm256_unpackhi_ps(a[i + 2], a[i + 3])};
+
+                v[i] = _mm256_shuffle_ps(low[0], low[1], 0x44);
+                v[i + 1] = _mm256_shuffle_ps(low[0], low[1], 0xee);
+                v[i + 2] = _mm256_shuffle_ps(high[0], high[1], 0x44);
+                v[i + 3] = _mm256_shuffle_ps(high[0], high[1], 0xee);
+        }
+}
+
 #endif
+
+/* The last lanes of a row, `bytes` of what `load` loads: the others are zero. */
+ALWAYS_INLINE vf vf_load_rest(vf (*load)(const void *), const uint8_t *p, size_t bytes) {
+        uint8_t padded[VF_LANES * sizeof(float)] = {0};
+
+        memcpy(padded, p, bytes);
+        return load(padded);
+}
 
 /* Calls _part(…, i, n) for the n ≤ VF_LANES values from each i on; n is a constant where it is VF_LANES. */
 #define VF_PARTS(_count, _part, ...)                                                                         \
