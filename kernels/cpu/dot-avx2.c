@@ -73,19 +73,9 @@ ALWAYS_INLINE struct lanes_half half_at(struct lanes *lanes, const struct column
         };
 }
 
-/* Fetches a part of each row's next block to the first cache: as many as there are pieces. */
-ALWAYS_INLINE void fetch_near(const struct lanes_half *h, int part, struct format f) {
-        const int lines = DIV_ROUND_UP((int) f.bytes / 64 + 1, LANE_COLS / (int) f.piece);
-
-        UNROLL for (int i = 0; i < lines; i++) UNROLL for (int r = 0; r < LANES; r++)
-                _mm_prefetch(row_at(h, r, f.bytes + 64 * (size_t) (part * lines + i)), _MM_HINT_T0);
-}
-
 /* On to the next piece. */
 ALWAYS_INLINE void unpack_piece(struct lanes_half *h, int i, struct format f) {
         f.values(h, i, f.p.cols == 32 ? (size_t) i * f.bytes : 0, f.p);
-        if (f.near)
-                fetch_near(h, i, f);
         h->scales += HALVES * f.piece / f.p.scale;
         h->q += HALVES * f.piece / 4;
         EACH_OF_FEW(n, f.p) h->x[n] += f.piece;
@@ -322,6 +312,10 @@ ALWAYS_INLINE void dot_rows(const struct dot_job *job, uint32_t row, uint32_t do
 ALWAYS_INLINE void dot_format(const struct dot_job *job, struct format f) {
         struct work k;
 
+        if (f.few && job->n <= LANE_FEW) {
+                f.few(job);
+                return;
+        }
         if (job->end < LANE_ROWS) {
                 dot_c(job, f.type);
                 return;
@@ -346,8 +340,8 @@ ALWAYS_INLINE void dot_format(const struct dot_job *job, struct format f) {
                 });                                                                                          \
         }
 #define DOT_32(_name, _type, _together, ...) DOT(_name, _type, 32, 32, 32, _together, __VA_ARGS__)
-#define DOT_256(_name, _type, _piece, _scale, _together, _mins, _near)                                       \
-        DOT(_name, _type, 256, _piece, _scale, _together, .head = head_##_name, .mins = _mins, .near = _near)
+#define DOT_256(_name, _type, _piece, _scale, _together, _mins, _few)                                        \
+        DOT(_name, _type, 256, _piece, _scale, _together, .head = head_##_name, .mins = _mins, .few = _few)
 
 DOT_32(q8_0, QUANT_Q8_0, 0, .rest = 1)
 DOT_32(q4_0, QUANT_Q4_0, 8, .zero = 8, .rest = 1)
@@ -356,12 +350,12 @@ DOT_32(q5_0, QUANT_Q5_0, 4, .zero = 16, .rest = 3)
 DOT_32(q5_1, QUANT_Q5_1, 4, .m = true, .rest = 4)
 DOT_32(iq4_nl, QUANT_IQ4_NL, 0, .rest = 1)
 DOT_32(mxfp4, QUANT_MXFP4, 4, .zero = 12, .rest = 1)
-DOT_256(q2_k, QUANT_Q2_K, 128, 16, 4, OWN_MINS, false)
-DOT_256(q3_k, QUANT_Q3_K, 128, 16, 4, WHOLE_MINS, false)
-DOT_256(q4_k, QUANT_Q4_K, 64, 32, 8, OWN_MINS, false)
-DOT_256(q5_k, QUANT_Q5_K, 64, 32, 4, OWN_MINS, false)
-DOT_256(q6_k, QUANT_Q6_K, 128, 16, 2, WHOLE_MINS, true)
-DOT_256(iq4_xs, QUANT_IQ4_XS, 32, 32, 0, NO_MINS, false)
+DOT_256(q2_k, QUANT_Q2_K, 128, 16, 4, OWN_MINS, NULL)
+DOT_256(q3_k, QUANT_Q3_K, 128, 16, 4, WHOLE_MINS, NULL)
+DOT_256(q4_k, QUANT_Q4_K, 64, 32, 8, OWN_MINS, NULL)
+DOT_256(q5_k, QUANT_Q5_K, 64, 32, 4, OWN_MINS, NULL)
+DOT_256(q6_k, QUANT_Q6_K, 128, 16, 2, WHOLE_MINS, dot_q6_k_few_avx2)
+DOT_256(iq4_xs, QUANT_IQ4_XS, 32, 32, 0, NO_MINS, NULL)
 
 const struct cpu_variant cpu_variant_avx2 = {
         .name = "avx2",

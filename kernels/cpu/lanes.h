@@ -7,6 +7,7 @@
 #include "block.h"
 #include "quant-part.h"
 #include "simd.h"
+#include "variant.h"
 
 enum {
         LANES = 8,
@@ -49,7 +50,7 @@ struct format {
         bool m;         /* of these: value = d × q + m */
         enum { NO_MINS, WHOLE_MINS, OWN_MINS } mins; /* of blocks of 256: with the scales' d, or one of their own */
         int rest; /* lines of half of the rows' bytes that loads of sixteen bytes do not fetch, in 256 columns */
-        bool near; /* pieces lie here and there in their block: the next one is to be in the first cache */
+        dot_fn *few; /* instead of all this for at most LANE_FEW activation rows; or NULL */
         void (*head)(struct lanes_half *h, struct products p); /* what a block has but for values, or NULL */
         /* Those of a piece, whose block is from `at` in the rows on. */
         void (*values)(struct lanes_half *h, int piece, size_t at, struct products p);

@@ -71,6 +71,8 @@ DOT_DECLARE(avx512);
 DOT_DECLARE(avx2);
 /* Also what the variants beyond have. */
 dot_fn dot_q2_k_avx2, dot_q3_k_avx2;
+/* Of at most four activation rows. */
+dot_fn dot_q6_k_few_avx2;
 
 void dot_float_amx(const struct dot_job *job, enum quant_type type);
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type);
