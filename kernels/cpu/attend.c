@@ -87,8 +87,8 @@ static void join_part(const struct attend *a, const struct attend_chain *c, cons
         }
 }
 
-/* A row that sees no key and has no sink gets zeros. */
-/* What was added up, divided by the sum of its weights; zeros, when there were none. */
+/* What was added up, divided by the sum of its weights; zeros, when there were none: a row that sees no key and has no
+ * sink. */
 static void divide(float *to, const float *from, uint32_t n, float sum) {
         float factor = 1.0f / sum;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Q6_K with few activation rows on AVX2: two weight rows at a time, as they lie. To bring sixteen side by side (lanes.h)
- * takes more than their products do, for a block's bytes lie in three places. Results have the same bits: sums of a block
- * are whole numbers, and blocks are added in rising order with one rounding each. */
+/* Q6_K with few activation rows on AVX2: two weight rows at a time, as they lie. To bring sixteen side by side
+ * (lanes.h) takes more than their products do, for a block's bytes lie in three places. Results have the same bits:
+ * sums of a block are whole numbers, and blocks are added in rising order with one rounding each. */
 
 #include "lanes.h"
 #include "tile.h"

@@ -15,8 +15,9 @@
 
 enum {
         KEY_VECTORS = KV_PAGE_TOKENS / VF_LANES,
-        PAIRS = VF_LANES == 16 ? 4 : 3, /* at a time */
-        VECTORS = 4,                    /* of values at a time: with the pairs as many sums as there are registers */
+        /* Pairs and vectors of values at a time: so many sums hide how long each takes, and fit into the registers. */
+        PAIRS = VF_LANES == 16 ? 4 : 3,
+        VECTORS = 4,
         LOOKS = 8,
         KEY_COLS = 64, /* of a block of keys */
         APART = 16,    /* floats between rows of values, so that they do not meet in the first cache */

@@ -23,7 +23,8 @@ struct limits {
  * behind. Negative errno: there was no memory for it, or the child failed. */
 int limits_measure(struct limits *ret, uint64_t bytes);
 
-/* Bytes per second of reading `bytes` of `data` once, from memory when it is larger than the caches. */
+/* Bytes per second of reading `bytes` of `data`, from memory when it is larger than the caches: in one place a thread or
+ * in two, whichever is faster. */
 double limit_read(struct pool *pool, const void *data, uint64_t bytes);
 
 /* Multiply-adds per second from registers alone, by the best instruction that a variant of this name may use;
