@@ -2,6 +2,7 @@
 """A daemon of its own for a test: the real binary, on a socket in a temporary folder, with a tiny model whose
 continuations are known. Tests are plain scripts: an assertion that fails ends them with 1, skip() with 77."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 MOED = os.environ.get("MOED", "moed")
@@ -148,6 +150,27 @@ class Daemon:
 
     def helper(self, name, *args, **kwargs):
         return self.spawn([os.path.join(HELPERS, name), *map(str, args)], **kwargs)
+
+
+@contextlib.contextmanager
+def slowed(process):
+    """It runs a twentieth of the time: what takes it a few milliseconds lasts long enough to be looked at."""
+    done = threading.Event()
+
+    def hold():
+        while not done.is_set():
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.019)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def finish(process, timeout=60, status=0):

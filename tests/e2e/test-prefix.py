@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from moedtest import Daemon, finish, join, other_user, prompts, wait_until
+from moedtest import Daemon, finish, join, other_user, prompts, slowed, wait_until
 
 PAGE = 32
 ANSWER = ("--max-tokens", 40, "--ignore-eog")
@@ -88,24 +88,26 @@ def who_is_killed_or_cancelled_leaves_what_others_share(d, off):
     for seed, how in enumerate((signal.SIGKILL, signal.SIGINT)):
         ids = text(2 + seed, 900)
         progress = d.stats()["tokens_prompt"]
-        first = d.start_run(ids, "--max-tokens", 100, "--ignore-eog")
-        wait_until(lambda: d.stats()["tokens_prompt"] > progress + PAGE, "its prompt is under way")
-        others = [d.start_run(ids, *ANSWER) for _ in range(3)]
-        wait_until(lambda: d.stats()["streams"] > 1, "others came")
-        first.send_signal(how)
-        first.wait(10)
+        with slowed(d.process):
+            first = d.start_run(ids, "--max-tokens", 100, "--ignore-eog")
+            wait_until(lambda: d.stats()["tokens_prompt"] > progress + PAGE, "its prompt is under way")
+            others = [d.start_run(ids, *ANSWER) for _ in range(3)]
+            wait_until(lambda: d.stats()["streams"] > 1, "others came")
+            first.send_signal(how)
+            first.wait(10)
         expected = off.run(ids, *ANSWER)
         for got in [finish(p) for p in others]:
             same(expected, got)
             assert got["cached_tokens"] <= found(900)
         settled(d)
     ids = text(4, 600)
-    client = d.start_run(ids, "--max-tokens", 400, "--ignore-eog")
-    wait_until(lambda: d.stats()["streams_running"] == 1 and d.stats()["prefix_pages"] > d.stats()["prefix_pages_idle"] + 15,
-               "its prompt is there")
-    other = d.start_run(ids, *ANSWER)
-    client.kill()
-    client.wait()
+    with slowed(d.process):
+        client = d.start_run(ids, "--max-tokens", 400, "--ignore-eog")
+        wait_until(lambda: d.stats()["streams_running"] == 1 and
+                   d.stats()["prefix_pages"] > d.stats()["prefix_pages_idle"] + 15, "its prompt is there")
+        other = d.start_run(ids, *ANSWER)
+        client.kill()
+        client.wait()
     assert same(off.run(ids, *ANSWER), finish(other))["cached_tokens"] == found(600)
     settled(d)
 
