@@ -39,7 +39,8 @@ static const char *rows_ahead(const struct dot_job *job, uint32_t row) {
         return (const char *) job->w + row * job->row_bytes;
 }
 
-/* The rows to come are fetched by rising addresses, as memory likes best, though these are read side by side. */
+/* These rows are read side by side; those to come are fetched by rising addresses in two places, as memory likes
+ * best. */
 ALWAYS_INLINE struct columns columns_at(const struct dot_job *job, uint32_t row, uint32_t col, const char *ahead,
                                         struct format f) {
         size_t at = col / f.p.cols * (size_t) f.bytes;

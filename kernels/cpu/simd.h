@@ -442,27 +442,6 @@ ALWAYS_INLINE float vf_sum(vf v) {
         return _mm_cvtss_f32(_mm_add_ss(m, _mm_movehdup_ps(m)));
 }
 
-/* The sums of eight vectors' lanes, in the order of vf_sum() up to which halves are added first. */
-ALWAYS_INLINE __m256 vf_sum8(const vf v[8]) {
-        __m256 a = _mm256_hadd_ps(vf_fold(v[0]), vf_fold(v[1])),
-               b = _mm256_hadd_ps(vf_fold(v[2]), vf_fold(v[3]));
-        __m256 c = _mm256_hadd_ps(vf_fold(v[4]), vf_fold(v[5])),
-               d = _mm256_hadd_ps(vf_fold(v[6]), vf_fold(v[7]));
-
-        a = _mm256_hadd_ps(a, b);
-        c = _mm256_hadd_ps(c, d);
-        return _mm256_permute2f128_ps(a, c, 0x20) + _mm256_permute2f128_ps(a, c, 0x31);
-}
-
-/* The same of as many vectors as there are lanes. */
-ALWAYS_INLINE vf vf_sums(const vf v[VF_LANES]) {
-#if defined(__AVX512F__)
-        return _mm512_insertf32x8(_mm512_castps256_ps512(vf_sum8(v)), vf_sum8(v + 8), 1);
-#else
-        return vf_sum8(v);
-#endif
-}
-
 /* e^x within 1 unit in the last place: x = n ln 2 + r, e^r by a polynomial (|r| ≤ 0.3475: off by 4e-9), times
  * 2^n. Below -87.3 it is 0; above 88.3 it stays at e^88.3. Not-a-number stays one. */
 ALWAYS_INLINE vf vf_exp(vf x) {
