@@ -4,7 +4,7 @@
 
 import os
 
-from moedtest import Daemon, finish, other_user, prompts, wait_until
+from moedtest import Daemon, finish, other_user, prompts, slowed, wait_until
 
 ME = "uid:%d" % os.getuid()
 
@@ -67,15 +67,21 @@ def the_rule_that_lowered_a_cap_is_told(d):
     assert stretches(told) == [(0, 4000, "model", None)], told
 
 
+def begun(d):
+    """The one request, once it has generated something."""
+    return wait_until(lambda: [r for p in d.json("ps")["peers"] for r in p["requests"] if r["generated"] > 0], "it runs")[0]
+
+
 def a_change_in_the_middle_begins_a_stretch(d):
-    client = d.start_run(prompts()[0], "--ignore-eog", "--max-tokens", 900)
-    running = wait_until(lambda: [r for p in d.json("ps")["peers"] for r in p["requests"] if r["generated"] > 0], "it runs")
-    number = running[0]["number"]
-    assert running[0]["state"] == "running" and running[0]["rule"] == "model", running
-    d.moectl("budget", "set", ME, "ExpertsMax=2")
-    half = explain(d, number)
-    assert half["outcome"] == "running" and half["total_nsec"] > 0, half
-    d.moectl("budget", "set", ME, "ExpertsMax=1")
+    with slowed(d.process):
+        client = d.start_run(prompts()[0], "--ignore-eog", "--max-tokens", 900)
+        running = begun(d)
+        number = running["number"]
+        assert running["state"] == "running" and running["rule"] == "model", running
+        d.moectl("budget", "set", ME, "ExpertsMax=2")
+        half = explain(d, number)
+        assert half["outcome"] == "running" and half["total_nsec"] > 0, half
+        d.moectl("budget", "set", ME, "ExpertsMax=1")
     finish(client)
     d.moectl("budget", "reset", ME)
     told = explain(d, number)
@@ -107,10 +113,11 @@ def its_share_of_the_batches_is_told(d):
 
 
 def how_it_ended_is_told(d):
-    client = d.start_run(prompts()[0], "--ignore-eog")
-    number = wait_until(lambda: [r for p in d.json("ps")["peers"] for r in p["requests"] if r["generated"]], "it runs")[0]["number"]
-    client.kill()
-    client.communicate()
+    with slowed(d.process):
+        client = d.start_run(prompts()[0], "--ignore-eog")
+        number = begun(d)["number"]
+        client.kill()
+        client.communicate()
     wait_until(lambda: explain(d, number)["outcome"] == "cancelled", "its end is noticed")
     d.moectl("run", "--tokens", ",".join(["1"] * 5000), check=False, errors="replace")
     failed = d.json("explain", "-n", 1)["requests"][0]

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-from moedtest import MODEL, MOED, Daemon, finish, greedy, prompts, wait_until
+from moedtest import MODEL, MOED, Daemon, finish, greedy, prompts, slowed, wait_until
 
 
 def refused(*args, words, config=None, status=None, **kwargs):
@@ -126,9 +126,10 @@ def a_reload_changes_budgets_of_what_runs(d):
 
 
 def termination_drains(d):
-    client = d.helper("load", "-n", 900, "-r", 8)
-    wait_until(lambda: d.stats()["streams_running"] == 8, "all run")
-    d.process.send_signal(signal.SIGTERM)
+    with slowed(d.process):
+        client = d.helper("load", "-n", 900, "-r", 8)
+        wait_until(lambda: d.stats()["streams_running"] == 8, "all run")
+        d.process.send_signal(signal.SIGTERM)
     got = finish(client)
     assert got["requests"] == 8 and got["tokens"] == 8 * 900, got
     assert d.process.wait(10) == 0

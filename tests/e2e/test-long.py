@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from moedtest import Daemon, MODEL, finish, greedy, other_user, prompts, wait_until
+from moedtest import Daemon, MODEL, finish, greedy, other_user, prompts, slowed, wait_until
 
 # Five rows and more of a prompt are long, whatever they cost.
 LONG = "[Daemon]\nPromptRowsMax=4\nRowsMax=8\nLongRowsMax=%d\n"
@@ -87,11 +87,12 @@ def pages_that_run_out():
 
 def the_end_in_the_middle(how):
     d = Daemon(config=LONG % 64).start()
-    clients = [d.start_run(prompts()[3] * 3, "--max-tokens", 4000, "--ignore-eog") for _ in range(8)]
-    wait_until(lambda: d.stats()["streams_running"] >= 8, "they run")
-    for _ in range(how):
-        d.process.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+    with slowed(d.process):
+        clients = [d.start_run(prompts()[3] * 3, "--max-tokens", 4000, "--ignore-eog") for _ in range(8)]
+        wait_until(lambda: d.stats()["streams_running"] >= 8, "they run")
+        for _ in range(how):
+            d.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
     d.process.wait(60)
     for c in clients:
         c.communicate(timeout=30)
