@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include "base/cleanup.h"
@@ -15,6 +14,7 @@
 #include "prefixes.h"
 #include "sampler.h"
 #include "stream.h"
+#include "warming.h"
 
 static const char *log_fields(const struct offer *offer) {
         static char fields[CONFIG_MODEL_NAME_MAX + 16];
@@ -252,95 +252,6 @@ static bool sharing_has(const struct sharing *sharing, const struct model_file *
         return sharing->file == file;
 }
 
-/* A file whose weights are brought into memory while the first requests run already. */
-struct warming {
-        struct loader_job job;
-        struct server *server;
-        struct model_file *file;
-        uint64_t bytes; /* of all models that are awake */
-        int result;
-};
-
-/* The page cache counts as free, and the weights that are in it with it. What does not fit is left to be read when it
- * is needed: whoever reads ahead then pushes out what was read before. */
-static bool warming_fits(const struct warming *warming) {
-        return warming->bytes + warming->bytes / 16 <= backend_cpu_memory();
-}
-
-/* Pages that this thread had to wait for until now. */
-static long pages_waited_for(void) {
-        struct rusage usage;
-
-        return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_majflt : 0;
-}
-
-/* Parts that the disk gave follow each other at once. One that was there already had only to be mapped, which costs
- * nothing but the time of a core; all cores compute while a forward pass runs, and each of its loops ends when the last
- * of them has. */
-static void warming_rest(const struct warming *warming, long *waited_for) {
-        const struct timespec rest = { .tv_nsec = 100 * NSEC_PER_MSEC };
-        long before = *waited_for;
-
-        *waited_for = pages_waited_for();
-        if (*waited_for == before && atomic_load(&warming->server->stepping))
-                (void) nanosleep(&rest, NULL);
-}
-
-static void warming_run(struct job *job) {
-        struct warming *warming = container_of(job, struct warming, job.job);
-        long waited_for = pages_waited_for();
-        uint64_t at = 0;
-        int r = 1;
-
-        while (r > 0 && !atomic_load(&warming->server->loader_stop) && model_file_wanted(warming->file) &&
-               warming_fits(warming)) {
-                r = model_file_fetch_part(warming->file, &at);
-                warming_rest(warming, &waited_for);
-        }
-        warming->result = r;
-}
-
-static void warming_drop(struct loader_job *job) {
-        struct warming *warming = container_of(job, struct warming, job);
-
-        warming->server->n_warming--;
-        model_file_rest(warming->file);
-        model_file_unref(warming->file);
-        free(warming);
-}
-
-static void warming_done(struct loader_job *job) {
-        struct warming *warming = container_of(job, struct warming, job);
-
-        if (warming->result > 0 && model_file_wanted(warming->file)) {
-                log_info("memory is short: weights that are not there are read when they are needed");
-                warming->server->memory_short = true;
-        }
-        warming_drop(job);
-}
-
-static int offer_warm(struct offer *offer) {
-        struct server *server = offer->server;
-        struct warming *warming;
-        struct offer *other;
-
-        if (!(server->backend->flags & BACKEND_HOST_MEMORY))
-                return 0;
-        warming = calloc(1, sizeof(*warming));
-        if (!warming)
-                return -ENOMEM;
-        warming->server = server;
-        warming->file = model_file_ref(model_file(offer->model));
-        warming->job = (struct loader_job) { .job.run = warming_run, .done = warming_done, .drop = warming_drop };
-        list_init(&warming->job.job.link);
-        list_for_each(other, &server->offers, link)
-                if (other->state == OFFER_READY)
-                        warming->bytes += model_info(other->model)->file_bytes;
-        server->n_warming++;
-        worker_submit(&server->sharer, &warming->job.job);
-        return 0;
-}
-
 /* Begins to look for what its file has in common with others. */
 static int offer_share(struct offer *offer) {
         struct server *server = offer->server;
@@ -385,7 +296,7 @@ void offer_install(struct offer *offer, bool is_default) {
         if (is_default)
                 offer_set_default(offer);
         offer_log(offer);
-        if (offer_warm(offer) < 0)
+        if (warming_begin(offer) < 0)
                 log_line(LOG_WARNING, log_fields(offer), "no memory to read model %s ahead", offer->name);
         if (offer_share(offer) < 0)
                 log_line(LOG_WARNING, log_fields(offer), "no memory to find what model %s shares with others",

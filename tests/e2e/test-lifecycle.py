@@ -102,6 +102,27 @@ def weights_come_into_memory_by_themselves():
             assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
 
 
+def weights_move_to_huge_pages_by_themselves():
+    """On tmpfs, where it goes without a disk; the kernel tells how pages lie from Linux 6.7 on."""
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/shmem_enabled") as f:
+            can = "[deny]" not in f.read() and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 7)
+    except OSError:
+        can = False
+    if not can or not os.path.ismount("/dev/shm"):
+        print("not tested, needs Linux 6.7 with huge pages for tmpfs: weights in huge pages")
+        return
+    with tempfile.TemporaryDirectory(prefix="moed-huge-", dir="/dev/shm") as folder:
+        path = os.path.join(folder, "large.gguf")
+        shutil.copy(MODEL, path)
+        with open(path, "ab", buffering=0) as f:
+            for _ in range(2048):
+                f.write(bytes(4096))
+        with Daemon(model=path) as d:
+            wait_until(lambda: "4 times 2 MiB were cached in small pages" in d.log(), "they lie in huge ones")
+            assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
+
+
 def a_dead_daemons_socket_is_replaced():
     with Daemon() as d:
         d.process.kill()
@@ -184,6 +205,7 @@ def main():
     without_a_model_the_demo_model_serves()
     a_good_configuration_passes_the_check()
     weights_come_into_memory_by_themselves()
+    weights_move_to_huge_pages_by_themselves()
     a_dead_daemons_socket_is_replaced()
     with Daemon() as d:
         one_daemon_per_socket(d)

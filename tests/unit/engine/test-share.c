@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/util.h"
 #include "engine.h"
+#include "host.h"
 #include "model-file.h"
 #include "test.h"
 
@@ -26,24 +29,33 @@ static char *read_all(const char *path, size_t *ret_size) {
         return data;
 }
 
-/* Opens a copy of the model in which the byte at `wrong` (0: none) is another. */
-static struct model_file *open_copy(size_t wrong) {
-        char path[] = "/tmp/moed-share-XXXXXX";
+/* Opens a copy of the model in which the byte at `wrong` (0: none) is another, with so many pages behind it. */
+static struct model_file *open_copy_in(const char *folder, size_t wrong, unsigned pages) {
+        static const char page[4096];
         struct reason reason = REASON_INIT;
         struct model_file *f;
+        char path[64];
         size_t size;
         char *data = read_all(MODEL, &size);
-        int fd = mkstemp(path);
+        int fd;
 
+        snprintf(path, sizeof(path), "%s/moed-share-XXXXXX", folder);
+        fd = mkstemp(path);
         assert_se(fd >= 0);
         if (wrong)
                 data[wrong] ^= 1;
         assert_se(write(fd, data, size) == (ssize_t) size);
+        for (unsigned i = 0; i < pages; i++)
+                assert_se(write(fd, page, sizeof(page)) == (ssize_t) sizeof(page));
         close(fd);
         free(data);
         assert_se(model_file_open(&f, path, &reason) == 0);
         unlink(path);
         return f;
+}
+
+static struct model_file *open_copy(size_t wrong) {
+        return open_copy_in("/tmp", wrong, 0);
 }
 
 static const struct gguf_tensor *largest(const struct model_file *f) {
@@ -63,7 +75,7 @@ static bool shows(const struct model_file *f, size_t wrong) {
 
         if (wrong)
                 data[wrong] ^= 1;
-        same = gguf_file(f->gguf, 0)->size == size && memcmp(gguf_file(f->gguf, 0)->data, data, size) == 0;
+        same = gguf_file(f->gguf, 0)->size >= size && memcmp(gguf_file(f->gguf, 0)->data, data, size) == 0;
         free(data);
         return same;
 }
@@ -152,6 +164,80 @@ TEST(a_file_is_fetched_part_by_part_to_its_end) {
         model_file_unref(other);
         assert_se(!model_file_wanted(f));
         model_file_unref(f);
+}
+
+/* How much of what is mapped there lies in huge pages, as another interface of the kernel tells. */
+static uint64_t bytes_in_huge_pages(const void *data) {
+        FILE *f = fopen("/proc/self/smaps", "re");
+        unsigned long begin, end, kib;
+        uint64_t found = 0;
+        bool inside = false;
+        char line[512];
+
+        assert_se(f);
+        while (fgets(line, sizeof(line), f)) {
+                if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+                        inside = (uintptr_t) data >= begin && (uintptr_t) data < end;
+                else if (inside && (sscanf(line, "ShmemPmdMapped: %lu", &kib) == 1 ||
+                                    sscanf(line, "FilePmdMapped: %lu", &kib) == 1))
+                        found += kib << 10;
+        }
+        fclose(f);
+        return found;
+}
+
+/* tmpfs makes huge pages of small ones when it is asked to, unless the administrator forbids it. */
+static bool tmpfs_has_huge_pages(void) {
+        FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
+        char line[256] = "";
+        bool has = f && fgets(line, sizeof(line), f) && !strstr(line, "[deny]");
+
+        if (f)
+                fclose(f);
+        return has;
+}
+
+/* In huge pages where it can be, with the same bytes in them; what lies there is left alone. False: this kernel does
+ * not tell how pages lie. */
+static bool enlarge(struct model_file *f, unsigned *ret_enlarged) {
+        uint64_t at = 0, before;
+        int r;
+
+        *ret_enlarged = 0;
+        do {
+                before = at;
+                r = model_file_enlarge_part(f, &at);
+                assert_se(r == 0 || at > before);
+                *ret_enlarged += r == 1;
+        } while (r == 1 || r == -EOPNOTSUPP);
+        assert_se(shows(f, 0));
+        return r == 0;
+}
+
+TEST(weights_in_small_pages_move_to_huge_ones) {
+        struct model_options options = { .kv_type = QUANT_F16, .kv_bytes = 1 << 20, .rows_max = 8 };
+        static const char *const folders[] = { "/tmp", "/dev/shm" };
+        struct backend *backend;
+
+        assert_se(backend_ref_new(&backend) == 0);
+        for (size_t i = 0; i < ELEMENTS(folders); i++) {
+                struct model_file *f = open_copy_in(folders[i], 0, 1600);
+                const struct gguf_file *file = gguf_file(f->gguf, 0);
+                unsigned enlarged, again;
+                struct model *model;
+                uint64_t before;
+
+                assert_se(model_new(&model, backend, f, &options, NULL) == 0 && model_file_fetch(f, &go_on) == 0);
+                before = bytes_in_huge_pages(file->data);
+                if (enlarge(f, &enlarged)) {
+                        assert_se(bytes_in_huge_pages(file->data) == before + enlarged * (uint64_t) HOST_HUGE_PAGE);
+                        assert_se(i == 0 || !tmpfs_has_huge_pages() || enlarged == file->size / HOST_HUGE_PAGE);
+                        assert_se(enlarge(f, &again) && (again == 0 || enlarged < file->size / HOST_HUGE_PAGE));
+                }
+                model_free(model);
+                model_file_unref(f);
+        }
+        backend_freep(&backend);
 }
 
 TEST(models_of_one_file_sleep_and_wake_by_themselves) {
