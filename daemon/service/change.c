@@ -25,15 +25,16 @@ struct change_item {
 struct change {
         struct server *server;
         struct list link; /* in server->changes */
-        struct loader_job opening;
+        struct loader_job reading, opening;
         struct peer *peer; /* who waits for a reply to `id`; NULL: nobody */
         uint64_t id;
         bool reload;
         bool by_signal;
-        struct config *config; /* reload: to be put in force; else only its one model counts */
+        struct config *config; /* reload: to be put in force, once it is read; else only its one model counts */
+        uint64_t n_saves;      /* the server's when it began to be read */
         struct change_item *items;
         size_t n_items;
-        int result; /* of the opening */
+        int result; /* of the reading, then of the opening */
         struct reason reason;
 };
 
@@ -59,6 +60,12 @@ static bool must_open(struct server *server, const struct config_model *model) {
                 return true;
         return offer && strcmp(offer->file, model->file) == 0 &&
                model_file_changed(model_file(offer->model), offer->file);
+}
+
+static void change_read(struct job *job) {
+        struct change *change = container_of(job, struct change, reading.job);
+
+        change->result = change->server->read_config(change->server, &change->config, &change->reason);
 }
 
 static void change_open(struct job *job) {
@@ -116,7 +123,8 @@ static int put_in_force(struct change *change) {
                 install_offers(change);
                 return 0;
         }
-        r = server_reconfigure(server, change->config);
+        /* What was saved since is in force, and was not read. */
+        r = server_reconfigure(server, change->config, server->n_saves == change->n_saves);
         if (r < 0)
                 return r;
         retire_absent(server, old);
@@ -157,9 +165,16 @@ static void change_tell(struct change *change, int r) {
 
 static void changes_begin(struct server *server);
 
+static void change_end(struct change *change, int r) {
+        struct server *server = change->server;
+
+        change_tell(change, r);
+        change_free(change);
+        changes_begin(server);
+}
+
 static void change_opened(struct loader_job *job) {
         struct change *change = container_of(job, struct change, opening);
-        struct server *server = change->server;
         int r = change->result;
 
         if (r == 0)
@@ -167,61 +182,80 @@ static void change_opened(struct loader_job *job) {
         if (r == 0)
                 r = put_in_force(change);
         if (r == 0)
-                offers_configure(server);
-        change_tell(change, r);
-        change_free(change);
-        changes_begin(server);
+                offers_configure(change->server);
+        change_end(change, r);
 }
 
 /* Only now is it known what the changes before this one have left. */
+static int begin_opening(struct change *change) {
+        const struct config *config = change->config;
+
+        change->items = calloc(config->n_models + 1, sizeof(*change->items));
+        if (!change->items)
+                return -ENOMEM;
+        for (size_t i = 0; i < config->n_models; i++)
+                if (!change->reload || must_open(change->server, &config->models[i]))
+                        change->items[change->n_items++].model = &config->models[i];
+        worker_submit(&change->server->loader, &change->opening.job);
+        return 0;
+}
+
+static void change_was_read(struct loader_job *job) {
+        struct change *change = container_of(job, struct change, reading);
+        int r = change->result;
+
+        if (r == 0)
+                r = begin_opening(change);
+        if (r != 0)
+                change_end(change, r);
+}
+
 static void changes_begin(struct server *server) {
-        const struct config *config;
         struct change *change;
+        int r = 0;
 
         if (list_empty(&server->changes))
                 return;
         change = list_entry(server->changes.next, struct change, link);
-        config = change->config;
-        for (size_t i = 0; i < config->n_models; i++)
-                if (!change->reload || must_open(server, &config->models[i]))
-                        change->items[change->n_items++].model = &config->models[i];
-        worker_submit(&server->loader, &change->opening.job);
+        if (change->reload) {
+                change->n_saves = server->n_saves;
+                worker_submit(&server->loader, &change->reading.job);
+        } else
+                r = begin_opening(change);
+        if (r != 0)
+                change_end(change, r);
 }
 
-/* Takes `config`, also on failure. */
-static int change_new(struct change **ret, struct server *server, struct peer *peer, uint64_t id, struct config *config,
-                      struct reason *reason) {
-        _cleanup_(freep) struct change *change = calloc(1, sizeof(*change));
-        struct change_item *items = calloc(config->n_models + 1, sizeof(*items));
+/* Takes `config`, also on failure; NULL: a reload. */
+static int change_start(struct server *server, struct peer *peer, uint64_t id, struct config *config,
+                        struct reason *reason) {
+        _cleanup_(config_freep) struct config *taken = config;
+        struct change *change;
 
-        if (!change || !items || server->n_changes == CHANGES_MAX) {
-                bool busy = change && items;
-
-                config_free(config);
-                free(items);
-                return busy ? reason_return(reason, EBUSY, "%u changes of the models are still under way",
-                                            (unsigned) CHANGES_MAX) : -ENOMEM;
-        }
+        if (server->n_changes == CHANGES_MAX)
+                return reason_return(reason, EBUSY, "%u changes of the models are still under way",
+                                     (unsigned) CHANGES_MAX);
+        change = malloc(sizeof(*change));
+        if (!change)
+                return -ENOMEM;
         *change = (struct change) {
-                .server = server, .peer = peer, .id = id, .config = config, .items = items,
+                .server = server, .peer = peer, .id = id, .config = steal_ptr(taken),
+                .reload = !config, .by_signal = !peer,
+                .reading = { .job.run = change_read, .done = change_was_read },
                 .opening = { .job.run = change_open, .done = change_opened },
         };
+        list_init(&change->reading.job.link);
         list_init(&change->opening.job.link);
         list_append(&server->changes, &change->link);
         server->n_changes++;
-        *ret = steal_ptr(change);
+        if (server->n_changes == 1)
+                changes_begin(server);
         return 0;
-}
-
-static void change_start(struct change *change) {
-        if (change->server->n_changes == 1)
-                changes_begin(change->server);
 }
 
 int change_load(struct server *server, struct peer *peer, uint64_t id, const char *name, const char *file,
                 bool is_default, struct reason *reason) {
         struct config *config;
-        struct change *change;
         int r;
 
         if (server->draining)
@@ -235,26 +269,11 @@ int change_load(struct server *server, struct peer *peer, uint64_t id, const cha
                 return r < 0 ? r : EINVAL;
         }
         config->models[0].is_default = is_default;
-        r = change_new(&change, server, peer, id, config, reason);
-        if (r == 0)
-                change_start(change);
-        return r;
+        return change_start(server, peer, id, config, reason);
 }
 
 int change_reload(struct server *server, struct peer *peer, uint64_t id, struct reason *reason) {
-        struct config *config;
-        struct change *change;
-        int r;
-
-        r = server->read_config(server, &config, reason);
-        if (r == 0)
-                r = change_new(&change, server, peer, id, config, reason);
-        if (r != 0)
-                return r;
-        change->reload = true;
-        change->by_signal = !peer;
-        change_start(change);
-        return 0;
+        return change_start(server, peer, id, NULL, reason);
 }
 
 void changes_forget(struct server *server, const struct peer *peer) {

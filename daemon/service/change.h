@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Models that come, are replaced and go while the daemon runs. The files of a change are opened by the loader's thread;
- * then all of it is put in force in one turn of the loop, or, when anything is refused, nothing. Changes are made in
- * the order in which they were asked for. */
+/* Models that come, are replaced and go while the daemon runs. The configuration is read and the files of a change are
+ * opened by the loader's thread; then all of it is put in force in one turn of the loop, or, when anything is refused,
+ * nothing. Changes are made in the order in which they were asked for. */
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -27,6 +27,7 @@ const struct config config_defaults = {
         .spin_usec = 50,
         .drain_timeout_nsec = 30 * NSEC_PER_SEC,
         .log_level = LOG_INFO,
+        .admin_gid = (gid_t) -1,
         .limits = {
                 .connections_max = 64,
                 .streams_max = 64,
@@ -463,6 +464,12 @@ static int load_saved(struct config *config, const char *path, enum config_scope
         return load_file(config, config->saved_path, true, report);
 }
 
+static gid_t admin_group(void) {
+        struct policy_principal group;
+
+        return policy_principal_parse(&group, "gid:" CONFIG_ADMIN_GROUP, NULL) == 0 ? group.id : (gid_t) -1;
+}
+
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report) {
         _cleanup_(config_freep) struct config *config = NULL;
         _cleanup_(places_deinit) struct places places = { .n = 0 };
@@ -479,6 +486,7 @@ int config_load(struct config **ret, const char *path, enum config_scope scope, 
                 r = load_saved(config, path, scope, report);
         if (r)
                 return r;
+        config->admin_gid = admin_group();
         config_parse_finish(config, report);
         if (report->n_errors > 0)
                 return CONFIG_E_INVALID;

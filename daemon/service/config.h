@@ -25,6 +25,7 @@ enum {
         CONFIG_MESSAGES_MAX = 100,     /* kept by a report; further ones are counted */
 };
 
+#define CONFIG_ADMIN_GROUP "moed-admin"
 #define CONFIG_IDLE_UNLOAD_MAX (30 * UINT64_C(86400) * NSEC_PER_SEC)
 
 enum {
@@ -81,6 +82,7 @@ struct config {
         uint64_t drain_timeout_nsec;
         uint64_t idle_unload_nsec;   /* a model unused for so long gives its memory back; 0: never */
         int log_level;               /* LOG_ERR … LOG_DEBUG */
+        gid_t admin_gid;             /* CONFIG_ADMIN_GROUP; -1: there is no such group */
         struct config_limits limits;
         struct config_model *models; /* in order of appearance */
         size_t n_models;
@@ -108,8 +110,9 @@ int config_new(struct config **ret);
 /* Reads the main file and its drop-ins: `path`, and `path`.d/ *.conf; or with path NULL the first moed.conf of the
  * scope's folders, and moed.conf.d/ *.conf of all of them (of two with one name the earlier folder's; in the order of
  * their names); then the saved budgets: budget.conf in $STATE_DIRECTORY, else `path`.saved, else in the scope's state
- * folder. A path that is given must exist; without one, no file at all gives the defaults. Every message goes to
- * `report`. CONFIG_E_INVALID; negative errno: no memory. */
+ * folder. A path that is given must exist; without one, no file at all gives the defaults. Names of users and groups are
+ * looked up, which takes as long as whoever knows them. Every message goes to `report`. Any thread. CONFIG_E_INVALID;
+ * negative errno: no memory. */
 int config_load(struct config **ret, const char *path, enum config_scope scope, struct config_report *report);
 /* Takes NULL. */
 void config_free(struct config *config);

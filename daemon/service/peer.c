@@ -67,7 +67,7 @@ bool peer_is_root(const struct peer *peer) {
 }
 
 bool peer_is_admin(const struct peer *peer) {
-        gid_t group = peer->server->admin_gid;
+        gid_t group = peer->server->config->admin_gid;
 
         return peer_is_root(peer) || (group != (gid_t) -1 && credentials_has_gid(&peer->credentials, group));
 }

@@ -84,7 +84,7 @@ void peer_publish(struct peer *peer);
 void peer_flush(struct peer *peer, struct outbox *outbox);
 /* Root, and the daemon's own user: may do everything. */
 bool peer_is_root(const struct peer *peer);
-/* Also members of SERVER_ADMIN_GROUP: may see and change everybody's budgets. */
+/* Also members of CONFIG_ADMIN_GROUP: may see and change everybody's budgets. */
 bool peer_is_admin(const struct peer *peer);
 
 struct stream *peer_find_stream(struct peer *peer, uint64_t id);

@@ -111,6 +111,7 @@ int save_budgets(struct server *server, struct peer *peer, uint64_t id) {
         save->writing = (struct loader_job) { .job.run = save_write, .done = save_done, .drop = save_drop };
         list_init(&save->writing.job.link);
         list_append(&server->saves, &save->link);
+        server->n_saves++;
         worker_submit(&server->loader, &save->writing.job);
         return 0;
 }

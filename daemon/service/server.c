@@ -146,14 +146,6 @@ static int server_init_batch(struct server *server) {
 }
 
 /* -1 when there is none. */
-static gid_t group_id(const char *name) {
-        struct policy_principal group;
-        char text[64];
-
-        snprintf(text, sizeof(text), "gid:%s", name);
-        return policy_principal_parse(&group, text, NULL) == 0 ? group.id : (gid_t) -1;
-}
-
 int server_init(struct server *server, struct config *config, struct reason *reason) {
         struct user_limits limits = server_limits(config);
         int r;
@@ -169,7 +161,6 @@ int server_init(struct server *server, struct config *config, struct reason *rea
         history_init(&server->history);
         scheduler_init(&server->scheduler);
         server->scheduler.credit_nsec = SCHED_CREDIT_NSEC;
-        server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         r = policy_book_load(&server->policies, &config->budgets, &config->saved);
         /* The backend first: it decides for all threads where memory comes from. */
         if (r == 0)
@@ -378,18 +369,16 @@ int server_apply_policies(struct server *server) {
         return 0;
 }
 
-int server_reconfigure(struct server *server, struct config *config) {
+int server_reconfigure(struct server *server, struct config *config, bool newer_saved) {
         const struct config *old = server->config;
         struct user_limits limits = server_limits(config);
         enum quant_type best = server->backend->kv_type;
         struct offer *offer;
         int r;
 
-        /* While a change is on its way to the disk, what was read from there is older than what is in force. */
-        r = policy_book_load(&server->policies, &config->budgets, list_empty(&server->saves) ? &config->saved : NULL);
+        r = policy_book_load(&server->policies, &config->budgets, newer_saved ? &config->saved : NULL);
         if (r < 0)
                 return r;
-        server->admin_gid = group_id(SERVER_ADMIN_GROUP);
         if (old->threads != config->threads || old->rows_max != config->rows_max)
                 log_warning("Threads= and RowsMax= take effect at the next start");
         if (old->kv_memory != config->kv_memory || old->long_rows_max != config->long_rows_max ||

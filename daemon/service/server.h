@@ -29,8 +29,6 @@ enum {
         SERVER_BATCH_ROWS_MAX = 4096, /* of one iteration */
 };
 
-#define SERVER_ADMIN_GROUP "moed-admin"
-
 /* A job of the loader's or the sharer's thread; `done` is called on the loop's thread. */
 struct loader_job {
         struct job job;
@@ -92,7 +90,7 @@ struct server {
         struct list changes; /* of the models, in the order of their asking; the first is under way */
         uint32_t n_changes;
         struct list saves; /* of budgets, on their way to the disk */
-        gid_t admin_gid;   /* members may see and set everybody's budgets; -1: there is no such group */
+        uint64_t n_saves;  /* that ever were */
         struct listener *listener;
         struct backend *backend;
         const char *backend_name; /* what it chose of this machine */
@@ -125,7 +123,7 @@ struct server {
         bool stopping;      /* leave the loop now */
         uint64_t drain_until;
         uint64_t computed; /* nsec: when the latest iteration ended */
-        /* Set by main: reads the configuration anew. A positive errno with a reason, negative errno. */
+        /* Set by main: reads the configuration anew, on any thread. A positive errno with a reason, negative errno. */
         int (*read_config)(struct server *server, struct config **ret, struct reason *reason);
 };
 
@@ -148,9 +146,10 @@ void server_reap(struct server *server);
 
 /* First call: take no new work, end when the generations have, at the latest after the configured time. Second: now. */
 void server_drain(struct server *server);
-/* Puts a new configuration in force, but for its models: limits, policies, log level. What needs a restart is told in
- * the log. The old one is the caller's then; -ENOMEM: it stays, and `config` is the caller's. */
-int server_reconfigure(struct server *server, struct config *config);
+/* Puts a new configuration in force, but for its models: limits, policies, log level; its saved budgets if they are
+ * newer than those in force. What needs a restart is told in the log. The old one is the caller's then; -ENOMEM: it
+ * stays, and `config` is the caller's. */
+int server_reconfigure(struct server *server, struct config *config, bool newer_saved);
 /* The policies have changed: every peer and stream gets what is theirs now. */
 int server_apply_policies(struct server *server);
 

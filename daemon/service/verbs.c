@@ -432,7 +432,7 @@ static int budget_scope(struct call *call, struct policy_principal *ret, bool *r
         if (r != 0)
                 return policy_error(r);
         if (!peer_is_admin(call->peer) && !policy_principal_equal(ret, &call->peer->tenant->who))
-                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP
+                return reason_return(call->reason, EPERM, "only root and the group " CONFIG_ADMIN_GROUP
                                      " may see the budgets of others; yours is that of %s", call->peer->tenant->name);
         return 0;
 }
@@ -457,7 +457,7 @@ static int budget_change(struct call *call, bool *ret_saved) {
         if (set_r == 0 && reset_r == 0)
                 return reason_return(call->reason, EINVAL, "there is \"set\" or \"reset\" in a message, not both");
         if (!peer_is_admin(call->peer))
-                return reason_return(call->reason, EPERM, "only root and the group " SERVER_ADMIN_GROUP
+                return reason_return(call->reason, EPERM, "only root and the group " CONFIG_ADMIN_GROUP
                                      " may change budgets");
         if (save)
                 r = save_check(call->peer->server, call->reason);

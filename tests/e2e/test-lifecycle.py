@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-from moedtest import MODEL, MOED, Daemon, finish, greedy, prompts, slowed, wait_until
+from moedtest import HELPERS, MODEL, MOECTL, MOED, Daemon, finish, greedy, prompts, slowed, wait_until
 
 
 def refused(*args, words, config=None, status=None, **kwargs):
@@ -146,6 +146,31 @@ def a_reload_changes_budgets_of_what_runs(d):
     assert d.run(prompts()[0], "--max-tokens", 5, "--ignore-eog")["cap"] == 1
 
 
+def nobody_waits_for_names_but_the_reload():
+    """Of a user whom a directory in the network knows, and that takes its time."""
+    with tempfile.TemporaryDirectory(prefix="moed-names-") as folder:
+        asked = os.path.join(folder, "asked")
+        options = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        with Daemon(env={"LD_PRELOAD": os.path.join(HELPERS, "slow-names.so"), "MOED_TEST_ASKED": asked,
+                         "ASAN_OPTIONS": options}) as d:
+            d.write_config("[Budget uid:somebody]\nWeight=70\n")
+            reload = d.spawn([MOECTL, "reload"])
+            wait_until(lambda: os.path.exists(asked), "it asks for names")
+            # Also what is saved meanwhile stays in force, though the reload has read what was there before.
+            save = d.spawn([MOECTL, "budget", "set", "default", "Weight=50", "--save"])
+            wait_until(lambda: weights(d).get("default") == "50", "it is in force")
+            assert d.run(prompts()[0], "--max-tokens", 24, "--ignore-eog")["tokens"] == greedy()[0]
+            assert reload.poll() is None
+            os.rmdir(asked)
+            finish(reload)
+            finish(save)
+            assert weights(d) == {"uid:somebody": "70", "default": "50"}, weights(d)
+
+
+def weights(d):
+    return {rule["principal"]: key["value"] for rule in d.json("budget")["rules"] for key in rule["keys"]}
+
+
 def termination_drains(d):
     with slowed(d.process):
         client = d.helper("load", "-n", 900, "-r", 8)
@@ -215,6 +240,7 @@ def main():
         termination_drains(d)
     a_client_that_does_not_read_does_not_hold_up_the_end()
     a_second_signal_ends_at_once()
+    nobody_waits_for_names_but_the_reload()
 
 
 main()
