@@ -13,7 +13,7 @@ enum {
 };
 
 static inline uint32_t amx_rows_at_a_time(uint32_t n) {
-        return rows_at_a_time(n, AMX_PANELS_MAX * PANEL_ROWS);
+        return rows_at_a_time(n, AMX_PANELS_MAX * PANEL_ROWS, PANEL_ROWS);
 }
 
 /* The groups from `row` on, `most` ≤ AMX_GROUPS of them. Returns how many there are. */

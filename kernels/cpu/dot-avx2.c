@@ -21,9 +21,11 @@ struct columns {
         size_t bytes;       /* of a half */
 };
 
+enum { SLICE = 64 /* activation rows that stay in the cache while sixteen weight rows pass */ };
+
 struct work {
         struct lanes lanes;
-        _Alignas(32) float sums[TILE_SLICE][LANE_ROWS];
+        _Alignas(32) float sums[SLICE][LANE_ROWS];
 };
 
 /* --- unpacking --------------------------------------------------------------------------------------------------- */
@@ -324,8 +326,8 @@ ALWAYS_INLINE void dot_format(const struct dot_job *job, struct format f) {
         for (uint32_t row = job->begin; row < job->end; row += LANE_ROWS) {
                 uint32_t first = MIN(row, job->end - LANE_ROWS);
 
-                for (uint32_t t = 0; t < job->n; t += TILE_SLICE)
-                        dot_rows(job, first, row - first, t, MIN(job->n - t, (uint32_t) TILE_SLICE), &k, f);
+                for (uint32_t t = 0; t < job->n; t += SLICE)
+                        dot_rows(job, first, row - first, t, MIN(job->n - t, (uint32_t) SLICE), &k, f);
         }
 }
 

@@ -454,7 +454,7 @@ static void up_piece(void *arg, uint64_t begin, uint64_t end, unsigned worker) {
         for (uint64_t i = begin; i < end; i++) {
                 uint64_t piece = deal_next(m->deal_up, worker);
                 uint32_t group = (uint32_t) (piece / units), row = (uint32_t) (piece % units) * m->unit_up;
-                uint32_t n = m->first[group + 1] - m->first[group], slice = rows_at_a_time(n, SLICE);
+                uint32_t n = m->first[group + 1] - m->first[group], slice = rows_at_a_time(n, SLICE, BUNDLE);
 
                 for (uint32_t from = 0; from < n; from += slice)
                         up_slice(m, group, from, MIN(n - from, slice), row, MIN(row + m->unit_up, hidden),

@@ -169,18 +169,20 @@ ALWAYS_INLINE void tile_plain(const struct dot_job *job, uint32_t row, uint32_t 
         uint32_t i = 0;
 
         UNROLL for (int w = 0; w < W; w++) UNROLL for (int n = 0; n < N; n++) acc[w][n] = vf_zero();
-        for (; i + VF_LANES <= job->cols; i += VF_LANES)
-                UNROLL for (int w = 0; w < W; w++) {
-                        const uint8_t *p = job->w + (row + w) * job->row_bytes + i * size;
-                        vf weights = load(p);
+        for (; i + VF_LANES <= job->cols; i += VF_LANES) {
+                const uint8_t *p = job->w + row * job->row_bytes + i * size;
+                vf weights[8];
 
-                        /* A row alone is a stream; the hardware follows it less far ahead than memory needs. */
-                        if (W == 1)
-                                _mm_prefetch(p + PLAIN_AHEAD, _MM_HINT_T1);
+                UNROLL for (int w = 0; w < W; w++) weights[w] = load(p + w * job->row_bytes);
+                /* A row alone is a stream; the hardware follows it less far ahead than memory needs. */
+                if (W == 1)
+                        _mm_prefetch(p + PLAIN_AHEAD, _MM_HINT_T1);
+                UNROLL for (int n = 0; n < N; n++) {
+                        vf x = vf_load((const float *) job->x[t + n] + i);
 
-                        UNROLL for (int n = 0; n < N; n++) acc[w][n] =
-                                vf_fma(weights, vf_load((const float *) job->x[t + n] + i), acc[w][n]);
+                        UNROLL for (int w = 0; w < W; w++) acc[w][n] = vf_fma(weights[w], x, acc[w][n]);
                 }
+        }
         if (i < job->cols)
                 UNROLL for (int w = 0; w < W; w++) {
                         vf weights = vf_load_rest(load, job->w + (row + w) * job->row_bytes + i * size,
@@ -208,11 +210,11 @@ ALWAYS_INLINE void tile_bf16(const struct dot_job *job, uint32_t row, uint32_t t
 }
 
 #if defined(__AVX512F__)
-enum { W_MANY = 4, N_MANY = 4 };
+enum { W_MANY = 4, N_MANY = 4, SLICE = 64 };
 #else
-enum { W_MANY = 2, N_MANY = 4 };
+enum { W_MANY = 3, N_MANY = 4, SLICE = 32 };
 #endif
 
-DOT_WALK(SIMD_NAME(dot_f32), tile_f32, W_MANY, N_MANY)
-DOT_WALK(SIMD_NAME(dot_f16), tile_f16, W_MANY, N_MANY)
-DOT_WALK(SIMD_NAME(dot_bf16), tile_bf16, W_MANY, N_MANY)
+DOT_WALK(SIMD_NAME(dot_f32), tile_f32, W_MANY, N_MANY, SLICE)
+DOT_WALK(SIMD_NAME(dot_f16), tile_f16, W_MANY, N_MANY, SLICE)
+DOT_WALK(SIMD_NAME(dot_bf16), tile_bf16, W_MANY, N_MANY, SLICE)

@@ -9,10 +9,7 @@
 #include "simd.h"
 #include "variant.h"
 
-enum {
-        TILE_FEW = 4,    /* up to so many activation rows memory sets the pace */
-        TILE_SLICE = 64, /* activation rows that stay in the cache while all weight rows pass */
-};
+enum { TILE_FEW = 4 /* up to so many activation rows memory sets the pace */ };
 
 /* Fetches the weights of the next tile while this one computes: its rows are read side by side, which the
  * hardware's prefetcher follows badly. */
@@ -37,24 +34,28 @@ ALWAYS_INLINE void tile_prefetch(const struct dot_job *job, uint32_t row, uint32
                         _tile(job, row, t, (_W), 1);                                                         \
         } while (0)
 
-/* W, N: the tile for many activation rows. Few of them take one weight row after the other: a single stream
- * of addresses runs at twice the speed of four. */
-#define DOT_WALK(_name, _tile, _W, _N)                                                                       \
+/* W, N: the tile for many activation rows, of which _most stay in the cache while all weight rows pass. Few of them
+ * take one weight row after the other: a single stream of addresses runs at twice the speed of four. */
+#define DOT_WALK(_name, _tile, _W, _N, _most)                                                                \
         static void _tile##_slice(const struct dot_job *job, uint32_t from, uint32_t to) {                   \
                 uint32_t row = job->begin;                                                                   \
                                                                                                              \
-                for (; (_W) > 1 && to - from > TILE_FEW && row + (_W) <= job->end; row += (_W)) {            \
+                for (; to - from > TILE_FEW && row + (_W) <= job->end; row += (_W)) {                        \
                         if (from == 0)                                                                       \
                                 tile_prefetch(job, row + (_W), (_W));                                        \
                         TILE_ROW(_tile, _W, _N);                                                             \
                 }                                                                                            \
+                for (; to - from > TILE_FEW && row + 2 <= job->end; row += 2)                                \
+                        TILE_ROW(_tile, 2, _N);                                                              \
                 for (; row < job->end; row++)                                                                \
                         TILE_ROW(_tile, 1, _N);                                                              \
         }                                                                                                    \
                                                                                                              \
         void _name(const struct dot_job *job) {                                                              \
-                for (uint32_t t = 0; t < job->n; t += TILE_SLICE)                                            \
-                        _tile##_slice(job, t, MIN(t + TILE_SLICE, job->n));                                  \
+                uint32_t slice = rows_at_a_time(job->n, (_most), (_N));                                      \
+                                                                                                             \
+                for (uint32_t t = 0; t < job->n; t += slice)                                                 \
+                        _tile##_slice(job, t, MIN(t + slice, job->n));                                       \
         }
 
 /* Adds up and stores a tile's sums: acc[w][n]. */

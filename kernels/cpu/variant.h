@@ -29,11 +29,11 @@ struct dot_job {
 typedef void dot_fn(const struct dot_job *job);
 
 /* How many of n activation rows are multiplied at a time where no more than `most` can be: equal parts of whole
- * sixteens, for each part unpacks all weights anew. */
-static inline uint32_t rows_at_a_time(uint32_t n, uint32_t most) {
+ * bundles, for each part takes all weights anew. */
+static inline uint32_t rows_at_a_time(uint32_t n, uint32_t most, uint32_t bundle) {
         uint32_t parts = MAX(DIV_ROUND_UP(n, most), 1U);
 
-        return MAX(DIV_ROUND_UP(n, 16 * parts), 1U) * 16;
+        return MAX(DIV_ROUND_UP(n, bundle * parts), 1U) * bundle;
 }
 
 /* y[t][c] += Σ_r x[t][r] × w[r][c] for t < n and c < cols, r rising; each product is added as it is made. */
