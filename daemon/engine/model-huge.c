@@ -80,22 +80,26 @@ static int enlarge(int pagemap, const struct gguf_file *file, uint64_t offset) {
         return r == 0 ? -EOPNOTSUPP : r;
 }
 
-int model_file_enlarge_part(struct model_file *f, uint64_t *at) {
+int model_file_enlarge_part(struct model_file *f, uint64_t *at, bool *ret_enlarged) {
         _cleanup_(closep) int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-        uint64_t before = 0;
-        int r = 0;
+        uint64_t offset = *at;
+        int r;
 
+        *ret_enlarged = false;
         if (pagemap < 0)
                 return -errno;
-        for (size_t i = 0; i < gguf_n_files(f->gguf) && !r; i++) {
+        for (size_t i = 0; i < gguf_n_files(f->gguf); i++) {
                 const struct gguf_file *file = gguf_file(f->gguf, i);
                 uint64_t whole = file->size & ~(uint64_t) (HOST_HUGE_PAGE - 1);
 
-                while (!r && *at < before + whole) {
-                        r = enlarge(pagemap, file, *at - before);
-                        *at += HOST_HUGE_PAGE;
+                if (offset >= whole) {
+                        offset -= whole;
+                        continue;
                 }
-                before += whole;
+                *at += HOST_HUGE_PAGE;
+                r = enlarge(pagemap, file, offset);
+                *ret_enlarged = r > 0;
+                return r < 0 ? r : 1;
         }
-        return r;
+        return 0;
 }

@@ -16,9 +16,11 @@ struct warming {
         struct server *server;
         struct model_file *file;
         char name[CONFIG_MODEL_NAME_MAX + 1];
-        uint64_t bytes; /* of all models that are awake */
-        int result;
-        uint32_t enlarged; /* parts that lay in small pages */
+        uint64_t bytes;    /* of all models that are awake */
+        int result;        /* of a part of it: 1 while there is more */
+        uint64_t at;       /* for the huge pages: where in the file, */
+        unsigned in_vain;  /* so many parts before it stay in small ones, */
+        uint32_t enlarged; /* and so many do not any more */
 };
 
 /* So many parts that stay in small pages one after another, and the rest is not tried: the file system may have no huge
@@ -76,21 +78,19 @@ static void warming_run(struct job *job) {
         warming->result = r;
 }
 
-/* A forward pass would wait for the disk where it needs what is being read anew, so this is done between them. */
+/* A forward pass would wait for the disk where it needs what is being read anew, so this is done between them; while one
+ * runs, what else this thread has to do goes first. */
 static void enlarging_run(struct job *job) {
         struct warming *warming = container_of(job, struct warming, job.job);
-        unsigned in_vain = 0;
-        uint64_t at = 0;
-        int r = 1;
+        bool enlarged;
 
-        while (r != 0 && in_vain < ENLARGE_TRIES && warming_goes_on(warming)) {
-                if (rest_beside_a_step(warming->server))
-                        continue;
-                r = model_file_enlarge_part(warming->file, &at);
-                if (r < 0 && r != -EOPNOTSUPP)
-                        return;
-                in_vain = r < 0 ? in_vain + 1 : 0;
-                warming->enlarged += r > 0;
+        while (warming->result > 0 && warming_goes_on(warming) && !rest_beside_a_step(warming->server)) {
+                warming->result = model_file_enlarge_part(warming->file, &warming->at, &enlarged);
+                warming->enlarged += enlarged;
+                if (warming->result != -EOPNOTSUPP)
+                        warming->in_vain = 0;
+                else if (++warming->in_vain < ENLARGE_TRIES)
+                        warming->result = 1;
         }
 }
 
@@ -106,6 +106,10 @@ static void warming_drop(struct loader_job *job) {
 static void enlarging_done(struct loader_job *job) {
         struct warming *warming = container_of(job, struct warming, job);
 
+        if (warming->result > 0 && warming_goes_on(warming)) {
+                worker_submit(&warming->server->sharer, &warming->job.job);
+                return;
+        }
         if (warming->enlarged > 0)
                 log_info("model %s: %u times 2 MiB were cached in small pages and lie in huge ones now", warming->name,
                          warming->enlarged);
@@ -123,6 +127,7 @@ static void warming_done(struct loader_job *job) {
                 warming_drop(job);
                 return;
         }
+        warming->result = 1;
         warming->job.job.run = enlarging_run;
         warming->job.done = enlarging_done;
         worker_submit(&warming->server->sharer, &warming->job.job);

@@ -331,10 +331,11 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
 /* As a daemon has them after a while, however the file came into the page cache. */
 static int into_huge_pages(struct model_file *file) {
         uint64_t at = 0;
+        bool enlarged;
         int r;
 
         do
-                r = model_file_enlarge_part(file, &at);
+                r = model_file_enlarge_part(file, &at, &enlarged);
         while (r > 0 || r == -EOPNOTSUPP);
         return r;
 }
