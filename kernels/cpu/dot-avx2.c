@@ -87,7 +87,7 @@ ALWAYS_INLINE void unpack_piece(struct lanes_half *h, int i, struct format f) {
 /* What is to be fetched for these rows, but has not been: less was loaded at once than the blocks have. */
 ALWAYS_INLINE void fetch_rest(const struct lanes_half *h, struct format f) {
         fetch_lines(h->ahead, f.rest);
-        if (f.p.few)
+        if (f.p.at_once)
                 fetch_lines(h->ahead + h->apart, f.rest);
 }
 
@@ -248,7 +248,7 @@ ALWAYS_INLINE void few_rows(const struct dot_job *job, const struct columns *c, 
                             struct format f) {
         const struct inputs x = inputs_at(job, c->col, t, N, f);
 
-        f.p.few = N;
+        f.p.at_once = N;
         multiply_few(&k->lanes, c, &x, k->sums, f);
 }
 

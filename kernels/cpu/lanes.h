@@ -37,7 +37,7 @@ struct products {
         /* Sums of so many products of two columns are words. 0: values have a sign; their products, with another sign,
          * are words one by one. */
         uint8_t together;
-        uint8_t few; /* activation rows with which values are multiplied at once; 0: values are kept */
+        uint8_t at_once; /* activation rows that values are multiplied with as they come; 0: values are kept */
 };
 
 /* Constant, too. */
@@ -57,7 +57,7 @@ struct format {
 };
 
 /* (clang wants to see a number as the loop's end.) */
-#define EACH_OF_FEW(_n, _p) UNROLL for (int _n = 0; _n < LANE_FEW; _n++) if (_n < (_p).few)
+#define EACH_OF_FEW(_n, _p) UNROLL for (int _n = 0; _n < LANE_FEW; _n++) if (_n < (_p).at_once)
 
 /* Eight rows from a block on, and what becomes of them. */
 struct lanes_half {
@@ -114,7 +114,7 @@ ALWAYS_INLINE void load_rows(__m256i v[4], struct lanes_half *h, size_t at, stru
         __m256i rows[4], a, b, c, d;
 
         fetch_lines(h->ahead, 1);
-        if (p.few)
+        if (p.at_once)
                 fetch_lines(h->ahead + h->apart, 1);
         h->ahead += 64;
         UNROLL for (int r = 0; r < 4; r++) rows[r] = _mm256_inserti128_si256(
@@ -190,7 +190,7 @@ ALWAYS_INLINE __m256i scale_at(const __m256i *scales, int i, struct products p) 
 ALWAYS_INLINE void put(struct lanes_half *h, int four, __m256i q, struct products p) {
         const int fours = (int) p.scale / 4;
 
-        if (p.few == 0)
+        if (p.at_once == 0)
                 h->q[four * HALVES] = q;
         EACH_OF_FEW(n, p)
                 add_products(&h->dot[n], &h->some[four / fours][n], q, four_at(h->x[n], four), four % fours,
