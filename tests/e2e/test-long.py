@@ -50,15 +50,19 @@ def cancelled_ones_end_and_leave_nothing(d):
 
 def the_dead_are_freed_while_others_go_on(d):
     """With long passes under way all the time."""
-    flood = d.helper("load", "-r", 16, "-p", 500, "-n", 2, "-d", 4)
+    flood = d.helper("load", "-r", 16, "-p", 500, "-n", 2, "-d", 120)
     wait_until(lambda: d.stats()["streams"] >= 16, "the flood is there")
     for _ in range(3):
-        client = d.start_run(prompts()[3] * 3, "--max-tokens", 400, "--ignore-eog")
-        wait_until(lambda: d.stats()["peers"] >= 3, "it is there")
-        client.kill()
-        client.communicate()
+        with slowed(d.process):
+            client = d.start_run(prompts()[3] * 3, "--max-tokens", 400, "--ignore-eog")
+            wait_until(lambda: d.stats()["peers"] >= 3, "it is there")
+            client.kill()
+            client.communicate()
         wait_until(lambda: d.stats()["peers"] == 2, "it is freed")
-    finish(flood)
+    assert flood.poll() is None
+    flood.kill()
+    flood.communicate()
+    wait_until(lambda: d.stats()["peers"] == 1, "the flood is gone")
 
 
 def a_reload_and_another_model_meanwhile(d):
