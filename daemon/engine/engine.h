@@ -76,10 +76,16 @@ enum model_calibration model_file_calibration(const struct model_file *file, con
 int model_file_fetch(struct model_file *file, const _Atomic bool *stop);
 /* Does the next part of it and moves *at, which begins at 0, over it. 1 while there is more, 0, negative errno. */
 int model_file_fetch_part(struct model_file *file, uint64_t *at);
+/* How far it has come; begins as zeros. */
+struct model_file_enlarging {
+        uint64_t at;
+        uint32_t in_vain;  /* parts of 2 MiB, the last ones, that stay in small pages */
+        uint32_t enlarged; /* and all that do not any more */
+};
 /* Lets the next 2 MiB lie in a huge page of the page cache if they lie in small ones, by reading them anew where it has to
- * be, and moves *at, which begins at 0, over them. The file must be in use by a model; steps may run meanwhile. Any
- * thread. 1 while there is more, 0, negative errno; after -EOPNOTSUPP these stay in small pages, but others may not. */
-int model_file_enlarge_part(struct model_file *file, uint64_t *at, bool *ret_enlarged);
+ * be. The file must be in use by a model; steps may run meanwhile. Any thread. 1 while there is more; 0: that was all, or
+ * it seems to be in vain; negative errno. */
+int model_file_enlarge_part(struct model_file *file, struct model_file_enlarging *enlarging);
 /* Whether anybody else has a reference. Any thread. */
 bool model_file_wanted(const struct model_file *file);
 /* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same

@@ -216,22 +216,27 @@ void model_file_rest(struct model_file *f) {
                 give_back(gguf_file(f->gguf, i));
 }
 
-int model_file_fetch_part(struct model_file *f, uint64_t *at) {
-        uint64_t offset = *at;
-
+const struct gguf_file *model_file_at(const struct model_file *f, uint64_t unit, uint64_t *offset) {
         for (size_t i = 0; i < gguf_n_files(f->gguf); i++) {
                 const struct gguf_file *file = gguf_file(f->gguf, i);
-                uint64_t n;
+                uint64_t size = file->size - file->size % unit;
 
-                if (offset >= file->size) {
-                        offset -= file->size;
-                        continue;
-                }
-                n = MIN(FETCH_BYTES, file->size - offset);
-                *at += n;
-                return madvise((void *) (file->data + offset), n, MADV_POPULATE_READ) < 0 ? -errno : 1;
+                if (*offset < size)
+                        return file;
+                *offset -= size;
         }
-        return 0;
+        return NULL;
+}
+
+int model_file_fetch_part(struct model_file *f, uint64_t *at) {
+        uint64_t offset = *at, n;
+        const struct gguf_file *file = model_file_at(f, 1, &offset);
+
+        if (!file)
+                return 0;
+        n = MIN(FETCH_BYTES, file->size - offset);
+        *at += n;
+        return madvise((void *) (file->data + offset), n, MADV_POPULATE_READ) < 0 ? -errno : 1;
 }
 
 int model_file_fetch(struct model_file *f, const _Atomic bool *stop) {

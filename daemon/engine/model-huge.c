@@ -27,6 +27,10 @@ struct pagemap_scan {
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
+/* So many parts that stay in small pages one after another, and the rest is not tried: the file system may have no huge
+ * ones, or another process have the file mapped. */
+enum { ENLARGE_TRIES = 8 };
+
 /* Whether 2 MiB are mapped as one page; negative errno: the kernel does not tell. */
 static int is_huge(int pagemap, const uint8_t *data) {
         struct pagemap_region region;
@@ -80,26 +84,22 @@ static int enlarge(int pagemap, const struct gguf_file *file, uint64_t offset) {
         return r == 0 ? -EOPNOTSUPP : r;
 }
 
-int model_file_enlarge_part(struct model_file *f, uint64_t *at, bool *ret_enlarged) {
+int model_file_enlarge_part(struct model_file *f, struct model_file_enlarging *e) {
         _cleanup_(closep) int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-        uint64_t offset = *at;
+        const struct gguf_file *file;
+        uint64_t offset = e->at;
         int r;
 
-        *ret_enlarged = false;
         if (pagemap < 0)
                 return -errno;
-        for (size_t i = 0; i < gguf_n_files(f->gguf); i++) {
-                const struct gguf_file *file = gguf_file(f->gguf, i);
-                uint64_t whole = file->size & ~(uint64_t) (HOST_HUGE_PAGE - 1);
-
-                if (offset >= whole) {
-                        offset -= whole;
-                        continue;
-                }
-                *at += HOST_HUGE_PAGE;
-                r = enlarge(pagemap, file, offset);
-                *ret_enlarged = r > 0;
-                return r < 0 ? r : 1;
-        }
-        return 0;
+        file = model_file_at(f, HOST_HUGE_PAGE, &offset);
+        if (!file || e->in_vain == ENLARGE_TRIES)
+                return 0;
+        r = enlarge(pagemap, file, offset);
+        if (r < 0 && r != -EOPNOTSUPP)
+                return r;
+        e->at += HOST_HUGE_PAGE;
+        e->in_vain = r < 0 ? e->in_vain + 1 : 0;
+        e->enlarged += r > 0;
+        return 1;
 }

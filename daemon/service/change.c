@@ -212,7 +212,7 @@ static void change_was_read(struct loader_job *job) {
 
 static void changes_begin(struct server *server) {
         struct change *change;
-        int r = 0;
+        int r;
 
         if (list_empty(&server->changes))
                 return;
@@ -220,8 +220,9 @@ static void changes_begin(struct server *server) {
         if (change->reload) {
                 change->n_saves = server->n_saves;
                 worker_submit(&server->loader, &change->reading.job);
-        } else
-                r = begin_opening(change);
+                return;
+        }
+        r = begin_opening(change);
         if (r != 0)
                 change_end(change, r);
 }

@@ -8,24 +8,16 @@
 #include <time.h>
 
 #include "base/log.h"
-#include "forecast.h"
-#include "server.h"
 
 struct warming {
         struct loader_job job;
         struct server *server;
         struct model_file *file;
         char name[CONFIG_MODEL_NAME_MAX + 1];
-        uint64_t bytes;    /* of all models that are awake */
-        int result;        /* of a part of it: 1 while there is more */
-        uint64_t at;       /* for the huge pages: where in the file, */
-        unsigned in_vain;  /* so many parts before it stay in small ones, */
-        uint32_t enlarged; /* and so many do not any more */
+        uint64_t bytes; /* of all models that are awake */
+        int result; /* of a part of it: 1 while there is more */
+        struct model_file_enlarging enlarging;
 };
-
-/* So many parts that stay in small pages one after another, and the rest is not tried: the file system may have no huge
- * ones, or another process have the file mapped. */
-enum { ENLARGE_TRIES = 8 };
 
 /* The page cache counts as free, and the weights that are in it with it. What does not fit is left to be read when it
  * is needed: whoever reads ahead then pushes out what was read before. */
@@ -82,16 +74,9 @@ static void warming_run(struct job *job) {
  * runs, what else this thread has to do goes first. */
 static void enlarging_run(struct job *job) {
         struct warming *warming = container_of(job, struct warming, job.job);
-        bool enlarged;
 
-        while (warming->result > 0 && warming_goes_on(warming) && !rest_beside_a_step(warming->server)) {
-                warming->result = model_file_enlarge_part(warming->file, &warming->at, &enlarged);
-                warming->enlarged += enlarged;
-                if (warming->result != -EOPNOTSUPP)
-                        warming->in_vain = 0;
-                else if (++warming->in_vain < ENLARGE_TRIES)
-                        warming->result = 1;
-        }
+        while (warming->result > 0 && warming_goes_on(warming) && !rest_beside_a_step(warming->server))
+                warming->result = model_file_enlarge_part(warming->file, &warming->enlarging);
 }
 
 static void warming_drop(struct loader_job *job) {
@@ -110,9 +95,9 @@ static void enlarging_done(struct loader_job *job) {
                 worker_submit(&warming->server->sharer, &warming->job.job);
                 return;
         }
-        if (warming->enlarged > 0)
+        if (warming->enlarging.enlarged > 0)
                 log_info("model %s: %u times 2 MiB were cached in small pages and lie in huge ones now", warming->name,
-                         warming->enlarged);
+                         warming->enlarging.enlarged);
         warming_drop(job);
 }
 

@@ -328,20 +328,9 @@ static int run(void *context, const char *name, struct case_run *ret, struct rea
 /* --- the model
  * ---------------------------------------------------------------------------------------------- */
 
-/* As a daemon has them after a while, however the file came into the page cache. */
-static int into_huge_pages(struct model_file *file) {
-        uint64_t at = 0;
-        bool enlarged;
-        int r;
-
-        do
-                r = model_file_enlarge_part(file, &at, &enlarged);
-        while (r > 0 || r == -EOPNOTSUPP);
-        return r;
-}
-
 static int bench_open(struct bench *b, const char *path, uint32_t kv_tokens, struct reason *reason) {
         struct model_options options = {.kv_bytes = UINT64_C(1) << 30, .rows_max = b->rows_max};
+        struct model_file_enlarging enlarging = {0};
         _Atomic bool stop = false;
         int r;
 
@@ -365,7 +354,9 @@ static int bench_open(struct bench *b, const char *path, uint32_t kv_tokens, str
         r = model_new(&b->model, b->backend, b->file, &options, reason);
         if (r)
                 return r;
-        (void) into_huge_pages(b->file);
+        /* Pages as a daemon has them after a while, however the file came into the page cache. */
+        while (model_file_enlarge_part(b->file, &enlarging) > 0)
+                ;
         b->info = model_info(b->model);
         return step_new(&b->step, b->model);
 }

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,17 +66,26 @@ static const struct gguf_tensor *largest(const struct model_file *f) {
         return best;
 }
 
-/* Whether the mapping shows the model's bytes, but for one. */
-static bool shows(const struct model_file *f, size_t wrong) {
+/* Whether the mapping begins with the model's bytes, but for one. */
+static bool begins(const struct model_file *f, size_t wrong) {
         size_t size;
         char *data = read_all(MODEL, &size);
         bool same;
 
         if (wrong)
                 data[wrong] ^= 1;
-        same = gguf_file(f->gguf, 0)->size >= size && memcmp(gguf_file(f->gguf, 0)->data, data, size) == 0;
+        same = gguf_file(f->gguf, 0)->size >= size &&
+               memcmp(gguf_file(f->gguf, 0)->data, data, size) == 0;
         free(data);
         return same;
+}
+
+/* And has no more. */
+static bool shows(const struct model_file *f, size_t wrong) {
+        struct stat st;
+
+        assert_se(stat(MODEL, &st) == 0);
+        return gguf_file(f->gguf, 0)->size == (uint64_t) st.st_size && begins(f, wrong);
 }
 
 TEST(equal_tensors_are_found_and_the_bytes_stay) {
@@ -197,21 +205,20 @@ static bool tmpfs_has_huge_pages(void) {
         return has;
 }
 
-/* In huge pages where it can be, with the same bytes in them; what lies there is left alone. False: this kernel does
- * not tell how pages lie. */
+/* In huge pages where it can be, with the same bytes in them. False: this kernel does not tell how pages lie. */
 static bool enlarge(struct model_file *f, unsigned *ret_enlarged) {
-        uint64_t at = 0, before;
-        bool enlarged;
+        struct model_file_enlarging e = {};
+        uint64_t before;
         int r;
 
-        *ret_enlarged = 0;
         do {
-                before = at;
-                r = model_file_enlarge_part(f, &at, &enlarged);
-                assert_se((r == 0) == (at == before) && (!enlarged || r == 1));
-                *ret_enlarged += enlarged;
-        } while (r == 1 || r == -EOPNOTSUPP);
-        assert_se(shows(f, 0));
+                before = e.at;
+                r = model_file_enlarge_part(f, &e);
+                assert_se(r == 1 ? e.at == before + HOST_HUGE_PAGE : e.at == before);
+        } while (r == 1);
+        assert_se(r < 0 || e.at == gguf_file(f->gguf, 0)->size / HOST_HUGE_PAGE * HOST_HUGE_PAGE);
+        assert_se(begins(f, 0));
+        *ret_enlarged = e.enlarged;
         return r == 0;
 }
 
