@@ -82,9 +82,9 @@ struct model_file_enlarging {
         uint32_t in_vain;  /* parts of 2 MiB, the last ones, that stay in small pages */
         uint32_t enlarged; /* and all that do not any more */
 };
-/* Lets the next 2 MiB lie in a huge page of the page cache if they lie in small ones, by reading them anew where it has to
- * be. The file must be in use by a model; steps may run meanwhile. Any thread. 1 while there is more; 0: that was all, or
- * it seems to be in vain; negative errno. */
+/* Lets the next 2 MiB lie in a huge page of the page cache if they lie in small ones, by reading them anew where it has
+ * to be. The file must be in use by a model; steps may run meanwhile. Any thread. 1 while there is more; 0: that was
+ * all, or it seems to be in vain; negative errno. */
 int model_file_enlarge_part(struct model_file *file, struct model_file_enlarging *enlarging);
 /* Whether anybody else has a reference. Any thread. */
 bool model_file_wanted(const struct model_file *file);

@@ -49,8 +49,8 @@ struct model_file {
         _Atomic uint32_t n_shares;
 };
 
-/* The one that has a byte of them all, each cut to whole units, one after the other; *offset becomes the byte's place in
- * it. NULL: there are not so many. */
+/* The one that has a byte of them all, each cut to whole units, one after the other; *offset becomes the byte's place
+ * in it. NULL: there are not so many. */
 const struct gguf_file *model_file_at(const struct model_file *file, uint64_t unit, uint64_t *offset);
 
 /* For each model that is awake: the first imports the weights, with the last they go. */
