@@ -91,7 +91,7 @@ static int chat_turn(struct chat *chat, struct moed *m, const struct cli *cli, c
                 return cli->json ? report_json(&chat->model, &g) : cli_flush();
         }
         chat_forget(chat, n_history);
-        if (r == -ENOMEM || r == -EIO) {
+        if (r == -ENOMEM || g.unwritable) {
                 cli_complain("%s", strerror(-r));
                 return cli_exit_code(r);
         }

@@ -148,8 +148,10 @@ static int take_event(struct generation *g, const struct moed_event *event, bool
         if (r == 0)
                 r = keep_text(g, event);
         if (r == 0 && print && event->text_length > 0 &&
-            (fwrite(event->text, 1, event->text_length, stdout) < event->text_length || fflush(stdout) != 0))
+            (fwrite(event->text, 1, event->text_length, stdout) < event->text_length || fflush(stdout) != 0)) {
+                g->unwritable = true;
                 r = -EIO;
+        }
         return r;
 }
 
@@ -187,7 +189,7 @@ int generate(struct moed *m, const struct moed_request *q, bool print, struct ge
         }
         progress_clear(&progress);
         /* The next request on this connection should not find the rest of this one. */
-        if (r == -EIO)
+        if (g->unwritable)
                 moed_cancel(m, request);
         return r;
 }

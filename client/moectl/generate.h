@@ -66,6 +66,7 @@ struct generation {
         uint64_t number;      /* what the daemon calls the request */
         uint64_t start, first, last; /* nsec; of the request, the first token, the last token */
         enum moed_done done;  /* 0: it did not end well */
+        bool unwritable;      /* because standard output failed */
 };
 #define GENERATION_INIT { .text = NULL }
 void generation_deinit(struct generation *g);
@@ -77,5 +78,5 @@ const char *generation_finish(const struct generation *g);
 /* Runs the request to its end. With `print` text goes to standard output as it comes. Call between
  * interrupt_catch() and interrupt_release(): the first signal cancels and the rest still arrives, a second
  * one stops waiting. Returns 0 (also when cancelled: g->done says), or a negative errno with moed_error(),
- * -EIO when standard output fails. */
+ * -EIO also when standard output fails. */
 int generate(struct moed *m, const struct moed_request *q, bool print, struct generation *g);

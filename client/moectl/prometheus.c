@@ -70,7 +70,7 @@ static const struct metric daemon_metrics[] = {
 
 static const struct metric model_metrics[] = {
         { NULL, "info", "gauge", "What the model is.", 0, { "architecture", "file" } },
-        { NULL, "state", "gauge", "Whether the model is ready, idle or loading.", 0, { "state" } },
+        { NULL, "state", "gauge", "Whether the model is ready, idle, loading or stale.", 0, { "state" } },
         GAUGE(streams, "Generations of the model."),
         GAUGE(parameters, "Parameters."),
         { "size", "file_bytes", "gauge", "Size of its file." },

@@ -53,7 +53,7 @@ static int run_report(struct moed *m, const struct cli *cli, const struct run *r
                       const struct moed_model *model, const struct generation *g, int error) {
         int code;
 
-        if (error == -EIO) {
+        if (g->unwritable) {
                 cli_complain("cannot write to standard output");
                 return EX_IOERR;
         }

@@ -67,7 +67,13 @@ void model_file_unrefp(struct model_file **file);
 /* Whether both are the same file on disk with the same calibration, unchanged in between: then one may stand for the
  * other. Any thread. */
 bool model_file_same(const struct model_file *a, const struct model_file *b);
-/* Whether `path` is another file now than the one that was opened, or none, or has another calibration. Any thread. */
+/* Whether something that was touched could not be read (with mapped_survive(), else the process has ended), of the file
+ * or of what shares its memory with it. Any thread. */
+bool model_file_lost(const struct model_file *file);
+/* Whether that is not so, and nobody has written to them since they were opened. A few system calls. Any thread. */
+bool model_file_intact(const struct model_file *file);
+/* Whether it is not intact, or `path` is another file now than the one that was opened, or none, or has another
+ * calibration. Any thread. */
 bool model_file_changed(const struct model_file *file, const char *path);
 /* What lies beside the file (calibration.h); `ret_refused` says why it is not used, or is empty. Any thread. */
 enum model_calibration model_file_calibration(const struct model_file *file, const char **ret_refused);
@@ -190,11 +196,12 @@ void step_free(struct step *step);
 void step_freep(struct step **step);
 
 /* Begins a forward pass over all rows of all parts; `parts` stays in place and untouched until the step ends. All
- * sequences differ. Nothing has changed if it fails (ENGINE_E_*). */
+ * sequences differ. Nothing has changed if it fails (ENGINE_E_*; -ESTALE as of step_advance()). */
 int step_begin(struct step *step, struct step_part *parts, uint32_t n_parts);
 /* Does a bounded piece of it (one layer), so that a caller can look after its other work in between. Returns 1 while
  * there is more, 0 when the results are there and the sequences have grown, negative errno when the device failed
- * (the sequences are as before; those of a model that compresses may be cut to whole pages). */
+ * (the sequences are as before; those of a model that compresses may be cut to whole pages). -ESTALE: something of
+ * the model's file is lost. */
 int step_advance(struct step *step);
 /* Steps from now on are trials, or are none: nobody asked for their rows, which count in no figure of the model. */
 void step_set_trial(struct step *step, bool trial);

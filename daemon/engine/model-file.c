@@ -115,6 +115,8 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
                 f->bytes += gguf_file(f->gguf, i)->size;
         for (size_t i = 0; i < gguf_n_tensors(f->gguf); i++)
                 f->weight_bytes += gguf_tensor_at(f->gguf, i)->size;
+        if (!gguf_intact(f->gguf))
+                return reason_return(reason, ENGINE_E_MODEL, "%.160s: is being written to, or cannot be read", path);
         *ret = steal_ptr(f);
         return 0;
 }
@@ -127,9 +129,11 @@ struct model_file *model_file_ref(struct model_file *f) {
 void model_file_unref(struct model_file *f) {
         if (!f || atomic_fetch_sub(&f->references, 1) > 1)
                 return;
-        for (uint32_t i = 0; i < f->n_roots; i++)
-                model_file_unref(f->roots[i]);
-        free(f->roots);
+        for (struct model_file_root *root = f->roots, *next; root; root = next) {
+                next = root->next;
+                model_file_unref(root->file);
+                free(root);
+        }
         free(f->origins);
         free(f->shares);
         calibration_deinit(&f->calibration);
@@ -152,11 +156,26 @@ bool model_file_same(const struct model_file *a, const struct model_file *b) {
         return same_state(&a->calibration_state, &b->calibration_state);
 }
 
+bool model_file_lost(const struct model_file *f) {
+        bool lost = gguf_lost(f->gguf);
+
+        for (const struct model_file_root *root = f->roots; root; root = root->next)
+                lost |= gguf_lost(root->file->gguf);
+        return lost;
+}
+
+bool model_file_intact(const struct model_file *f) {
+        for (const struct model_file_root *root = f->roots; root; root = root->next)
+                if (!gguf_intact(root->file->gguf))
+                        return false;
+        return gguf_intact(f->gguf);
+}
+
 bool model_file_changed(const struct model_file *f, const char *path) {
         const struct gguf_file *file = gguf_file(f->gguf, 0);
         struct stat st;
 
-        return stat(path, &st) < 0 || !gguf_file_is(file, &st) || calibration_changed(f, path);
+        return !model_file_intact(f) || stat(path, &st) < 0 || !gguf_file_is(file, &st) || calibration_changed(f, path);
 }
 
 static int import_one(struct model_file *f, size_t i) {

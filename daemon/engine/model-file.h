@@ -22,6 +22,11 @@ struct model_file_origin {
         uint32_t tensor;
 };
 
+struct model_file_root {
+        struct model_file *file; /* a reference */
+        struct model_file_root *next;
+};
+
 struct model_file {
         _Atomic uint32_t references;
         uint64_t serial; /* by age; never reused */
@@ -41,10 +46,9 @@ struct model_file {
         uint32_t n_awake;
 
         /* What was found by content, once: [gguf_n_tensors()], its own where `file` is NULL. An origin is always its
-         * own. The loader's alone, but for the shares, which others may read up to their number. */
+         * own. The loader's alone, but for the files of the origins, and the shares up to their number. */
         struct model_file_origin *origins;
-        struct model_file **roots; /* references of the files of the origins */
-        uint32_t n_roots;
+        struct model_file_root *_Atomic roots;
         struct model_file_share *shares;
         _Atomic uint32_t n_shares;
 };

@@ -103,23 +103,23 @@ static bool origin_equal(struct model_file_origin a, struct model_file_origin b)
 }
 
 static bool has_root(const struct model_file *f, const struct model_file *root) {
-        for (uint32_t i = 0; i < f->n_roots; i++)
-                if (f->roots[i] == root)
+        for (const struct model_file_root *r = f->roots; r; r = r->next)
+                if (r->file == root)
                         return true;
         return false;
 }
 
 /* Its descriptor is needed for as long as others find the content here. */
-static int add_root(struct model_file *f, struct model_file *root) {
-        struct model_file **roots;
+static int add_root(struct model_file *f, struct model_file *file) {
+        struct model_file_root *root;
 
-        if (has_root(f, root))
+        if (has_root(f, file))
                 return 0;
-        roots = reallocarray(f->roots, f->n_roots + 1, sizeof(*roots));
-        if (!roots)
+        root = malloc(sizeof(*root));
+        if (!root)
                 return -ENOMEM;
-        f->roots = roots;
-        f->roots[f->n_roots++] = model_file_ref(root);
+        *root = (struct model_file_root) { .file = model_file_ref(file), .next = f->roots };
+        f->roots = root;
         return 0;
 }
 

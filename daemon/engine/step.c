@@ -283,6 +283,8 @@ int step_begin(struct step *s, struct step_part *parts, uint32_t n_parts) {
 
         if (s->parts || n_parts == 0)
                 return -EINVAL;
+        if (model_file_lost(s->model->file))
+                return -ESTALE;
         r = take_parts(s, parts, n_parts);
         if (r)
                 return r;
@@ -337,6 +339,8 @@ static int finish(struct step *s) {
                 r = ops_of(s)->download(s->stream, s->host_tally, s->counts.at, step_counts_bytes(s));
         if (!r)
                 r = ops_of(s)->stream_sync(s->stream);
+        if (!r && model_file_lost(s->model->file))
+                r = -ESTALE;
         if (r)
                 return r;
         give_results(s);

@@ -6,12 +6,12 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "base/util.h"
 #include "cursor.h"
 #include "gguf-split.h"
+#include "mapped.h"
 #include "strmap.h"
 
 /* The fewest bytes that a key with its value, and a tensor's description, take in the file: what bounds their
@@ -32,7 +32,7 @@ struct gguf {
         char *path;
         const char *name; /* in path */
         struct gguf_file file;
-        bool mapped;
+        struct mapped mapped; /* zeros: bytes in memory */
         uint32_t version;
         uint64_t alignment, n_pairs, n_tensors;
         struct gguf_pair *pairs;
@@ -387,35 +387,10 @@ static int gguf_new(struct gguf **ret, const char *path) {
         return 0;
 }
 
-/* Maps a file so that its huge pages in the page cache, where the file system has them, can be mapped as such: offset
- * and address are alike modulo their size. Not every file system sees to that by itself. */
-static void *map_file(int fd, size_t size) {
-        const size_t huge = 2 << 20, page = (size_t) sysconf(_SC_PAGESIZE);
-        uint8_t *reserved, *at, *data;
-
-        if (size < huge)
-                return mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
-        reserved = mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (reserved == MAP_FAILED)
-                return MAP_FAILED;
-        at = (uint8_t *) (((uintptr_t) reserved + huge - 1) & ~(uintptr_t) (huge - 1));
-        data = mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
-        if (data == MAP_FAILED) {
-                munmap(reserved, size + huge);
-                return MAP_FAILED;
-        }
-        /* The rest of the last page belongs to the file. */
-        size = (size + page - 1) & ~(page - 1);
-        if (at > reserved)
-                munmap(reserved, (size_t) (at - reserved));
-        munmap(at + size, (size_t) (reserved + huge - at));
-        return data;
-}
-
 static int gguf_map(struct gguf *g, struct reason *reason) {
         _cleanup_(closep) int fd = -1;
         struct stat st;
-        void *data;
+        int r;
 
         /* O_NONBLOCK: a pipe in the place of a file must not hold us up until somebody writes to it. */
         fd = open(g->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -425,16 +400,15 @@ static int gguf_map(struct gguf *g, struct reason *reason) {
                 return reason_return(reason, GGUF_E_INVALID, "%.160s: not a regular file", g->path);
         if (st.st_size == 0)
                 return reason_return(reason, GGUF_E_INVALID, "%.160s: the file is empty", g->path);
-        data = map_file(fd, (size_t) st.st_size);
-        if (data == MAP_FAILED)
-                return reason_return(reason, -errno, "%.160s: cannot map: %s", g->path, strerror(errno));
-        g->file.data = data;
+        r = mapped_init(&g->mapped, fd, (uint64_t) st.st_size);
+        if (r)
+                return reason_return(reason, r, "%.160s: cannot map: %s", g->path, strerror(-r));
+        g->file.data = g->mapped.data;
         g->file.size = (uint64_t) st.st_size;
         g->file.device = st.st_dev;
         g->file.inode = st.st_ino;
         g->file.modified = st.st_mtim;
         g->file.fd = steal_fd(&fd);
-        g->mapped = true;
         return 0;
 }
 
@@ -449,6 +423,27 @@ bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b) {
                                  .st_mtim = b->modified };
 
         return b->fd >= 0 && gguf_file_is(a, &st);
+}
+
+bool gguf_lost(const struct gguf *g) {
+        bool lost = g->mapped.lost;
+
+        for (size_t i = 0; i < g->n_parts; i++)
+                lost |= g->parts[i]->mapped.lost;
+        return lost;
+}
+
+static bool was_written_to(const struct gguf_file *file) {
+        struct stat st;
+
+        return file->fd >= 0 && (fstat(file->fd, &st) < 0 || !gguf_file_is(file, &st));
+}
+
+bool gguf_intact(const struct gguf *g) {
+        for (size_t i = 0; i < gguf_n_files(g); i++)
+                if (was_written_to(gguf_file(g, i)))
+                        return false;
+        return !gguf_lost(g);
 }
 
 static int open_one(struct gguf **ret, const char *path, struct reason *reason) {
@@ -604,10 +599,8 @@ void gguf_free(struct gguf *g) {
         free(g->tensors);
         strmap_deinit(&g->keys);
         strmap_deinit(&g->names);
-        if (g->mapped) {
-                munmap((void *) g->file.data, g->file.size);
-                close_fd(g->file.fd);
-        }
+        mapped_deinit(&g->mapped);
+        close_fd(g->file.fd);
         free(g->path);
         free(g);
 }

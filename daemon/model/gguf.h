@@ -9,9 +9,9 @@
  * file's header. What it returned needs no further check: every string, array and tensor lies inside the
  * mapping. Tensors may overlap: nothing is ever written.
  *
- * The weights are used where they are mapped, so a file must not shrink while it is mapped: the page that is
- * gone answers with SIGBUS. Replace model files by renaming a new one over the old, never by writing into
- * them.
+ * The weights are used where they are mapped. So replace model files by renaming a new one over the old, never
+ * by writing into them: what was checked stays safe to use, but its content is another then (gguf_intact()),
+ * and a page that is gone raises SIGBUS (mapped.h).
  *
  * A struct gguf never changes once opened and may be read by any number of threads. Everything that it hands
  * out (strings, arrays, tensors) points into it and lives as long. */
@@ -125,6 +125,10 @@ const struct gguf_file *gguf_file(const struct gguf *g, size_t i);
 /* Whether `st` is of that file, unchanged; whether both are. Bytes in memory are never the same. */
 bool gguf_file_is(const struct gguf_file *file, const struct stat *st);
 bool gguf_file_same(const struct gguf_file *a, const struct gguf_file *b);
+/* Whether something of the files that was touched could not be read (mapped.h). */
+bool gguf_lost(const struct gguf *g);
+/* Whether that is not so, and no file has been written to since it was opened. A system call for each. */
+bool gguf_intact(const struct gguf *g);
 /* A number for what the files are: of their sizes, of everything before the tensors' data, and of some pages of that,
  * so that a large model is not read through. Not for files that somebody made to be taken for another. */
 uint64_t gguf_fingerprint(const struct gguf *g);

@@ -241,7 +241,7 @@ static int change_start(struct server *server, struct peer *peer, uint64_t id, s
                 return -ENOMEM;
         *change = (struct change) {
                 .server = server, .peer = peer, .id = id, .config = steal_ptr(taken),
-                .reload = !config, .by_signal = !peer,
+                .reload = !config, .by_signal = !config && !peer,
                 .reading = { .job.run = change_read, .done = change_was_read },
                 .opening = { .job.run = change_open, .done = change_opened },
         };
@@ -275,6 +275,29 @@ int change_load(struct server *server, struct peer *peer, uint64_t id, const cha
 
 int change_reload(struct server *server, struct peer *peer, uint64_t id, struct reason *reason) {
         return change_start(server, peer, id, NULL, reason);
+}
+
+static bool is_being_loaded(const struct offer *offer) {
+        const struct change *change;
+
+        list_for_each(change, &offer->server->changes, link)
+                if (!change->reload && strcmp(change->config->models[0].name, offer->name) == 0)
+                        return true;
+        return false;
+}
+
+void change_reopen(struct offer *offer) {
+        struct reason reason = REASON_INIT;
+        int r;
+
+        if (offer->retired || offer->server->draining || is_being_loaded(offer))
+                return;
+        log_error("model %s: its file was written to or cut short while in use, or cannot be read: opening %s anew",
+                  offer->name, offer->file);
+        r = change_load(offer->server, NULL, 0, offer->name, offer->file, false, &reason);
+        if (r != 0)
+                log_error("model %s: not opened anew: %s", offer->name,
+                          reason.text[0] ? reason.text : strerror(ENOMEM));
 }
 
 void changes_forget(struct server *server, const struct peer *peer) {

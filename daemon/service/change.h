@@ -10,6 +10,7 @@
 
 #include "base/reason.h"
 
+struct offer;
 struct peer;
 struct server;
 
@@ -20,6 +21,9 @@ int change_load(struct server *server, struct peer *peer, uint64_t id, const cha
 /* Reads the configuration anew; the same, but that `peer` may be NULL: then the log and the service manager are
  * told. */
 int change_reload(struct server *server, struct peer *peer, uint64_t id, struct reason *reason);
+/* Loads a model whose file is no longer intact from where it was, unless that is being done. If that fails, it stays as
+ * it is. The log is told. */
+void change_reopen(struct offer *offer);
 /* The peer is gone: what it asked for is done all the same. */
 void changes_forget(struct server *server, const struct peer *peer);
 /* The loader has stopped: frees what was not made. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -58,7 +59,7 @@ static int iterate_run(struct server *server, struct offer *offer) {
 /* Results first, then room for the next rows: making room may take pages from a stream whose result is still out. */
 void iterate_finish(struct offer *offer, struct stream **streams, struct step_part *parts, uint32_t n, int error) {
         if (error < 0)
-                log_error("the forward pass of model %s failed: errno %d", offer->name, -error);
+                log_error("the forward pass of model %s failed: %s", offer->name, strerror(-error));
         else
                 streams_count_pass(streams, parts, n);
         for (uint32_t i = 0; i < n; i++) {

@@ -15,6 +15,7 @@
 #include "inspect.h"
 #include "listener.h"
 #include "manager.h"
+#include "mapped.h"
 #include "options.h"
 #include "server.h"
 
@@ -84,6 +85,7 @@ static void prepare_process(void) {
         sigaddset(&set, SIGHUP);
         sigprocmask(SIG_BLOCK, &set, NULL);
         signal(SIGPIPE, SIG_IGN);
+        (void) mapped_survive();
         if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
                 limit.rlim_cur = limit.rlim_max;
                 (void) setrlimit(RLIMIT_NOFILE, &limit);

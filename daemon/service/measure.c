@@ -147,9 +147,10 @@ int measure_run(struct server *server) {
                 if (offer->retired || offer->state != OFFER_READY || offer->n_trials >= 2 * ELEMENTS(trials))
                         continue;
                 r = measure_trial(server, offer);
-                if (r < 0)
+                if (r < 0 && r != -ESTALE)
                         log_warning("model %s: its passes cannot be measured: errno %d", offer->name, -r);
-                /* What was interrupted is done again; what cannot be is left out. */
+                /* What was interrupted is done again; what cannot be is left out. (A file of which something is lost is
+                 * opened anew with the next request.) */
                 if (server->n_streams == 0)
                         offer->n_trials++;
                 return server->trouble < 0 ? server->trouble : 1;

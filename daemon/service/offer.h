@@ -37,5 +37,5 @@ void offers_reap(struct server *server);
 /* Puts to rest what was unused for long enough. Returns in how many nanoseconds the next one will have been;
  * UINT64_MAX: none. Not while a forward pass runs. */
 uint64_t offers_rest(struct server *server, uint64_t now);
-/* "ready", "idle", "loading". */
+/* "ready", "idle", "loading"; "stale": its file is not intact. */
 const char *offer_state_name(const struct offer *offer);

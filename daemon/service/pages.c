@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "offer.h"
 #include "pages.h"
+#include "peer.h"
 #include "prefixes.h"
 #include "quota.h"
 #include "stream.h"
@@ -133,7 +134,7 @@ static int pages_try(struct stream *stream) {
         struct stream *victim;
         int r;
 
-        r = sequence_new(&sequence, offer->model);
+        r = model_file_intact(model_file(offer->model)) ? sequence_new(&sequence, offer->model) : -ESTALE;
         if (r != 0)
                 return r < 0 ? r : 0;
         prefixes_begin(stream, sequence);
@@ -147,6 +148,15 @@ static int pages_try(struct stream *stream) {
         }
         pages_start(stream, steal_ptr(sequence));
         return 1;
+}
+
+static void pages_refuse(struct stream *stream, int error) {
+        if (error == -ESTALE)
+                stream_fail_stale(stream);
+        else
+                stream_fail(stream, -error, "the daemon has no memory to begin this request");
+        if (stream->peer)
+                peer_publish(stream->peer);
 }
 
 void pages_admit(struct offer *offer) {
@@ -164,10 +174,10 @@ void pages_admit(struct offer *offer) {
         offer->admit = false;
         while ((stream = pages_next(offer))) {
                 r = pages_try(stream);
-                if (r < 0)
-                        stream_fail(stream, -r, "the daemon has no memory to begin this request");
-                else if (r == 0)
+                if (r == 0)
                         break;
+                if (r < 0)
+                        pages_refuse(stream, r);
         }
         quota_refuse(offer);
 }

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "change.h"
 #include "estimate.h"
 #include "offer.h"
 #include "pages.h"
@@ -332,6 +333,11 @@ void stream_fail(struct stream *stream, int error, const char *sentence) {
         }
         stream_put(stream, outbox_put_error(&stream->outbox, stream->id, error, sentence));
         stream_flush(stream);
+}
+
+void stream_fail_stale(struct stream *stream) {
+        change_reopen(stream->offer);
+        stream_fail(stream, EIO, "the model's file was written to or cut short, or cannot be read; it is opened anew");
 }
 
 void stream_cancel(struct stream *stream) {
@@ -756,6 +762,10 @@ void stream_not_advanced(struct stream *stream, int error) {
 
         stream->rows_flying = 0;
         sched_give_up(&stream->sched, 0, 1);
+        if (error == ESTALE) {
+                stream_fail_stale(stream);
+                return;
+        }
         snprintf(sentence, sizeof(sentence), "the model's forward pass failed: %s", strerror(error));
         stream_fail(stream, EIO, sentence);
 }

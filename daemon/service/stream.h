@@ -91,6 +91,8 @@ void stream_tokenized(struct stream *stream);
 void stream_cancel(struct stream *stream);
 /* Ends it with an error event; not while it is in a forward pass. */
 void stream_fail(struct stream *stream, int error, const char *sentence);
+/* The same, because its model's file is not what was opened; the file is opened anew. */
+void stream_fail_stale(struct stream *stream);
 
 /* Ends it as if its context were full, for a reason that `moectl explain` tells; not while it is in a forward pass. */
 void stream_end_full(struct stream *stream, const char *sentence);

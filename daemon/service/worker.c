@@ -54,8 +54,9 @@ int worker_init(struct worker *worker, bool idle) {
         list_init(&worker->done);
         pthread_mutex_init(&worker->lock, NULL);
         pthread_cond_init(&worker->wake, NULL);
-        /* Signals are for the loop's signalfd; no other thread may take them. */
+        /* Signals are for the loop's signalfd; no other thread may take them, but for what it raises itself. */
         sigfillset(&all);
+        sigdelset(&all, SIGBUS);
         pthread_sigmask(SIG_SETMASK, &all, &old);
         r = pthread_create(&worker->thread, NULL, worker_main, worker);
         pthread_sigmask(SIG_SETMASK, &old, NULL);

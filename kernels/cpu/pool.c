@@ -274,6 +274,7 @@ static int worker_start(struct worker *w, struct pool *p, unsigned index) {
 
         *w = (struct worker){.pool = p, .index = index};
         sigfillset(&all);
+        sigdelset(&all, SIGBUS); /* what weights that are gone raise (mapped.h) */
         pthread_sigmask(SIG_SETMASK, &all, &before);
         r = pthread_create(&w->thread, NULL, worker_main, w);
         pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 from moedtest import MODEL, MODEL_DIR, Daemon, finish, greedy, other_user, prompts, wait_until
@@ -270,6 +271,68 @@ def what_is_cut_while_it_is_idle_is_told():
         run_known(d, "--model", "tiny")
 
 
+def overwrite(path, data):
+    with open(path, "r+b") as f:
+        f.write(data)
+        f.truncate()
+
+
+def fails_once(d, *args):
+    """A request is told, and the model is opened anew by then or soon after."""
+    p = d.moectl("run", "--tokens", "5,6,7", *args, check=False)
+    assert p.returncode != 0 and "written to or cut short" in p.stderr, p.stderr
+
+
+def what_is_written_into_a_file_in_use_ends_its_own_requests_only():
+    with open(MODEL, "rb") as f:
+        whole = f.read()
+    with open(OTHER, "rb") as f:
+        other = f.read()
+    with Daemon() as d:
+        path = os.path.join(d.folder.name, "own.gguf")
+        shutil.copy(MODEL, path)
+        d.moectl("load", "--default", "own=" + path)
+        # Its pages vanish under a generation; another model's goes on.
+        client = hold(d)
+        neighbour = d.start_run(prompts()[0], "--model", "tiny", "--ignore-eog", "--max-tokens", 900)
+        os.truncate(path, 8192)
+        assert models(d)["own"]["state"] == "stale"
+        out, err = client.communicate(timeout=60)
+        assert client.returncode == 1 and "written to or cut short" in err, (out, err)
+        assert len(finish(neighbour)["tokens"]) == 900
+        # What is there now is refused, each time with the reason in the log, until it is whole again.
+        refused = "not loaded: model own: own.gguf: the tensor"
+        wait_until(lambda: d.log().count(refused) == 1, "the log tells why")
+        fails_once(d)
+        wait_until(lambda: d.log().count(refused) == 2, "it was tried again")
+        run_known(d, "--model", "tiny")
+        overwrite(path, whole)
+        fails_once(d)
+        wait_until(lambda: models(d)["own"]["state"] == "ready", "it is opened anew")
+        assert names(d) == ["own", "tiny"]
+        run_known(d)
+        # Another content of another size, while nobody uses it; the first request notices.
+        overwrite(path, other)
+        fails_once(d)
+        wait_until(lambda: models(d)["own"]["architecture"] == "llama", "it is opened anew")
+        assert d.run([5, 6, 7], "--max-tokens", 4, "--ignore-eog")["tokens"]
+        # A reload of the configuration does it, too.
+        overwrite(path, whole)
+        d.moectl("load", "own=" + path)
+        run_known(d)
+
+
+def pages_of_a_file_that_others_share_vanish():
+    with tempfile.TemporaryDirectory(prefix="moed-") as folder, \
+            Daemon(model=shutil.copy(MODEL, os.path.join(folder, "first.gguf"))) as d:
+        d.moectl("load", "second=" + MODEL)
+        wait_until(lambda: models(d)["second"]["shared"], "they share")
+        os.truncate(os.path.join(folder, "first.gguf"), 8192)
+        fails_once(d, "--model", "second")
+        wait_until(lambda: models(d)["second"]["state"] == "ready", "it is opened anew, and is its own")
+        run_known(d, "--model", "second")
+
+
 def mappings(pid):
     """Of files: (address, resident kB, inode and offset, path)."""
     out = []
@@ -348,6 +411,8 @@ def main():
     a_file_that_was_replaced_is_seen_by_a_reload()
     an_idle_model_gives_its_memory_back_and_wakes()
     what_is_cut_while_it_is_idle_is_told()
+    what_is_written_into_a_file_in_use_ends_its_own_requests_only()
+    pages_of_a_file_that_others_share_vanish()
     two_names_of_one_file_share_it()
     equal_tensors_of_two_files_share_pages()
 

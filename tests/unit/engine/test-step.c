@@ -3,10 +3,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "allowance.h"
 #include "base/util.h"
 #include "kv.h"
+#include "mapped.h"
 #include "test.h"
 #include "tiny.h"
 
@@ -606,5 +608,25 @@ TEST(a_lost_device_leaves_the_sequences_as_they_were) {
         e.backend->ops = ops;
         assert_se(step_run(e.step, &part, 1) == 0 && sequence_length(a) == 3);
         sequence_free(a);
+        engine_close(&e);
+}
+
+TEST(a_file_that_is_cut_short_ends_the_step) {
+        struct engine e = engine_open(8, 8);
+        struct sequence *s = sequence(&e, 8);
+        struct step_part part = { .sequence = s, .tokens = tokens, .count = 4, .logits = 1, .allowances = allow(ALL) };
+        const char *path = model_info(e.model)->file;
+
+        assert_se(mapped_survive() == 0);
+        assert_se(model_file_intact(model_file(e.model)));
+        assert_se(step_begin(e.step, &part, 1) == 0 && step_advance(e.step) == 1);
+        assert_se(truncate(path, 4096) == 0 && !model_file_lost(model_file(e.model)));
+        for (int i = 1; i < TINY_LAYERS; i++)
+                assert_se(step_advance(e.step) == 1);
+        assert_se(step_advance(e.step) == -ESTALE && sequence_length(s) == 0);
+        assert_se(model_file_lost(model_file(e.model)) && !model_file_intact(model_file(e.model)));
+        assert_se(model_file_changed(model_file(e.model), path));
+        assert_se(step_begin(e.step, &part, 1) == -ESTALE);
+        sequence_free(s);
         engine_close(&e);
 }
