@@ -20,7 +20,7 @@ enum {
 
 /* A part is 32 columns. Value = d × scale × q - dmin × min, or d × q + m. */
 struct lanes {
-        __m256i q[LANE_COLS / 4][HALVES]; /* four neighbouring columns in each lane */
+        _Alignas(64) __m256i q[LANE_COLS / 4][HALVES]; /* four neighbouring columns in each lane */
         __m256i scales[16][HALVES];       /* a word twice in each lane; of each part, or of each half of one */
         __m256i mins[8][HALVES];          /* those of two neighbouring parts or halves in each lane, as words */
         __m256 d[LANE_PARTS][HALVES], m[LANE_PARTS][HALVES]; /* of each part, or d[0] and dmin in m[0] */
@@ -42,7 +42,6 @@ struct products {
 
 /* Constant, too. */
 struct format {
-        enum quant_type type;
         struct products p;
         uint32_t bytes; /* of a block */
         uint32_t piece; /* columns that are unpacked together */
@@ -50,7 +49,6 @@ struct format {
         bool m;         /* of these: value = d × q + m */
         enum { NO_MINS, WHOLE_MINS, OWN_MINS } mins; /* of blocks of 256: with the scales' d, or one of their own */
         int rest; /* lines of half of the rows' bytes that loads of sixteen bytes do not fetch, in 256 columns */
-        dot_fn *few; /* instead of all this for at most LANE_FEW activation rows; or NULL */
         void (*head)(struct lanes_half *h, struct products p); /* what a block has but for values, or NULL */
         /* Those of a piece, whose block is from `at` in the rows on. */
         void (*values)(struct lanes_half *h, int piece, size_t at, struct products p);

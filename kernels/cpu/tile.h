@@ -74,6 +74,10 @@ DOT_DECLARE(avx2);
 dot_fn dot_q2_k_avx2, dot_q3_k_avx2;
 /* Of at most four activation rows. */
 dot_fn dot_q6_k_few_avx2;
+/* The same as those without lanes, faster with more than a few activation rows. */
+dot_fn dot_q8_0_lanes_avx512, dot_q4_0_lanes_avx512, dot_q4_1_lanes_avx512, dot_q5_0_lanes_avx512,
+        dot_q5_1_lanes_avx512, dot_iq4_nl_lanes_avx512, dot_mxfp4_lanes_avx512, dot_q2_k_lanes_avx512,
+        dot_q3_k_lanes_avx512, dot_q6_k_lanes_avx512, dot_iq4_xs_lanes_avx512;
 
 void dot_float_amx(const struct dot_job *job, enum quant_type type);
 void dot_bfloat_amx(const struct dot_job *job, enum quant_type type);
