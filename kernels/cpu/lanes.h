@@ -238,20 +238,21 @@ ALWAYS_INLINE __m256i byte_of_lane(int i) {
         return both(_mm_setr_epi32(0x01010101 * i, 0x01010101 * (4 + i), 0x01010101 * (8 + i), 0x01010101 * (12 + i)));
 }
 
-/* Bits 4 i to 4 i + 3 of each lane as the fifth bits of its bytes. */
-ALWAYS_INLINE __m256i fifth_bits(__m256i v, int i) {
-        const __m256i bit = _mm256_set1_epi32(i % 2 ? (int) 0x80402010 : 0x08040201);
-        __m256i spread = _mm256_and_si256(_mm256_shuffle_epi8(v, byte_of_lane(i / 2)), bit);
+/* Bits 4 i to 4 i + 3 of each lane as the fifth bits of its bytes. `high` has the odd fours in the high halves of its
+ * bytes, `shifted` the even ones. */
+ALWAYS_INLINE __m256i fifth_bits(__m256i high, __m256i shifted, int i) {
+        __m256i spread = _mm256_shuffle_epi8(i % 2 ? high : shifted, byte_of_lane(i / 2));
 
-        return some_bits(_mm256_cmpeq_epi8(spread, bit), 16);
+        return _mm256_min_epu8(_mm256_and_si256(spread, _mm256_set1_epi32((int) 0x80402010)), bytes(16));
 }
 
 /* The same with fifth bits, bit j of a dword that of value j. */
 ALWAYS_INLINE void put_five_bits(struct lanes_half *h, size_t at, size_t high_at, struct products p) {
-        __m256i v[4], high = load_dwords(h, high_at);
+        __m256i v[4], high = load_dwords(h, high_at), shifted = _mm256_slli_epi16(high, 4);
 
         load_rows(v, h, at, p);
-        UNROLL for (int i = 0; i < 8; i++) put(h, i, _mm256_or_si256(nibbles(v, i), fifth_bits(high, i)), p);
+        UNROLL for (int i = 0; i < 8; i++)
+                put(h, i, _mm256_or_si256(nibbles(v, i), fifth_bits(high, shifted, i)), p);
 }
 
 ALWAYS_INLINE void values_q8_0(struct lanes_half *h, int piece, size_t at, struct products p) {
