@@ -10,7 +10,7 @@
 
 enum {
         FETCH_LINES = 2, /* at a time */
-        SLICE = 64, /* activation rows that stay in the cache while sixteen weight rows pass */
+        SLICE = 64,      /* activation rows that stay in the cache while sixteen weight rows pass */
 };
 
 /* 256 columns of sixteen weight rows, or what is left of them. */
