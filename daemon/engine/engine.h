@@ -64,8 +64,8 @@ int model_file_open(struct model_file **ret, const char *path, struct reason *re
 struct model_file *model_file_ref(struct model_file *file);
 void model_file_unref(struct model_file *file);
 void model_file_unrefp(struct model_file **file);
-/* Whether both are the same file on disk with the same calibration, unchanged in between: then one may stand for the
- * other. Any thread. */
+/* Whether both are the same file on disk with the same calibration, unchanged in between, and both are intact: then one
+ * may stand for the other. Any thread. */
 bool model_file_same(const struct model_file *a, const struct model_file *b);
 /* Whether something that was touched could not be read (with mapped_survive(), else the process has ended), of the file
  * or of what shares its memory with it. Any thread. */
@@ -95,9 +95,9 @@ int model_file_enlarge_part(struct model_file *file, struct model_file_enlarging
 /* Whether anybody else has a reference. Any thread. */
 bool model_file_wanted(const struct model_file *file);
 /* Finds tensors whose content is that of a tensor in one of `others`, and lets the whole pages of both be the same
- * memory, where they lie alike in their pages; weights on a device are not touched. Only files that were opened before
- * this one count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early when
- * *stop becomes true. Negative errno: some are not shared. */
+ * memory, where they lie alike in their pages; weights on a device are not touched. Only intact files that were opened
+ * before this one count, and a file looks once. Steps may run meanwhile. Any thread, but one call at a time. Ends early
+ * when *stop becomes true. Negative errno: some are not shared. */
 int model_file_share(struct model_file *file, struct model_file *const *others, size_t n, const _Atomic bool *stop);
 /* Bytes of weights that both have in the same memory. Any thread. */
 uint64_t model_file_shared(const struct model_file *a, const struct model_file *b);

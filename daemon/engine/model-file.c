@@ -153,7 +153,7 @@ bool model_file_same(const struct model_file *a, const struct model_file *b) {
         for (size_t i = 0; i < gguf_n_files(a->gguf); i++)
                 if (!gguf_file_same(gguf_file(a->gguf, i), gguf_file(b->gguf, i)))
                         return false;
-        return same_state(&a->calibration_state, &b->calibration_state);
+        return same_state(&a->calibration_state, &b->calibration_state) && model_file_intact(a) && model_file_intact(b);
 }
 
 bool model_file_lost(const struct model_file *f) {

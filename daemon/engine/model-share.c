@@ -206,7 +206,7 @@ int model_file_share(struct model_file *f, struct model_file *const *others, siz
         for (size_t i = 0; i < n && r == 0; i++) {
                 struct model_file_share *share = &f->shares[f->n_shares];
 
-                if (others[i]->serial >= f->serial)
+                if (others[i]->serial >= f->serial || !model_file_intact(others[i]))
                         continue;
                 r = share_with(f, &mine, others[i], &share->bytes, stop);
                 share->serial = others[i]->serial;

@@ -3,15 +3,14 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stddef.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/util.h"
+#include "host.h"
 
 /* Taken by the handler, too, so nothing that may raise SIGBUS is done with it. */
 static atomic_flag lock = ATOMIC_FLAG_INIT;
-static struct mapped *all;
+static struct list all = LIST_INIT(all);
 
 static void lock_all(void) {
         while (atomic_flag_test_and_set_explicit(&lock, memory_order_acquire))
@@ -37,7 +36,7 @@ static uintptr_t mapped_end(const struct mapped *m) {
 
 /* Alignment: offset and address are alike modulo the size of a huge page. Not every file system sees to that. */
 static void *map(int fd, size_t size) {
-        const size_t huge = 2 << 20;
+        const size_t huge = HOST_HUGE_PAGE;
         uint8_t *reserved, *at, *data;
 
         if (size < huge)
@@ -68,8 +67,7 @@ int mapped_init(struct mapped *m, int fd, uint64_t size) {
         m->size = size;
         m->lost = false;
         lock_all();
-        m->next = all;
-        all = m;
+        list_append(&all, &m->link);
         unlock_all();
         return 0;
 }
@@ -78,11 +76,7 @@ void mapped_deinit(struct mapped *m) {
         if (!m->data)
                 return;
         lock_all();
-        for (struct mapped **at = &all; *at; at = &(*at)->next)
-                if (*at == m) {
-                        *at = m->next;
-                        break;
-                }
+        list_unlink(&m->link);
         unlock_all();
         munmap((void *) m->data, m->size);
         m->data = NULL;
@@ -91,9 +85,10 @@ void mapped_deinit(struct mapped *m) {
 /* Marks the one that has this byte, and tells where it ends; 0: there is none. */
 static uintptr_t lose(uintptr_t at) {
         uintptr_t end = 0;
+        struct mapped *m;
 
         lock_all();
-        for (struct mapped *m = all; m && !end; m = m->next)
+        list_for_each(m, &all, link)
                 if (at >= (uintptr_t) m->data && at < mapped_end(m)) {
                         m->lost = true;
                         end = mapped_end(m);

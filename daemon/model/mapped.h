@@ -9,11 +9,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/list.h"
+
 struct mapped {
         const uint8_t *data; /* NULL: nothing is mapped */
         uint64_t size;
         _Atomic bool lost; /* part of it shows zeros instead of the file; never goes away again */
-        struct mapped *next; /* of all that there are */
+        struct list link;  /* of all that there are */
 };
 
 /* Maps the first `size` bytes of a file, read-only and aligned so that its huge pages in the page cache can be mapped

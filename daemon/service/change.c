@@ -297,7 +297,7 @@ void change_reopen(struct offer *offer) {
         r = change_load(offer->server, NULL, 0, offer->name, offer->file, false, &reason);
         if (r != 0)
                 log_error("model %s: not opened anew: %s", offer->name,
-                          reason.text[0] ? reason.text : strerror(ENOMEM));
+                          reason.text[0] ? reason.text : strerror(-r));
 }
 
 void changes_forget(struct server *server, const struct peer *peer) {

@@ -14,8 +14,9 @@ struct offer;
 struct peer;
 struct server;
 
-/* Loads a model, in the place of the one with that name if there is one. The reply to message `id` of `peer` is sent
- * when it is done. A positive errno with a reason, or negative errno: it was not begun, and no reply comes. */
+/* Loads a model, in the place of the one with that name if there is one. The reply to message `id` of `peer` (may be
+ * NULL: then only the log is told) is sent when it is done. A positive errno with a reason, or negative errno: it was not
+ * begun, and no reply comes. */
 int change_load(struct server *server, struct peer *peer, uint64_t id, const char *name, const char *file,
                 bool is_default, struct reason *reason);
 /* Reads the configuration anew; the same, but that `peer` may be NULL: then the log and the service manager are

@@ -77,7 +77,7 @@ static struct model_file *find_same(struct server *server, struct model_file *fi
         struct offer *offer;
 
         list_for_each(offer, &server->offers, link)
-                if (model_file_intact(model_file(offer->model)) && model_file_same(model_file(offer->model), file))
+                if (model_file_same(model_file(offer->model), file))
                         return model_file(offer->model);
         return file;
 }
@@ -270,7 +270,7 @@ static int offer_share(struct offer *offer) {
         sharing->job = (struct loader_job) { .job.run = sharing_run, .done = sharing_done, .drop = sharing_drop };
         list_init(&sharing->job.job.link);
         list_for_each(other, &server->offers, link)
-                if (!sharing_has(sharing, model_file(other->model)) && model_file_intact(model_file(other->model)))
+                if (!sharing_has(sharing, model_file(other->model)))
                         sharing->others[sharing->n++] = model_file_ref(model_file(other->model));
         worker_submit(&server->sharer, &sharing->job.job);
         return 0;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/thread.h"
 #include "worker.h"
 
 static struct job *worker_pop(struct list *list) {
@@ -44,7 +44,6 @@ static void *worker_main(void *userdata) {
 }
 
 int worker_init(struct worker *worker, bool idle) {
-        sigset_t all, old;
         int r;
 
         *worker = (struct worker) { .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .idle = idle };
@@ -54,12 +53,7 @@ int worker_init(struct worker *worker, bool idle) {
         list_init(&worker->done);
         pthread_mutex_init(&worker->lock, NULL);
         pthread_cond_init(&worker->wake, NULL);
-        /* Signals are for the loop's signalfd; no other thread may take them, but for what it raises itself. */
-        sigfillset(&all);
-        sigdelset(&all, SIGBUS);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        r = pthread_create(&worker->thread, NULL, worker_main, worker);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        r = thread_start(&worker->thread, worker_main, worker);
         if (r != 0) {
                 worker->fd = close_fd(worker->fd);
                 return -r;

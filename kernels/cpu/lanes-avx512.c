@@ -87,7 +87,6 @@ ALWAYS_INLINE void multiply(const struct lanes *lanes, const struct inputs *x, u
                         fetch_lines(ahead + lines * 64 * i, lines);
                 if (i % every == 0)
                         UNROLL for (int n = 0; n < N; n++) dot[n] = _mm512_setzero_si512();
-                UNROLL for (int n = 0; n < N; n++) some[n] = f.p.cols == 32 ? dot[n] : _mm512_setzero_si512();
                 UNROLL for (int k = 0; k < fours; k++) {
                         __m512i w = both_halves(q[k]);
 

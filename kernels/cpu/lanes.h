@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* 256 columns of sixteen weight rows for AVX2, unpacked side by side: lane r of half h belongs to row 8 h + r. */
+/* 256 columns of sixteen weight rows, unpacked side by side by AVX2: lane r of half h belongs to row 8 h + r. */
 
 #include "base/util.h"
 #include "block.h"

@@ -3,7 +3,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/fence.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "pool.h"
 
@@ -267,17 +267,11 @@ void pool_free(struct pool *p) {
         free(p);
 }
 
-/* Workers take no signals: those belong to whoever reads them. */
 static int worker_start(struct worker *w, struct pool *p, unsigned index) {
-        sigset_t all, before;
         int r;
 
         *w = (struct worker){.pool = p, .index = index};
-        sigfillset(&all);
-        sigdelset(&all, SIGBUS); /* what weights that are gone raise (mapped.h) */
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = pthread_create(&w->thread, NULL, worker_main, w);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        r = thread_start(&w->thread, worker_main, w);
         if (r == 0)
                 pthread_setname_np(w->thread, "moed-worker");
         return -r;

@@ -316,7 +316,7 @@ def what_is_written_into_a_file_in_use_ends_its_own_requests_only():
         fails_once(d)
         wait_until(lambda: models(d)["own"]["architecture"] == "llama", "it is opened anew")
         assert d.run([5, 6, 7], "--max-tokens", 4, "--ignore-eog")["tokens"]
-        # A reload of the configuration does it, too.
+        # To load it again does it, too.
         overwrite(path, whole)
         d.moectl("load", "own=" + path)
         run_known(d)

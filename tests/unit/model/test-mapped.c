@@ -123,7 +123,7 @@ TEST(what_cannot_be_mapped_is_told) {
         mapped_deinit(&m);
 }
 
-static const char path[] = "/tmp/test-mapped.gguf";
+static char path[32];
 
 static struct gguf *open_written(void) {
         const struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = 1 } };
@@ -133,9 +133,10 @@ static struct gguf *open_written(void) {
         size_t size;
         int fd;
 
+        snprintf(path, sizeof(path), "/tmp/test-mapped-XXXXXX");
         gguf_builder_string(&b, "general.architecture", "none");
         data = gguf_builder_finish(&b, &size);
-        fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        fd = mkstemp(path);
         assert_se(fd >= 0 && write(fd, data, size) == (ssize_t) size && futimens(fd, times) == 0);
         close(fd);
         assert_se(gguf_open(&g, path, NULL) == 0 && gguf_intact(g));
@@ -148,6 +149,7 @@ TEST(a_model_file_is_intact_until_it_is_written_to) {
         assert_se(chmod(path, 0400) == 0 && gguf_intact(g));
         assert_se(chmod(path, 0600) == 0 && truncate(path, 24) == 0 && !gguf_intact(g));
         gguf_free(g);
+        unlink(path);
         g = open_written();
         assert_se(unlink(path) == 0 && gguf_intact(g));
         gguf_free(g);
